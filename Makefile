@@ -1,0 +1,49 @@
+# Every command that a person needs; `make` lists them. CI runs the same ones.
+
+VENV := .venv
+PYTHON ?= python3
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+unexport PYTHONPATH
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test test-fast lint format repro-real metrics plots
+
+help:  ## list these commands
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(VENV)/installed  ## make .venv and install what requirements.txt names
+
+$(VENV)/installed: requirements.txt constraints.txt pyproject.toml
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet -r requirements.txt -c constraints.txt
+	touch $@
+
+repro: setup  ## run the pipeline: photos, split, model, threshold, model file
+	dvc repro
+
+test: setup  ## lint, types and the whole test suite
+	$(MAKE) --no-print-directory lint
+	python -m pytest
+
+test-fast: setup  ## the test suite without its end-to-end checks
+	python -m pytest -m "not slow"
+
+lint: setup  ## formatter, linter and type checker
+	ruff format --check
+	ruff check
+	mypy
+
+format: setup  ## let the formatter and the linter mend what they can
+	ruff format
+	ruff check --fix
+
+metrics: setup  ## what changed against the last commit
+	dvc metrics diff
+	dvc params diff
+
+plots: setup  ## draw every plot into dvc_plots/index.html
+	dvc plots show
+
+repro-real: setup  ## the pipeline on CARINSPECT_REAL_DATA, in a workspace of its own (WEIGHTS=file for pretrained weights)
+	@test -d "$(CARINSPECT_REAL_DATA)" || { echo "CARINSPECT_REAL_DATA: '$(CARINSPECT_REAL_DATA)' is no folder. Set it to the data root." >&2; exit 1; }
+	examples/real_photos/run.sh "$(abspath $(CARINSPECT_REAL_DATA))" $(if $(WEIGHTS),"$(abspath $(WEIGHTS))")

@@ -1,0 +1,40 @@
+"""Owns reading a source of class folders: `[train|val|test/]<class>/.../<photo>`."""
+
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+
+from carinspect.annotations.listing import Listing, declared_split
+from carinspect.annotations.meanings import Meaning
+from carinspect.annotations.records import LabelledPhoto, Reading, Rejection
+from carinspect.annotations.sources import Source
+from carinspect.core.errors import UserError
+
+
+def read_folders(source: Source, meanings: Mapping[str, Meaning], listing: Listing, *, where: str) -> Reading:
+    """Every photo with the labels of its class folder; photos of an ignored folder are counted and left out.
+
+    Raises `UserError` when a folder is said to mean an outline's class: a folder has no outlines.
+    """
+    for name, meaning in meanings.items():
+        if meaning.kind not in ("labels", "ignore"):
+            raise UserError(f"{where}.categories.{name}: a class folder takes labels such as {{damaged: 1}}, or ignore.")
+    reading = Reading()
+    for file in listing.photos:
+        image_path = str(source.folder / file)
+        *folders, _ = PurePosixPath(file).parts
+        split = declared_split(folders[:1])
+        class_folders = folders[1:] if split else folders
+        if not class_folders:
+            reading.rejected.append(Rejection(image_path, "no_class_folder", "lies in no class folder"))
+            continue
+        name = class_folders[0]
+        reading.classes[name] += 1
+        if name not in meanings:
+            reading.unmapped[name] += 1
+        elif meanings[name].kind == "ignore":
+            reading.counts["photos_of_ignored_folders"] += 1
+        else:
+            reading.photos.append(LabelledPhoto(image_path, dict(meanings[name].labels), declared_split=split))
+    reading.skipped_files = listing.skipped_suffixes(used=())
+    reading.unused_mappings = sorted(set(meanings) - set(reading.classes))
+    return reading

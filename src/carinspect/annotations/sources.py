@@ -1,0 +1,102 @@
+"""Owns sources.yaml: which sources a data root holds, what was judged in each, and what their categories mean."""
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import field_validator, model_validator
+
+from carinspect.core.errors import UserError
+from carinspect.core.params import Section, load_yaml, parse_section
+from carinspect.core.tasks import Task
+
+ROBOFLOW_FAMILY = r"^(.+?)[._](?:jpe?g|png|webp)\.rf\.[0-9a-f]{6,}"
+"""Roboflow names each augmented copy `<name>_jpg.rf.<hash>.jpg`; copies of one photo share the name."""
+
+
+class Source(Section):
+    """One source of photos within the data root."""
+
+    name: str
+    """Unique; the `source` column of the tables."""
+    format: Literal["coco", "folders", "csv"]
+    path: str = ""
+    """Folder (csv: file) relative to the data root; blank: the name."""
+    judges: list[Task] = []
+    """COCO only: the tasks that a human decided on every photo of this source, so that a photo without a mark is a clean or whole one."""
+    family_pattern: str | None = ROBOFLOW_FAMILY
+    """Group 1 of a match on the file name is the photo's family; null: file names say nothing about families."""
+    family_column: str | None = None
+    """CSV only: the column whose value is the photo's family."""
+    exclude: list[str] = []
+    """Glob patterns relative to `path`; `*` also crosses folders."""
+    categories: dict[str, str | dict[str, Any]] = {}
+    """Meaning of every category or class folder."""
+
+    @property
+    def folder(self) -> PurePosixPath:
+        """`path`, or its default, relative to the data root."""
+        return PurePosixPath(self.path or self.name)
+
+    @field_validator("path")
+    @classmethod
+    def _path_stays_in_the_root(cls, path: str) -> str:
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            raise ValueError(f"{path!r} leaves the data root. Write a path below it, or set data.root to a folder that holds all sources.")
+        return path
+
+    @field_validator("family_pattern")
+    @classmethod
+    def _pattern_has_a_group(cls, pattern: str | None) -> str | None:
+        if pattern is None:
+            return None
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is not a regular expression: {error}.") from None
+        if groups == 0:
+            raise ValueError(f"{pattern!r} has no group. Put what identifies the photo in parentheses.")
+        return pattern
+
+    @field_validator("categories", mode="before")
+    @classmethod
+    def _names_are_text(cls, categories: Any) -> Any:
+        for name in categories if isinstance(categories, dict) else ():
+            if not isinstance(name, str):
+                raise ValueError(f"YAML reads the name {name} as {type(name).__name__}, not as text. Put it in quotes: '{name}'.")
+        return categories
+
+    @model_validator(mode="after")
+    def _fits_its_format(self) -> "Source":
+        if not self.path and not re.fullmatch(r"[\w .-]+", self.name):
+            raise ValueError(f"the name {self.name!r} cannot be the folder's name as well. Add its path.")
+        if self.format != "coco" and self.judges:
+            raise ValueError(f"judges is for format coco; in format {self.format} each photo says itself what was judged. Remove it.")
+        if self.format != "csv" and self.family_column is not None:
+            raise ValueError("family_column is for format csv. Use family_pattern, or remove it.")
+        if self.format == "csv" and (self.categories or self.exclude):
+            raise ValueError("categories and exclude are for formats coco and folders; a CSV's rows and columns say it. Remove them.")
+        if "weather" in self.judges:
+            raise ValueError("judges names weather, which outlines cannot tell. Give it by categories such as {weather: rain}.")
+        return self
+
+
+def load_sources(path: Path) -> list[Source]:
+    """The sources of the YAML file at `path`, in its order.
+
+    Raises `UserError` that names the source, the key and the mend for anything that is not a list of sources with unique names.
+    """
+    content = load_yaml(path)
+    if not isinstance(content, dict) or set(content) != {"sources"} or not isinstance(content["sources"], list):
+        raise UserError(f"{path}: exactly one key, 'sources', with a list is expected. examples/real_photos/sources.yaml shows one.")
+    if not content["sources"]:
+        raise UserError(f"{path}: sources is an empty list. Add one with name, format and path.")
+    sources: list[Source] = []
+    for position, entry in enumerate(content["sources"], start=1):
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise UserError(f"{path}: source {position} has no name in plain text. Add `name: <unique name>` (a number in quotes).")
+        if any(source.name == name for source in sources):
+            raise UserError(f"{path}: two sources have the name {name!r}. Rename one.")
+        sources.append(parse_section(f"{path}: {name}", Source, entry, file=str(path)))
+    return sources

@@ -1,0 +1,22 @@
+"""Owns the `data` section of params.yaml: where the photos lie and which file says what they mean."""
+
+from pathlib import Path
+
+from carinspect.core.params import Section
+
+
+class DataParams(Section):
+    """Paths are relative to the repository's root, or absolute."""
+
+    root: str
+    """Folder that every `image_path` of the tables is relative to."""
+    sources: str
+    """YAML file that lists the sources in the root and the meaning of their categories."""
+
+    @property
+    def root_path(self) -> Path:
+        return Path(self.root)
+
+    @property
+    def sources_path(self) -> Path:
+        return Path(self.sources)

@@ -1,0 +1,27 @@
+"""Owns the one exception that a person's mistake raises, and how a stage prints it."""
+
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake in the input, the parameters or the machine; the message names the thing, its value and the mend."""
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """A sentence that names the nearest known word, or all of them when none is near."""
+    known = sorted(known)
+    nearest = get_close_matches(str(name).lower(), known, n=1, cutoff=0.6)
+    if nearest:
+        return f"Did you mean '{nearest[0]}'?"
+    return f"Known: {', '.join(known)}." if known else ""
+
+
+def run_stage(main: Callable[[], None], name: str) -> None:
+    """Run a stage; a `UserError` becomes one line on stderr and exit status 1, anything else keeps its traceback."""
+    try:
+        main()
+    except UserError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(1)

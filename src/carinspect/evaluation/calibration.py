@@ -1,0 +1,105 @@
+"""Owns the temperatures that turn logits into probabilities which mean what they say.
+
+`fit_calibration` gives what models/calibration.json holds:
+
+    {"fitted_on": "val",
+     "temperature": {"clean": t, "weather": t},          null where none could be fitted; the logits then stand as they are
+     "clean": {"photos": n, "nll_before": x, "nll_after": x, "reason": null or why there is none},
+     "weather": {the same}}
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from carinspect.core.tasks import LABEL_COLUMN, Task
+from carinspect.evaluation.answers import WEATHER_LOGITS, WEATHER_PROBABILITIES, labelled, numbers
+from carinspect.scoring.ranking import Array
+
+FITTED_ON = "val"
+CLASSIFIERS: tuple[Task, ...] = ("clean", "weather")
+TEMPERATURE_BOUNDS = (0.05, 20.0)
+
+
+def fit_calibration(table: pd.DataFrame) -> dict[str, Any]:
+    """The temperatures of both classifiers from the `val` rows of the predictions; see the module's head for the layout."""
+    # Sorted, since the order of a sum shows in its last digits.
+    rows = table[table["split"] == FITTED_ON].sort_values("image_path", kind="stable")
+    fits: dict[str, dict[str, Any]] = {task: _fit_task(labelled(rows, task), task) for task in CLASSIFIERS}
+    temperatures = {task: fit.pop("temperature") for task, fit in fits.items()}
+    return {"fitted_on": FITTED_ON, "temperature": temperatures, **fits}
+
+
+def fit_temperature(logits_NxK: Array, labels_N: Array) -> float:
+    """The temperature t within `TEMPERATURE_BOUNDS` whose softmax(logits / t) has the least negative log-likelihood.
+
+    Guo et al. (2017), section 4.2. The targets are smoothed by the counts, (n + 1) / (n + K), as in Platt (1999), section 2.2: where
+    the model separates every photo of val, bare labels would drive t to 0 and every probability to 0 or 1.
+    """
+    targets_NxK = _smoothed_targets(labels_N, classes=logits_NxK.shape[1])
+
+    def loss(log_temperature: float) -> float:
+        return -float((targets_NxK * log_softmax(logits_NxK / np.exp(log_temperature), axis=1)).sum(axis=1).mean())
+
+    found = minimize_scalar(loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x))
+
+
+def negative_log_likelihood(logits_NxK: Array, labels_N: Array, *, temperature: float) -> float:
+    """Mean over the photos of -log softmax(logits / temperature) at the true class, in nats."""
+    log_p_NxK = log_softmax(logits_NxK / temperature, axis=1)
+    return -float(log_p_NxK[np.arange(len(labels_N)), labels_N.astype(int)].mean())
+
+
+def add_probabilities(table: pd.DataFrame, calibration: dict[str, Any]) -> pd.DataFrame:
+    """A copy of `table` with `p_clean` and `p_weather_*`; NaN where the task was not trained. A temperature of None counts as 1."""
+    table = table.copy()
+    temperature = calibration["temperature"]
+    table["p_clean"] = probabilities_of(table, "clean", temperature=temperature["clean"])[:, 1]
+    table[WEATHER_PROBABILITIES] = probabilities_of(table, "weather", temperature=temperature["weather"])
+    return table
+
+
+def probabilities_of(table: pd.DataFrame, task: Task, *, temperature: float | None) -> Array:
+    """Shape (N, K): dirty and clean, or the four weathers."""
+    return np.exp(log_softmax(logits_of(table, task) / (temperature or 1.0), axis=1))
+
+
+def logits_of(table: pd.DataFrame, task: Task) -> Array:
+    """Shape (N, K). `clean` has one logit; against a zero for dirty its softmax is the sigmoid."""
+    if task == "weather":
+        return table[WEATHER_LOGITS].to_numpy(np.float64)
+    logit_N = numbers(table, "clean_logit")
+    return np.stack([np.zeros_like(logit_N), logit_N], axis=1)
+
+
+def _smoothed_targets(labels_N: Array, *, classes: int) -> Array:
+    one_hot_NxK = np.eye(classes)[labels_N.astype(int)]
+    photos_of_class_K = one_hot_NxK.sum(axis=0)
+    photos_of_own_class_Nx1 = one_hot_NxK @ photos_of_class_K[:, None]
+    return (one_hot_NxK * photos_of_own_class_Nx1 + 1.0) / (photos_of_own_class_Nx1 + classes)
+
+
+def _fit_task(rows: pd.DataFrame, task: Task) -> dict[str, Any]:
+    labels_N = numbers(rows, LABEL_COLUMN[task])
+    classes = len(np.unique(labels_N))
+    if classes < 2:
+        return {"photos": len(rows), "nll_before": None, "nll_after": None, "temperature": None, "reason": _reason(rows, task)}
+    logits_NxK = logits_of(rows, task)
+    temperature = fit_temperature(logits_NxK, labels_N)
+    return {
+        "photos": len(rows),
+        "nll_before": negative_log_likelihood(logits_NxK, labels_N, temperature=1.0),
+        "nll_after": negative_log_likelihood(logits_NxK, labels_N, temperature=temperature),
+        "temperature": temperature,
+        "reason": None,
+    }
+
+
+def _reason(rows: pd.DataFrame, task: Task) -> str:
+    if rows.empty:
+        return f"no photo in {FITTED_ON} has both a label and an answer for '{task}'"
+    return f"all {len(rows)} labelled photos in {FITTED_ON} have the same '{task}' label"

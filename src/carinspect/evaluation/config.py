@@ -1,0 +1,30 @@
+"""Owns the section `evaluate` of params.yaml."""
+
+from pydantic import field_validator
+
+from carinspect.core.params import Number, Section
+
+
+class EvaluateParams(Section):
+    """How the intervals in the evaluation report are made."""
+
+    bootstrap_samples: int
+    """Resamples of groups behind every interval, at least 100."""
+    confidence: Number
+    """Share of other data sets for which the interval holds its metric, between 0 and 1."""
+    seed: int
+    """Of the resampling."""
+
+    @field_validator("bootstrap_samples")
+    @classmethod
+    def _enough(cls, value: int) -> int:
+        if value < 100:
+            raise ValueError(f"has the value {value}. An interval needs at least 100 resamples.")
+        return value
+
+    @field_validator("confidence")
+    @classmethod
+    def _between_0_and_1(cls, value: float) -> float:
+        if not 0 < value < 1:
+            raise ValueError(f"has the value {value}. It must lie between 0 and 1, e.g. 0.95.")
+        return value

@@ -1,0 +1,84 @@
+"""Owns reading one photo: what is refused and why, EXIF orientation, and the resize contract that every part shares."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+
+from carinspect.core.errors import UserError
+
+RESIZE_CONTRACT = "rgb, exif-transposed, jpeg-draft, stretched to a square by antialiased bilinear (Pillow)"
+"""Written into every model file. A stretch, not a letterbox: bars would show the model the photo's shape, which often tells its source."""
+
+MAX_PIXELS = 200_000_000
+"""A header that claims more is refused before anything is decoded."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "MPO", "AVIF")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
+
+# A truncated photo must raise, never come back with a grey half.
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+class PhotoError(UserError):
+    """A photo that cannot be used; the message is the reason, without the path."""
+
+
+def open_photo(source: Path | bytes) -> Image.Image:
+    """An opened, not yet decoded photo. Raises `PhotoError` for anything that is not a sound photo of a known format."""
+    if isinstance(source, Path):
+        try:
+            source = source.read_bytes()
+        except FileNotFoundError:
+            raise PhotoError("no such file") from None
+        except OSError as error:
+            raise PhotoError(f"cannot be read: {error.strerror}") from None
+    if not source:
+        raise PhotoError("empty file (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            # Our own limit, below, is the one that speaks.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(source), formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise PhotoError(f"more than {MAX_PIXELS:,} pixels") from None
+    except Exception:  # Pillow's parsers raise many kinds of errors on broken headers
+        raise PhotoError(f"not a photo in a known format ({', '.join(FORMATS)})") from None
+    width_px, height_px = image.size
+    if width_px * height_px > MAX_PIXELS:
+        raise PhotoError(f"more than {MAX_PIXELS:,} pixels ({width_px} x {height_px})")
+    return image
+
+
+def decode_photo(source: Path | bytes, *, at_least_px: int | None = None) -> Image.Image:
+    """The photo as a person sees it, RGB. With `at_least_px` a JPEG may come at a reduced scale, no side below it."""
+    image = open_photo(source)
+    try:
+        if at_least_px is not None:
+            image.draft("RGB", (at_least_px, at_least_px))
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        return _to_rgb(image)
+    except PhotoError:
+        raise
+    except Exception as error:  # a broken body shows itself only while decoding, in as many ways as there are formats
+        raise PhotoError(f"cannot be decoded: {' '.join(str(error).split())}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        # Pillow clips 16-bit grey to 255 when it converts.
+        values = np.asarray(image, dtype=np.float64)
+        image = Image.fromarray(np.clip(values / 257.0, 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def load_image(source: Path | bytes, side_px: int) -> np.ndarray:
+    """The model's input: uint8 RGB, shape (side_px, side_px, 3). The only way from a photo to a tensor in this project."""
+    image = decode_photo(source, at_least_px=side_px)
+    return np.asarray(image.resize((side_px, side_px), Image.Resampling.BILINEAR))

@@ -1,0 +1,61 @@
+"""Owns building a timm backbone, from scratch, from timm's hub or from a local file of weights."""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import load_state_dict
+from torch import nn
+
+from carinspect.core.errors import UserError, did_you_mean
+
+
+def check_backbone(name: str) -> None:
+    """Raise `UserError` unless timm knows the model `name`."""
+    if not timm.is_model(name.split(".")[0]):
+        raise UserError(f"model.backbone: timm has no model '{name}'. {did_you_mean(name, timm.list_models())[:300]}")
+
+
+def build_backbone(name: str, *, image_side_px: int, pretrained: bool | Path = False) -> nn.Module:
+    """The timm model `name` without its classifier; `pretrained` is False, True (timm's hub) or a file of weights.
+
+    Raises `UserError` for an unknown name, a hub out of reach, and a file that is missing or holds another model's weights.
+    """
+    check_backbone(name)
+    options: dict[str, Any] = {"num_classes": 0}
+    published = timm.get_pretrained_cfg(name)
+    if published is not None and published.fixed_input_size:
+        options["img_size"] = image_side_px
+    if isinstance(pretrained, Path):
+        return _from_file(name, pretrained, options)
+    if pretrained:
+        return _from_hub(name, options)
+    return timm.create_model(name, pretrained=False, **options)
+
+
+def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
+    if not path.is_file():
+        raise UserError(f"model.pretrained: no such file: '{path}'. Give the path of a .safetensors or .pth file of '{name}', or false.")
+    backbone = timm.create_model(name, pretrained=False, **options)
+    try:
+        weights = load_state_dict(str(path))
+        # timm's own loader accepts a file of another model with a mere warning once the classifier is left out, and trains from scratch.
+        missing = [key for key in backbone.state_dict() if key not in weights and not key.endswith("num_batches_tracked")]
+        if missing:
+            raise KeyError(f"{missing[0]} and {len(missing) - 1} others are not in it")
+        backbone.load_state_dict(weights, strict=False)
+    except Exception as error:  # a foreign, truncated or mismatched file fails in as many ways as there are formats
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"model.pretrained: '{path}' does not hold the weights of timm's '{name}' ({reason}).") from error
+    return backbone
+
+
+def _from_hub(name: str, options: dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=True, **options)
+    except Exception as error:  # offline, unknown tag, no weights published: each with an error of another library
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"model.pretrained: true needs timm's hub, which gave no weights for '{name}' ({reason}). "
+            "Give a local weights file (model.pretrained: <file>), or false to train from scratch."
+        ) from error

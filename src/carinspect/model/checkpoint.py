@@ -1,0 +1,76 @@
+"""Owns models/best.pt: the trained weights with the recipe that made them, in plain values that load without running code."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from carinspect.core.errors import UserError
+from carinspect.core.files import write_bytes
+from carinspect.core.params import parse_section
+from carinspect.images.decode import RESIZE_CONTRACT
+from carinspect.model.backbones import build_backbone
+from carinspect.model.config import ModelRecipe
+from carinspect.model.network import CarInspectionNetwork
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model and where it comes from."""
+
+    model: ModelRecipe
+    image_side_px: int
+    weights: dict[str, torch.Tensor]
+    lineage: dict[str, Any]
+    """Recipe, data and code revision, epoch and validation score; plain values."""
+
+
+def to_bytes(content: dict[str, Any]) -> bytes:
+    """What `torch.save` writes; through a buffer, since its bytes depend on the name of the file it writes to."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the checkpoint, whole or not at all."""
+    content = {
+        "format": FORMAT,
+        "model": checkpoint.model.model_dump(),
+        "image_side_px": checkpoint.image_side_px,
+        "resize_contract": RESIZE_CONTRACT,
+        "weights": {name: tensor.detach().cpu() for name, tensor in checkpoint.weights.items()},
+        "lineage": checkpoint.lineage,
+    }
+    write_bytes(path, to_bytes(content))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Raises `UserError` when the file is missing, broken or was made under another resize contract or format."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint. Train one (dvc repro train_ddp) or pull one (dvc pull {path}).")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        found = content["format"], content["resize_contract"]
+    except Exception as error:  # torch raises many kinds of errors on a broken archive
+        raise UserError(f"{path}: not a checkpoint of this project ({' '.join(str(error).split())[:200]}).") from None
+    if found != (FORMAT, RESIZE_CONTRACT):
+        raise UserError(f"{path}: made for format and resize contract {found}, this code has {(FORMAT, RESIZE_CONTRACT)}. Train it again.")
+    return Checkpoint(
+        model=parse_section("model", ModelRecipe, content["model"]),
+        image_side_px=content["image_side_px"],
+        weights=content["weights"],
+        lineage=content["lineage"],
+    )
+
+
+def build_network(checkpoint: Checkpoint) -> CarInspectionNetwork:
+    """The trained network, in evaluation mode."""
+    backbone = build_backbone(checkpoint.model.backbone, image_side_px=checkpoint.image_side_px)
+    network = CarInspectionNetwork(checkpoint.model, backbone=backbone)
+    network.load_state_dict(checkpoint.weights)
+    return network.eval()

@@ -1,0 +1,39 @@
+"""Owns the network: a timm backbone, one shared layer and a head for each task.
+
+Shapes: B photos, H and W pixels, C channels, F backbone features, K classes.
+"""
+
+import timm
+import torch
+from torch import nn
+
+from carinspect.core.tasks import WEATHER_CLASSES
+from carinspect.model.config import ModelRecipe
+
+HEAD_WIDTH: dict[str, int] = {"clean": 1, "cleanliness": 1, "damage": 1, "weather": len(WEATHER_CLASSES)}
+
+
+class CarInspectionNetwork(nn.Module):
+    """Answers all tasks of the recipe from one look at each photo. Normalisation is inside, so a photo is all it takes."""
+
+    mean_C11: torch.Tensor
+    std_C11: torch.Tensor
+
+    def __init__(self, recipe: ModelRecipe, *, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        # Where the pooled features pass one more layer, timm gives the width after it another name.
+        feature_count = int(getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features"))  # noqa: B009
+        self.shared = nn.Sequential(nn.Linear(feature_count, recipe.hidden_features), nn.ReLU(), nn.Dropout(recipe.dropout))
+        self.heads = nn.ModuleDict({task: nn.Linear(recipe.hidden_features, HEAD_WIDTH[task]) for task in recipe.tasks})
+        config = timm.data.resolve_data_config({}, model=backbone)
+        self.register_buffer("mean_C11", torch.tensor(config["mean"]).view(-1, 1, 1) * 255)
+        self.register_buffer("std_C11", torch.tensor(config["std"]).view(-1, 1, 1) * 255)
+
+    def forward(self, photos_BHWC: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Logits of each task for uint8 photos: shape (B,) for clean, cleanliness and damage, (B, 4) for weather."""
+        images_BCHW = (photos_BHWC.permute(0, 3, 1, 2).float() - self.mean_C11) / self.std_C11
+        features_BF = self.shared(self.backbone(images_BCHW))
+        # float32 also under autocast: a loss in half precision loses small probabilities.
+        logits = {task: head(features_BF).float() for task, head in self.heads.items()}
+        return {task: values.squeeze(1) if HEAD_WIDTH[task] == 1 else values for task, values in logits.items()}

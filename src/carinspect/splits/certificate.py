@@ -1,0 +1,86 @@
+"""Owns metrics/split.json: what the split came out as, in figures that can be checked against the table."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from carinspect.core.tables import SPLITS
+from carinspect.core.tasks import Task
+from carinspect.splits.check import find_leaks
+from carinspect.splits.groups import LINK_KINDS, Link
+from carinspect.splits.labels import TASK_COLUMNS, label_classes
+
+
+def certify_split(table: pd.DataFrame, links: Sequence[Link], *, moved: dict[str, int]) -> dict[str, Any]:
+    """The certificate of a finished table whose groups come from `links` (between its rows)."""
+    labels = {column: _certify_label(table, classes) for column, classes in label_classes(table).items()}
+    return {
+        "photos": _per_split(table, table["image_path"]),
+        "groups": {"all": int(table["group"].nunique()), **_per_split(table, table["group"])},
+        "links": _count_links(table, links),
+        "largest_group": int(table["group"].value_counts().max()),
+        "labels": labels,
+        "largest_deviation_points": max(label["largest_deviation_points"] for label in labels.values()),
+        "declared_overlaps": declared_overlaps(table),
+        "moved": moved,
+        "leaks": len(find_leaks(table)),
+    }
+
+
+def _per_split(table: pd.DataFrame, values: pd.Series) -> dict[str, int]:
+    return {split: int(values[table["split"] == split].nunique()) for split in SPLITS}
+
+
+def _count_links(table: pd.DataFrame, links: Sequence[Link]) -> dict[str, dict[str, int]]:
+    """For each kind: the groups that it ties, and the pairs of photos it was seen in."""
+    groups = table["group"].tolist()
+    kinds = {kind: [groups[link.first] for link in links if link.kind == kind] for kind in LINK_KINDS}
+    return {kind: {"groups": len(set(found)), "pairs": len(found)} for kind, found in kinds.items()}
+
+
+def _certify_label(table: pd.DataFrame, classes: pd.Series) -> dict[str, Any]:
+    """Counts and class shares among the photos that were judged, and how far a split's share lies from that of all, in points."""
+    judged = table[classes != ""].assign(label=classes[classes != ""])
+    overall = judged["label"].value_counts(normalize=True).sort_index()
+    splits, deviation = {}, 0.0
+    for split in SPLITS:
+        photos = judged[judged["split"] == split]
+        shares = photos["label"].value_counts(normalize=True).reindex(overall.index, fill_value=0.0)
+        splits[split] = {"photos": len(photos), "groups": int(photos["group"].nunique()), "shares": shares.to_dict() if len(photos) else {}}
+        if len(photos):
+            deviation = max(deviation, float((shares - overall).abs().max()))
+    return {"shares": overall.to_dict(), "splits": splits, "largest_deviation_points": 100 * deviation}
+
+
+def declared_overlaps(table: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """For each source whose own splits share a group: how many groups, and how many of its photos are in them."""
+    declared = table[table["declared_split"] != ""]
+    counts = declared.groupby(["source", "group"])["declared_split"].agg(["nunique", "size"])
+    astray = counts[counts["nunique"] > 1].groupby("source")["size"].agg(["size", "sum"])
+    return {str(source): {"groups": int(row["size"]), "photos": int(row["sum"])} for source, row in astray.iterrows()}
+
+
+def find_gaps(table: pd.DataFrame, tasks: Sequence[Task]) -> list[str]:
+    """What each of `tasks` lacks, in words: a label at all, a label in some split, a second class in some split."""
+    gaps = []
+    for task in tasks:
+        judged = table[table[list(TASK_COLUMNS[task])].notna().any(axis=1)]
+        if judged.empty:
+            gaps.append(f"no photo has a label for '{task}': add a source that judges it, or take it out of model.tasks.")
+            continue
+        for split in SPLITS:
+            photos = judged[judged["split"] == split]
+            if photos.empty:
+                gaps.append(f"no photo of the split '{split}' has a label for '{task}' ({_remedy(judged)}).")
+            elif task in ("clean", "weather") and photos[TASK_COLUMNS[task][0]].nunique() < 2:
+                only = int(photos[TASK_COLUMNS[task][0]].iloc[0])
+                gaps.append(f"every photo of the split '{split}' has the same label for '{task}', {only} ({_remedy(judged)}).")
+    return gaps
+
+
+def _remedy(judged: pd.DataFrame) -> str:
+    groups = judged["group"].nunique()
+    return (
+        f"{len(judged)} labelled photos in {groups} groups are too few: add photos, change split.fractions, or take it out of model.tasks"
+    )

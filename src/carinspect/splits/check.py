@@ -1,0 +1,47 @@
+"""Owns the proof that nothing leaks: a finished table is searched for photos that belong together and lie in two splits."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from carinspect.core.tables import SPLITS
+
+LEAK_KINDS = {"group": "the group", "family": "the family", "sha256": "the bytes", "phash": "the perceptual hash"}
+"""Columns of which a value must lie in one split alone, and the words for them."""
+
+_LEAST_BITS = 16  # of 64; half of them are set in the hash of any picture with a layout
+
+
+class Leak(NamedTuple):
+    """Photos that share `value` in the column `kind`, and the splits that they lie in."""
+
+    kind: str
+    value: str
+    splits: tuple[str, ...]
+    image_paths: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.image_paths)} photos share {LEAK_KINDS[self.kind]} {self.value!r} but lie in {' and '.join(self.splits)}: "
+            f"{', '.join(self.image_paths[:3])}{', …' if len(self.image_paths) > 3 else ''}"
+        )
+
+
+def find_leaks(table: pd.DataFrame) -> list[Leak]:
+    """Every leak in a table with the columns of `car_inspection_dataset.csv`; uses nothing but the table. A blank value is no value."""
+    leaks = []
+    table = table.assign(phash=telling_hashes(table["phash"]))
+    for kind in LEAK_KINDS:
+        known = table[table[kind] != ""]
+        astray = known.groupby(kind)["split"].transform("nunique") > 1
+        for value, photos in known[astray].groupby(kind):
+            splits = sorted(photos["split"].unique(), key=SPLITS.index)
+            leaks.append(Leak(kind, str(value), tuple(splits), tuple(sorted(photos["image_path"]))))
+    return leaks
+
+
+def telling_hashes(phash: pd.Series) -> pd.Series:
+    """`phash` with "" for pictures without a layout: a plain surface has hardly a bit set, and any two of them the same hash."""
+    bits = np.bitwise_count(np.array([int(value or "0", 16) for value in phash], dtype=np.uint64))
+    return phash.where(bits >= _LEAST_BITS, "")

@@ -1,0 +1,63 @@
+"""Owns the `split` section of params.yaml, and which tasks every split must be able to answer for."""
+
+import math
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from carinspect.core.errors import UserError, did_you_mean
+from carinspect.core.params import Number, Section
+from carinspect.core.tasks import TASKS, Task
+
+POLICIES = ("fresh", "respect")
+
+_SPLITS = ("train", "val", "calib", "test")  # core.tables has them too, and pandas with them
+
+
+class SplitParams(Section):
+    """How groups are found and where they go."""
+
+    seed: int
+    """Another seed is another split."""
+    policy: str
+    """`fresh` ignores the splits that exports declare; `respect` keeps them, but for groups that straddle and for calib's share."""
+    fractions: dict[str, Number]
+    """Share of the photos that goes to train, val, calib and test; they sum to 1."""
+    near_duplicate_bits: int = Field(ge=0, le=20)
+    """Pairs are looked at a second time when their hashes differ in at most this many of 64 bits (always an even number)."""
+    near_duplicate_correlation: Number = Field(gt=0, le=1)
+    """Pairs are one group when nine tenths of their fine detail, once aligned, correlate at least this much. Look-alikes reach 0.41."""
+
+    @field_validator("policy")
+    @classmethod
+    def _known_policy(cls, policy: str) -> str:
+        if policy not in POLICIES:
+            raise ValueError(f"has the value '{policy}'. {did_you_mean(policy, POLICIES)}")
+        return policy
+
+    @field_validator("fractions")
+    @classmethod
+    def _whole_fractions(cls, fractions: dict[str, float]) -> dict[str, float]:
+        for name, fraction in fractions.items():
+            if name not in _SPLITS:
+                raise ValueError(f"'{name}' is no split. {did_you_mean(name, _SPLITS)}")
+            if not fraction > 0:
+                raise ValueError(f"{name} has the value {fraction:g}. It must be above 0.")
+        missing = [name for name in _SPLITS if name not in fractions]
+        if missing:
+            raise ValueError(f"{missing[0]} is missing. Give each of {', '.join(_SPLITS)} its share.")
+        total = math.fsum(fractions.values())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"they sum to {total:g}. Make them sum to 1.")
+        return {name: fractions[name] for name in _SPLITS}
+
+
+def read_tasks(params: dict[str, Any]) -> list[Task]:
+    """`model.tasks` of params.yaml: this stage needs that one key, and no other change of the model may re-run it."""
+    tasks = (params.get("model") or {}).get("tasks")
+    if not isinstance(tasks, list) or not tasks:
+        raise UserError(f"model.tasks has the value {tasks!r}. Name one or more of {', '.join(TASKS)}.")
+    for task in tasks:
+        if task not in TASKS:
+            raise UserError(f"model.tasks: '{task}' is no task. {did_you_mean(task, TASKS)}")
+    return [task for task in TASKS if task in tasks]

@@ -1,0 +1,135 @@
+"""Owns what the search for near-duplicates sees of a photo: a small grey picture, its layout and the layout's hashes.
+
+The layout is *local contrast*, (grey - local mean) / local deviation: brightness, tone curves, grey conversions and the equalisation that
+exports apply leave it nearly unchanged, and a plain wall is zero in it, so that the wall behind two cars says nothing.
+
+Shapes: N photos; S = `SIDE_PX`; L = `LAYOUT_PX`; V = len(`VARIANTS`).
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from PIL import Image
+from scipy.fft import dctn
+
+from carinspect.core.errors import UserError
+from carinspect.images.decode import PhotoError, decode_photo
+
+SIDE_PX = 96
+"""Of the grey picture. Finer detail does not survive the re-encoding that a copy has been through."""
+
+LAYOUT_PX = 32
+
+COARSE_PX = 12.0
+"""Sigma of the neighbourhood that the layout's contrast is relative to: an eighth of the side."""
+
+_NOISE = 4.0  # grey levels; what varies less than this is taken for a plain surface
+_FILL = 10  # grey levels; copies that were turned have their corners filled with black
+_LARGEST_FILL = 0.4  # of the photo; more than this is a night, not a filled corner
+
+
+class Variant(NamedTuple):
+    """One way to hold a photo against another, upright one."""
+
+    turn_degrees: int
+    window: float  # share of each side that is kept
+    across: float  # where the window lies: 0 left .. 1 right
+    down: float  # 0 top .. 1 bottom
+    mirrored: bool
+    quarters: int  # turns by 90 degrees
+
+
+# A hash still matches a turn of about 4 degrees and a crop of about 4 %; these reach turns of 12 degrees and crops of 15 %.
+_VIEWS = (
+    (0, 1.0, 0.5, 0.5), (8, 1.0, 0.5, 0.5), (-8, 1.0, 0.5, 0.5), (0, 0.87, 0.5, 0.5),
+    (0, 0.92, 0.0, 0.0), (0, 0.92, 1.0, 0.0), (0, 0.92, 0.0, 1.0), (0, 0.92, 1.0, 1.0),
+)  # fmt: skip
+
+VARIANTS = tuple(Variant(*view, mirrored, quarters) for view, mirrored, quarters in product(_VIEWS, (False, True), range(4)))
+"""The first is the upright photo as it is."""
+
+
+class Fingerprints(NamedTuple):
+    """Of N photos: `thumbnails` uint8 (N, S, S); `layouts` float16 (N, L, L); `hashes` uint64 (N, V), those of the upright photo first."""
+
+    thumbnails: np.ndarray
+    layouts: np.ndarray
+    hashes: np.ndarray
+
+
+def read_fingerprints(paths: Sequence[Path]) -> Fingerprints:
+    """Read each photo once. Raises `UserError` that names a photo which cannot be read."""
+    # Decoding lets go of the interpreter's lock; `map` keeps the order, so the number of threads cannot be seen in the result.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return fingerprint_thumbnails(np.array(list(pool.map(_read_thumbnail, paths)), dtype=np.uint8).reshape(-1, SIDE_PX, SIDE_PX))
+
+
+def _read_thumbnail(path: Path) -> np.ndarray:
+    try:
+        photo = decode_photo(path, at_least_px=SIDE_PX)
+    except PhotoError as error:
+        raise UserError(f"{path}: {error}. The annotations know it as sound: restore it, or run dvc repro.") from None
+    return np.asarray(photo.convert("L").resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR))
+
+
+def fingerprint_thumbnails(thumbnails: np.ndarray) -> Fingerprints:
+    """The fingerprints of grey pictures, uint8 (N, S, S)."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        layouts = np.array(list(pool.map(_layout, thumbnails)), dtype=np.float16).reshape(-1, LAYOUT_PX, LAYOUT_PX)
+        hashes = np.array(list(pool.map(hash_variants, layouts)), dtype=np.uint64).reshape(-1, len(VARIANTS))
+    return Fingerprints(thumbnails, layouts, hashes)
+
+
+def _layout(thumbnail: np.ndarray) -> np.ndarray:
+    contrast = local_contrast(thumbnail, content_mask(thumbnail), sigma_px=COARSE_PX)
+    return cv2.resize(contrast, (LAYOUT_PX, LAYOUT_PX), interpolation=cv2.INTER_AREA)
+
+
+def hash_variants(layout: np.ndarray) -> np.ndarray:
+    pictures = np.stack([hold_picture(layout.astype(np.float32), variant) for variant in VARIANTS])
+    # As imagehash.phash has it: the lowest 8 x 8 cosines, each above or below their median.
+    cosines = dctn(pictures, axes=(1, 2))[:, :8, :8].reshape(len(VARIANTS), 64)
+    bits = cosines > np.median(cosines, axis=1, keepdims=True)
+    return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
+
+
+def content_mask(thumbnail: np.ndarray) -> np.ndarray:
+    """True where a grey picture, uint8 (S, S), shows the scene; False in black corners and bars, whose edges are no content."""
+    dark = (thumbnail <= _FILL).astype(np.uint8)
+    regions = cv2.connectedComponents(dark, connectivity=4)[1]
+    filled = np.isin(regions, [regions[y, x] for y in (0, -1) for x in (0, -1) if dark[y, x]])
+    if filled.mean() > _LARGEST_FILL:
+        return np.ones_like(filled)
+    return ~cv2.dilate(filled.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+
+
+def local_contrast(thumbnail: np.ndarray, mask: np.ndarray, *, sigma_px: float) -> np.ndarray:
+    """(grey - mean) / deviation over a Gaussian neighbourhood of the content, float32 (S, S); 0 outside `mask`."""
+    grey, weight = thumbnail.astype(np.float32), mask.astype(np.float32)
+    nearby = _blur(weight, sigma_px) + 1e-3
+    difference = (grey - _blur(grey * weight, sigma_px) / nearby) * weight
+    deviation = np.sqrt(_blur(difference * difference, sigma_px) / nearby)
+    return difference / (deviation + _NOISE)
+
+
+def _blur(picture: np.ndarray, sigma_px: float) -> np.ndarray:
+    return cv2.GaussianBlur(picture, (0, 0), sigma_px, borderType=cv2.BORDER_REFLECT)
+
+
+def hold_picture(picture: np.ndarray, variant: Variant, *, border: int = cv2.BORDER_REFLECT) -> np.ndarray:
+    """The square `picture`, uint8 or float32, held as `variant` says; `border` fills what a turn brings in from outside."""
+    side = picture.shape[0]
+    if variant.turn_degrees or variant.window < 1:
+        middle = (side - 1) / 2
+        matrix = cv2.getRotationMatrix2D((middle, middle), variant.turn_degrees, 1 / variant.window)
+        # The rotation keeps the middle in place: slide the window from there to where it lies.
+        free_px = side * (1 / variant.window - 1)
+        matrix[:, 2] += [free_px * (0.5 - variant.across), free_px * (0.5 - variant.down)]
+        picture = cv2.warpAffine(picture, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=border)
+    return np.ascontiguousarray(np.rot90(picture[:, ::-1] if variant.mirrored else picture, variant.quarters))

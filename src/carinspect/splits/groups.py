@@ -1,0 +1,46 @@
+"""Owns links between photos and the groups that follow from them: whatever is linked, over however many steps, stays together."""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+LinkKind = Literal["family", "bytes", "near-duplicate"]
+
+LINK_KINDS: tuple[LinkKind, ...] = ("family", "bytes", "near-duplicate")
+
+
+class Link(NamedTuple):
+    """Two photos, by their rows, that must stay together, and why; `correlation` only where detail was compared."""
+
+    kind: LinkKind
+    first: int
+    second: int
+    correlation: float | None = None
+
+
+def link_equal(values: Sequence[str], kind: LinkKind) -> list[Link]:
+    """A chain through the rows of each value but the blank one."""
+    rows: dict[str, int] = {}
+    links = []
+    for row, value in enumerate(values):
+        if value and value in rows:
+            links.append(Link(kind, rows[value], row))
+        rows[value] = row
+    return links
+
+
+def label_groups(photos: int, links: Sequence[Link]) -> np.ndarray:
+    """A number for each of `photos` rows, equal where rows are linked, directly or not: int (photos,)."""
+    first = [link.first for link in links]
+    second = [link.second for link in links]
+    graph = coo_array((np.ones(len(links), dtype=np.int8), (first, second)), shape=(photos, photos))
+    return connected_components(graph, directed=False)[1]
+
+
+def name_groups(labels: np.ndarray, image_paths: pd.Series) -> pd.Series:
+    """Each photo's group, named after the group's first photo."""
+    return image_paths.groupby(labels).transform("min")

@@ -1,0 +1,47 @@
+"""Owns finding photos that show the same picture: a first look by hash, a second one by detail."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+
+from carinspect.splits.candidates import find_candidates
+from carinspect.splits.fingerprints import VARIANTS, Fingerprints
+from carinspect.splits.groups import Link, label_groups
+from carinspect.splits.second_look import correlate_detail, correlate_layouts
+
+_LEAST_LAYOUT_CORRELATION = 0.35
+"""Below it the detail is not compared: four in five of the pairs whose hashes are near by chance, and one copy in two hundred."""
+
+_BATCH = 2048
+
+
+def find_near_duplicates(fingerprints: Fingerprints, known: Sequence[Link], *, bits: int, correlation: float) -> list[Link]:
+    """Links that join the groups which the `known` links leave apart; a pair that is together already is not looked at.
+
+    The groups that result are those of comparing every candidate pair, in a fraction of the time where one scene has many photos.
+    """
+    photos = len(fingerprints.hashes)
+    candidates = find_candidates(fingerprints.hashes, at_most_bits=bits)
+    pairs = np.stack([candidates.first, candidates.second, candidates.variant], axis=1)
+    labels, links = label_groups(photos, known), list[Link]()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        # The size of a batch, unlike the number of threads, shows in which of a group's pairs are listed: it is fixed.
+        for start in range(0, len(pairs), _BATCH):
+            batch = pairs[start : start + _BATCH]
+            batch = batch[labels[batch[:, 0]] != labels[batch[:, 1]]]
+            for (first, second, _), seen in zip(batch.tolist(), pool.map(partial(_compare, fingerprints), batch.tolist()), strict=True):
+                if seen >= correlation:
+                    links.append(Link("near-duplicate", min(first, second), max(first, second), seen))
+            labels = label_groups(photos, [*known, *links])
+    return links
+
+
+def _compare(fingerprints: Fingerprints, pair: Sequence[int]) -> float:
+    first, second, variant = pair
+    layouts, thumbnails, held = fingerprints.layouts, fingerprints.thumbnails, VARIANTS[variant]
+    if correlate_layouts(layouts[first], layouts[second], variant=held) < _LEAST_LAYOUT_CORRELATION:
+        return 0.0
+    return correlate_detail(thumbnails[first], thumbnails[second], variant=held)

@@ -1,0 +1,67 @@
+"""Owns the whole of the split: photos in; groups, splits, their certificate and the ledger out, or an error that says what is wrong."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from carinspect.core.errors import UserError
+from carinspect.core.tasks import Task
+from carinspect.splits.certificate import certify_split, find_gaps
+from carinspect.splits.check import find_leaks, telling_hashes
+from carinspect.splits.config import SplitParams
+from carinspect.splits.fingerprints import read_fingerprints
+from carinspect.splits.groups import Link, label_groups, link_equal, name_groups
+from carinspect.splits.ledger import Ledger, extend_ledger
+from carinspect.splits.near_duplicates import find_near_duplicates
+from carinspect.splits.placement import assign_splits, count_moved
+
+
+class Split(NamedTuple):
+    """`table` has `DATASET_COLUMNS` and is sorted by `image_path`; `links` are between its rows."""
+
+    table: pd.DataFrame
+    links: list[Link]
+    certificate: dict[str, Any]
+    ledger: Ledger
+
+
+def split_photos(table: pd.DataFrame, root: Path, *, params: SplitParams, tasks: Sequence[Task], ledger: Ledger) -> Split:
+    """Split the photos of a table with `ANNOTATION_COLUMNS` that lie under `root`, keeping what `ledger` says.
+
+    Raises `UserError` for a photo that cannot be read, for too few groups, for a task that some split could not answer for, for a leak.
+    """
+    table = table.sort_values("image_path").reset_index(drop=True)
+    links = find_links(table, root, params)
+    table = table.assign(group=name_groups(label_groups(len(table), links), table["image_path"]))
+    table = assign_splits(table, params, ledger)
+    _require_labels(table, tasks)
+    require_no_leaks(table)
+    ledger = extend_ledger(ledger, dict(zip(table["sha256"], table["split"], strict=True)))
+    certificate = certify_split(table, links, moved=count_moved(table, params, ledger))
+    return Split(table, links, certificate, ledger)
+
+
+def find_links(table: pd.DataFrame, root: Path, params: SplitParams) -> list[Link]:
+    """Why photos belong together: what the table says, then what reading each of them under `root` shows beyond that."""
+    links = [
+        *link_equal(table["family"], "family"),
+        *link_equal(table["sha256"], "bytes"),
+        *link_equal(telling_hashes(table["phash"]), "near-duplicate"),
+    ]
+    fingerprints = read_fingerprints([root / path for path in table["image_path"]])
+    bits, correlation = params.near_duplicate_bits, params.near_duplicate_correlation
+    return links + find_near_duplicates(fingerprints, links, bits=bits, correlation=correlation)
+
+
+def _require_labels(table: pd.DataFrame, tasks: Sequence[Task]) -> None:
+    gaps = find_gaps(table, tasks)
+    if gaps:
+        raise UserError(" ".join(gaps))
+
+
+def require_no_leaks(table: pd.DataFrame) -> None:
+    leaks = find_leaks(table)
+    if leaks:
+        raise UserError(f"{len(leaks)} leaks, which is a fault of this stage. The first: {leaks[0]}")

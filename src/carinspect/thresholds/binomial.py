@@ -1,0 +1,51 @@
+"""Owns the exact arithmetic of counts: what so many right answers out of so many prove."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import beta, binom
+
+Counts = npt.NDArray[np.int64]
+
+
+def p_value(accepted: Counts, wrong: Counts, *, target: float) -> npt.NDArray[np.float64]:
+    """Chance of so few errors or fewer if the precision were only `target`; 1 where nothing is accepted.
+
+    The exact one-sided binomial test of H0: precision <= target.
+    """
+    return binom.sf(accepted - wrong - 1, accepted, target)
+
+
+def lower_bound(accepted: int, wrong: int, *, confidence: float) -> float:
+    """One-sided lower confidence bound of the precision, 0..1; 0 where nothing is accepted. Clopper and Pearson (1934)."""
+    right = accepted - wrong
+    return float(beta.ppf(1 - confidence, right, wrong + 1)) if right else 0.0
+
+
+def interval(accepted: int, wrong: int, *, confidence: float) -> tuple[float, float]:
+    """Two-sided interval of the precision; (0, 1) where nothing is accepted. Clopper and Pearson (1934)."""
+    one_sided = (1 + confidence) / 2
+    return lower_bound(accepted, wrong, confidence=one_sided), 1 - lower_bound(accepted, accepted - wrong, confidence=one_sided)
+
+
+def accepted_needed(*, target: float, alpha: float, precision: float) -> int | None:
+    """How many accepted cars, of which a share `precision` is right, would prove `target` at the level `alpha`.
+
+    None where `precision` does not exceed `target`: then no number would. For a precision of 1 it is the least n with
+    target^n <= alpha; else the Clopper-Pearson bound taken at fractional counts, which is smooth in n.
+    """
+    if precision <= target:
+        return None
+
+    def proves(n: int) -> bool:
+        return bool(beta.ppf(alpha, n * precision, n * (1 - precision) + 1) >= target)
+
+    enough = max(1, math.ceil(math.log(alpha) / math.log(target)))
+    while not proves(enough):
+        enough *= 2
+    too_few = 0
+    while enough - too_few > 1:
+        middle = (enough + too_few) // 2
+        enough, too_few = (middle, too_few) if proves(middle) else (enough, middle)
+    return enough

@@ -1,0 +1,58 @@
+"""Owns what a threshold does to the labelled photos of a split."""
+
+from typing import Any
+
+import numpy as np
+
+from carinspect.thresholds.binomial import interval, lower_bound
+from carinspect.thresholds.sample import Sample, Word, count_decisions
+
+Outcome = dict[str, Any]
+
+
+def look_at(sample: Sample, threshold: float | None, *, confidence: float, word: Word = "clean") -> Outcome:
+    """Counts and shares for the photos that `threshold` calls `word`; None where a share has no photo to speak of.
+
+    | key | meaning |
+    |---|---|
+    | `photos`, `groups` | with a `clean` label |
+    | `accepted_photos`, `wrong_photos` | called `word`, and of those wrongly |
+    | `accepted_groups`, `wrong_groups` | the same for the one photo drawn from each group |
+    | `precision`, `precision_low`, `precision_high` | right among accepted groups, exact two-sided interval at `confidence` |
+    | `lower_bound` | one-sided bound of `precision` at `confidence`, as if this threshold alone had been looked at |
+    | `photo_precision` | right among accepted photos, every photo counting alike |
+    | `recall` | called `word` among the photos that are |
+    | `coverage` | called `word` among all photos |
+
+    Without a threshold nothing is called `word`: the counts are 0, and there is no precision.
+    """
+    accepted, wrong = _count(sample, threshold, word=word)
+    accepted_groups, wrong_groups = _count(sample.one_a_group(), threshold, word=word)
+    photos, of_this_word = len(sample.clean), int((sample.clean == (word == "clean")).sum())
+    low, high = interval(accepted_groups, wrong_groups, confidence=confidence) if accepted_groups else (None, None)
+    return {
+        "photos": photos,
+        "groups": sample.groups,
+        "accepted_photos": accepted,
+        "wrong_photos": wrong,
+        "accepted_groups": accepted_groups,
+        "wrong_groups": wrong_groups,
+        "precision": _share(accepted_groups - wrong_groups, accepted_groups),
+        "precision_low": low,
+        "precision_high": high,
+        "lower_bound": lower_bound(accepted_groups, wrong_groups, confidence=confidence) if accepted_groups else None,
+        "photo_precision": _share(accepted - wrong, accepted),
+        "recall": _share(accepted - wrong, of_this_word),
+        "coverage": _share(accepted, photos),
+    }
+
+
+def _count(sample: Sample, threshold: float | None, *, word: Word) -> tuple[int, int]:
+    if threshold is None:
+        return 0, 0
+    accepted, wrong = count_decisions(sample, np.array([threshold]), word=word)
+    return int(accepted[0]), int(wrong[0])
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

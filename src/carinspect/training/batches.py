@@ -1,0 +1,100 @@
+"""Owns which photos meet at which step, and loading them. A function of (seed, epoch) alone: no worker, rank or clock has a say.
+
+An effective batch is cut into micro-batches of `norm_batch_size`; rank r of W takes micro-batches r, r + W, r + 2W, … of it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from carinspect.core.seeds import derive_seed
+from carinspect.core.tables import LABEL_COLUMNS
+from carinspect.training.augment import augment, build_augmentation
+from carinspect.training.config import TrainRecipe
+from carinspect.training.runtime import Machine
+
+
+@dataclass(frozen=True)
+class Photos:
+    """One split: its pre-resized photos and labels, in the order of the table."""
+
+    image_paths: Sequence[str]
+    pixels: np.ndarray
+    """uint8 (photos, side, side, 3)."""
+    labels: dict[str, torch.Tensor]
+    """Each label column as float32 of shape (photos,), NaN where unknown."""
+
+    def __len__(self) -> int:
+        return len(self.image_paths)
+
+    def labels_of(self, positions: np.ndarray) -> dict[str, torch.Tensor]:
+        """The labels of the photos at `positions`."""
+        return {column: values[torch.from_numpy(positions)] for column, values in self.labels.items()}
+
+
+def labels_as_tensors(table: pd.DataFrame) -> dict[str, torch.Tensor]:
+    """Label columns as float32, NaN where unknown."""
+    return {column: torch.tensor(table[column].to_numpy(dtype=np.float32)) for column in LABEL_COLUMNS}
+
+
+@dataclass(frozen=True)
+class Step:
+    """The photos behind one step of the optimiser: positions in the split, cut into micro-batches."""
+
+    micro_batches: list[np.ndarray]
+
+    @property
+    def positions(self) -> np.ndarray:
+        """All photos of the step."""
+        return np.concatenate(self.micro_batches)
+
+
+def plan_epoch(recipe: TrainRecipe, *, photo_count: int, epoch: int) -> list[Step]:
+    """Every step of an epoch: a fresh shuffle, without the remainder that would not fill a batch (another one each epoch)."""
+    order = np.random.default_rng(derive_seed(recipe.seed, "order", epoch)).permutation(photo_count)
+    size = min(recipe.effective_batch_size, photo_count)
+    parts = -(-size // recipe.norm_batch_size)
+    return [Step(np.array_split(order[start : start + size], parts)) for start in range(0, photo_count - size + 1, size)]
+
+
+class _AugmentedPhotos(Dataset):
+    def __init__(self, photos: Photos, recipe: TrainRecipe) -> None:
+        self.photos = photos
+        self.seed = recipe.seed
+        self.compose = build_augmentation(recipe.augment, side_px=recipe.image_side_px)
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> torch.Tensor:
+        images = [
+            augment(self.compose, self.photos.pixels[position], seed=self.seed, epoch=epoch, image_path=self.photos.image_paths[position])
+            for epoch, position in keys
+        ]
+        return torch.from_numpy(np.stack(images))
+
+
+class MicroBatchLoader:
+    """Yields one rank's micro-batches of the epoch set last, uint8 (micro-batch, side, side, 3), in order."""
+
+    def __init__(self, photos: Photos, recipe: TrainRecipe, machine: Machine) -> None:
+        self._keys: list[list[tuple[int, int]]] = []
+        self._loader = DataLoader(
+            _AugmentedPhotos(photos, recipe),
+            batch_sampler=self._keys,
+            num_workers=machine.workers,
+            collate_fn=_unchanged,
+            pin_memory=machine.pin_memory,
+            persistent_workers=machine.workers > 0,
+        )
+
+    def epoch(self, epoch: int, micro_batches: list[np.ndarray]) -> Iterator[torch.Tensor]:
+        """The photos of `micro_batches` as `epoch` sees them."""
+        self._keys[:] = [[(epoch, int(position)) for position in positions] for positions in micro_batches]
+        return iter(self._loader)
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,154 @@
+"""Owns the `train` section of params.yaml, the hardware profiles, and the recipe that they resolve to."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from carinspect.core.errors import did_you_mean
+from carinspect.core.params import Number, Section
+from carinspect.core.tasks import TASKS
+from carinspect.model.config import ModelRecipe
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class AugmentParams(Section):
+    """How training photos are varied; `flip`, `crop` and `noise` are probabilities, 0 switches off."""
+
+    flip: Number = Field(ge=0, le=1)
+    """Probability of a mirror image."""
+    crop: Number = Field(ge=0, le=1)
+    """Probability of a crop, resized back."""
+    crop_min_area: Number = Field(gt=0, le=1)
+    """Smallest share of the photo that a crop keeps; a small one can lose the dent that the label speaks of."""
+    rotate_degrees: Number = Field(ge=0, le=45)
+    """Largest rotation, either way."""
+    brightness: Number = Field(ge=0, lt=1)
+    """Largest relative change."""
+    contrast: Number = Field(ge=0, lt=1)
+    """Largest relative change."""
+    saturation: Number = Field(ge=0, le=1)
+    """Largest relative change."""
+    noise: Number = Field(ge=0, le=1)
+    """Probability of Gaussian noise."""
+
+
+class TrainKnobs(Section):
+    """What the parameters and the recipe share."""
+
+    seed: int
+    epochs: int = Field(ge=1)
+    lr: Number = Field(gt=0)
+    """Peak learning rate, of the effective batch."""
+    backbone_lr_factor: Number = Field(ge=0)
+    """The backbone's learning rate is `lr` times this; 0 freezes it, batch-norm statistics included."""
+    warmup_fraction: Number = Field(ge=0, lt=1)
+    """Share of all steps over which the rate rises from 0; it then falls to 0 along a cosine."""
+    weight_decay: Number = Field(ge=0)
+    """Of weight matrices; biases and normalisation layers have none."""
+    grad_clip_norm: Number = Field(gt=0)
+    """Largest norm of the gradient of one effective batch."""
+    ema_decay: Number = Field(ge=0, lt=1)
+    """Of the moving average of the weights, which is what is validated and kept; 0 keeps the weights themselves."""
+    early_stop_epochs: int = Field(ge=0)
+    """Stop after this many epochs without a better validation score; 0 never does."""
+    regression_loss: Literal["smooth_l1", "mse", "bce"]
+    """Of cleanliness and damage."""
+    loss_weights: dict[str, Number]
+    """Weight of each task in the total loss."""
+    damaged_below: Number = Field(gt=0, lt=1)
+    """A photo known as damaged, but not how badly, costs as far as its damage score lies above this."""
+    augment: AugmentParams
+
+    @field_validator("loss_weights")
+    @classmethod
+    def _known_tasks(cls, weights: dict[str, float]) -> dict[str, float]:
+        for task, weight in weights.items():
+            if task not in TASKS:
+                raise ValueError(f"'{task}' is no task. {did_you_mean(task, TASKS)}")
+            if weight < 0:
+                raise ValueError(f"'{task}' has the weight {weight}. A weight is 0 or more.")
+        missing = [task for task in TASKS if task not in weights]
+        if missing:
+            raise ValueError(f"has no weight for '{missing[0]}'. Give each task one.")
+        return weights
+
+
+class TrainParams(TrainKnobs):
+    """As a person writes them; None takes the profile's."""
+
+    batch_size: int | None = Field(ge=1)
+    accumulate_steps: int | None = Field(ge=1)
+    norm_batch_size: int | None = Field(ge=1)
+    image_side_px: int | None = Field(ge=32)
+    precision: Precision | None
+
+
+class ProfileRecipe(Section):
+    """The part of a profile that changes the result."""
+
+    backbone: str
+    """Name of a timm model."""
+    batch_size: int = Field(ge=1)
+    """Images for each forward and backward over all processes."""
+    accumulate_steps: int = Field(ge=1)
+    """Times `batch_size` is the effective batch."""
+    norm_batch_size: int = Field(ge=1)
+    """Images that batch normalisation sees together: the micro-batch. Set here and not by the number of cards, so that one, two or three
+    processes compute the same."""
+    image_side_px: int = Field(ge=32)
+    """Side of the square that every photo is resized to."""
+    precision: Precision
+
+
+class Runtime(Section):
+    """The part of a profile that does not change the result, and is tracked nowhere."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    processes: int | Literal["auto"]
+    """Training processes: one for each card, or for each share of the cores."""
+    workers: int | Literal["auto"]
+    """Loader processes beside each training process; 0 loads in the training process."""
+    compile: bool
+    """torch.compile the network."""
+    pin_memory: bool | Literal["auto"]
+
+
+class Profile(Section):
+    """A kind of machine."""
+
+    recipe: ProfileRecipe
+    runtime: Runtime
+
+
+class TrainRecipe(TrainKnobs):
+    """As the training runs them."""
+
+    batch_size: int
+    accumulate_steps: int
+    norm_batch_size: int
+    image_side_px: int
+    precision: Precision
+
+    @property
+    def effective_batch_size(self) -> int:
+        """Photos behind one step of the optimiser."""
+        return self.batch_size * self.accumulate_steps
+
+    @model_validator(mode="after")
+    def _norm_batch_divides_batch(self) -> "TrainRecipe":
+        if self.batch_size % self.norm_batch_size:
+            # The nearest divisor, which a person can paste.
+            fits = max(size for size in range(1, self.norm_batch_size + 1) if self.batch_size % size == 0)
+            raise ValueError(
+                f"batch_size {self.batch_size} is no multiple of norm_batch_size {self.norm_batch_size}. "
+                f"Set train.norm_batch_size, to {fits} for example."
+            )
+        return self
+
+
+class Recipe(Section):
+    """All that decides the result of a training, besides the data and the code."""
+
+    model: ModelRecipe
+    train: TrainRecipe

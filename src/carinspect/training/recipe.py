@@ -1,0 +1,46 @@
+"""Owns the resolution of a hardware profile and the `model` and `train` sections into the recipe that really runs."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from carinspect.core.errors import UserError, did_you_mean
+from carinspect.core.files import write_bytes
+from carinspect.core.params import load_yaml, parse_section, read_section
+from carinspect.model.config import ModelParams
+from carinspect.training.config import Profile, Recipe, TrainParams
+
+RECIPE_FILE = Path("data/recipe.yaml")
+
+
+def read_profiles(params: dict[str, Any]) -> tuple[str, dict[str, Profile]]:
+    """The chosen profile's name and all profiles, every one checked. Raises `UserError` for an unknown name."""
+    profiles = params.get("profiles")
+    if not isinstance(profiles, dict) or not profiles:
+        raise UserError("params.yaml has no section 'profiles'. Restore it from git.")
+    chosen = str(params.get("hardware"))
+    if chosen not in profiles:
+        raise UserError(f"hardware: no profile is called '{chosen}'. {did_you_mean(chosen, profiles)}")
+    return chosen, {name: parse_section(f"profiles.{name}", Profile, values) for name, values in profiles.items()}
+
+
+def resolve_recipe(params: dict[str, Any], *, pretrained: str) -> Recipe:
+    """The chosen profile's recipe, under what `model` and `train` set themselves; `pretrained` as in `ModelRecipe`."""
+    chosen, profiles = read_profiles(params)
+    defaults = profiles[chosen].recipe.model_dump()
+    model = read_section("model", ModelParams, params).model_dump()
+    train = read_section("train", TrainParams, params).model_dump()
+    model |= {"backbone": model["backbone"] or defaults.pop("backbone"), "pretrained": pretrained}
+    train |= {key: train[key] if train[key] is not None else value for key, value in defaults.items() if key in train}
+    return parse_section("recipe", Recipe, {"model": model, "train": train})
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Write the recipe as YAML with sorted keys: an equal recipe has equal bytes."""
+    write_bytes(path, yaml.safe_dump(recipe.model_dump(), sort_keys=True).encode())
+
+
+def read_recipe(path: Path = RECIPE_FILE) -> Recipe:
+    """The recipe that `resolve_recipe` wrote."""
+    return parse_section("recipe", Recipe, load_yaml(path))

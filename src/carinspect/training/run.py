@@ -1,0 +1,124 @@
+"""Owns a whole training as a stage starts it: what is checked before any process starts, and what each process then does."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import distributed
+
+from carinspect.core.errors import UserError
+from carinspect.core.files import sha256_of, write_bytes
+from carinspect.core.seeds import derive_seed
+from carinspect.core.tables import DATASET_COLUMNS, read_table
+from carinspect.images.store import open_store
+from carinspect.model.backbones import build_backbone
+from carinspect.model.checkpoint import Checkpoint, save_checkpoint
+from carinspect.model.losses import is_labelled
+from carinspect.model.network import CarInspectionNetwork
+from carinspect.training.batches import Photos, labels_as_tensors
+from carinspect.training.config import Recipe
+from carinspect.training.loop import Progress, train
+from carinspect.training.resume import code_revision, state_path
+from carinspect.training.runtime import Machine
+from carinspect.training.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that one training needs."""
+
+    recipe: Recipe
+    machine: Machine
+    root: Path
+    """Data root that `image_path` in the table is relative to."""
+    table: Path
+    pretrained: bool | str
+    """As in params.yaml: only a path is looked at here; what it holds stands in the recipe."""
+    checkpoint: Path
+    curves: Path
+
+    @property
+    def state_file(self) -> Path:
+        """Where this run's state is kept."""
+        return state_path(self.recipe, data_revision=sha256_of(self.table))
+
+
+def prepare(job: Job) -> None:
+    """Find every mistake that can be found, and decode the photos, before a process is started."""
+    for split in ("train", "val"):
+        photos = open_photos(job, split)
+        for task, known in is_labelled(photos.labels).items():
+            if task in job.recipe.model.tasks and not known.any():
+                raise UserError(f"{job.table}: no photo of the split '{split}' has a label for '{task}'. Take it out of model.tasks.")
+    build_network(job)
+
+
+def open_photos(job: Job, split: str) -> Photos:
+    """The photos and labels of one split; a photo without any label of the recipe's tasks is left out."""
+    table = read_table(job.table, columns=DATASET_COLUMNS)
+    table = table[table["split"] == split].reset_index(drop=True)
+    known = is_labelled(labels_as_tensors(table))
+    useful = torch.stack([known[task] for task in job.recipe.model.tasks]).any(dim=0)
+    table = table[useful.numpy()].reset_index(drop=True)
+    if table.empty:
+        raise UserError(f"{job.table}: no photo of the split '{split}' has a label. Run dvc repro split.")
+    paths = table["image_path"].tolist()
+    pixels = open_store(job.root, paths, table["sha256"].tolist(), side_px=job.recipe.train.image_side_px)
+    return Photos(image_paths=paths, pixels=pixels, labels=labels_as_tensors(table))
+
+
+def build_network(job: Job) -> CarInspectionNetwork:
+    """The network before training; its random weights depend on the seed alone."""
+    torch.manual_seed(derive_seed(job.recipe.train.seed, "init"))
+    recipe = job.recipe.model
+    weights: bool | Path = recipe.pretrained != "none"
+    if weights and isinstance(job.pretrained, str):
+        weights = Path(job.pretrained)
+        if recipe.pretrained != f"sha256:{sha256_of(weights)}":
+            raise UserError(f"model.pretrained: '{weights}' has changed since the recipe was made. Run dvc repro.")
+    backbone = build_backbone(recipe.backbone, image_side_px=job.recipe.train.image_side_px, pretrained=weights)
+    return CarInspectionNetwork(recipe, backbone=backbone)
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Train as one of torchrun's processes. Rank 0 writes the outputs and returns the metrics, the others return nothing."""
+    if job.machine.device == "cpu":
+        torch.set_num_threads(1)
+    distributed.init_process_group("nccl" if job.machine.device == "cuda" else "gloo")
+    rank = distributed.get_rank()
+    state_file = job.state_file
+    try:
+        with Tracker(Path("runs") / state_file.stem, rank=rank) as tracker:
+            progress = train(
+                build_network(job),
+                recipe=job.recipe,
+                machine=job.machine,
+                photos=open_photos(job, "train"),
+                validation=open_photos(job, "val"),
+                state_file=state_file,
+                tracker=tracker,
+            )
+        return _write_outputs(job, progress, state_file) if rank == 0 else {}
+    finally:
+        distributed.destroy_process_group()
+
+
+def _write_outputs(job: Job, progress: Progress, state_file: Path) -> dict[str, Any]:
+    best = progress.history[progress.best_epoch - 1]
+    lineage = {
+        "recipe": job.recipe.model_dump(),
+        "data_revision": sha256_of(job.table),
+        "code_revision": code_revision(),
+        "best_epoch": progress.best_epoch,
+        "val_score": progress.best_score,
+    }
+    model = Checkpoint(model=job.recipe.model, image_side_px=job.recipe.train.image_side_px, weights=progress.best_weights, lineage=lineage)
+    buffer = io.StringIO()
+    pd.DataFrame(progress.history).to_csv(buffer, index=False, float_format="%.6f", lineterminator="\n")
+    write_bytes(job.curves, buffer.getvalue().encode())
+    save_checkpoint(model, job.checkpoint)
+    state_file.unlink()
+    return {"epochs": progress.epochs_done, "best_epoch": progress.best_epoch} | {k: v for k, v in best.items() if k not in ("epoch", "lr")}

@@ -1,0 +1,48 @@
+"""Owns what a machine decides: device, processes, loader workers. None of it changes the result."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from carinspect.core.errors import UserError
+from carinspect.training.config import Runtime, TrainRecipe
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A runtime with every `auto` settled."""
+
+    device: str
+    """`cpu` or `cuda`."""
+    processes: int
+    workers: int
+    compile: bool
+    pin_memory: bool
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def settle_runtime(runtime: Runtime, recipe: TrainRecipe) -> Machine:
+    """Settle every `auto`; raises `UserError` for what this machine lacks."""
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    device = runtime.device if runtime.device != "auto" else ("cuda" if cards else "cpu")
+    if device == "cuda" and not cards:
+        raise UserError("runtime.device is 'cuda' and this machine shows no CUDA device. Choose hardware: cpu, or auto.")
+    if device == "cpu" and recipe.precision == "fp16":
+        raise UserError("train.precision is 'fp16', which a CPU does not train in. Set it to fp32 or bf16.")
+    if device == "cuda" and recipe.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(f"train.precision is 'bf16', which {torch.cuda.get_device_name()} does not have. Set it to fp16 or fp32.")
+    # A process without a micro-batch of its own would only wait.
+    micro_batches = recipe.effective_batch_size // recipe.norm_batch_size
+    available = cards if device == "cuda" else usable_cores()
+    processes = min(available, micro_batches) if runtime.processes == "auto" else runtime.processes
+    if processes < 1 or (device == "cuda" and processes > cards):
+        raise UserError(f"runtime.processes is {processes} and this machine shows {cards} CUDA devices. Choose hardware: auto.")
+    spare_cores = usable_cores() // processes - 1
+    workers = max(0, min(8, spare_cores)) if runtime.workers == "auto" else runtime.workers
+    pin_memory = device == "cuda" if runtime.pin_memory == "auto" else runtime.pin_memory and device == "cuda"
+    return Machine(device=device, processes=processes, workers=workers, compile=runtime.compile, pin_memory=pin_memory)

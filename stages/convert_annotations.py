@@ -1,0 +1,29 @@
+"""Turns whatever labels a data root has into one table.
+
+Reads: data.root, data.sources. Writes: data/annotations.csv, data/rejected.csv, metrics/convert_annotations.json.
+Params: data, convert_annotations.
+"""
+
+from pathlib import Path
+
+from carinspect.annotations.config import ConvertAnnotationsParams
+from carinspect.annotations.convert import convert
+from carinspect.core.data import DataParams
+from carinspect.core.errors import run_stage
+from carinspect.core.files import write_json
+from carinspect.core.params import read_section
+from carinspect.core.tables import write_table
+
+
+def main() -> None:
+    data = read_section("data", DataParams)
+    params = read_section("convert_annotations", ConvertAnnotationsParams)
+    conversion = convert(data, params)
+    write_table(conversion.table, Path("data/annotations.csv"))
+    write_table(conversion.rejected, Path("data/rejected.csv"))
+    write_json(Path("metrics/convert_annotations.json"), conversion.metrics)
+    print(f"{len(conversion.table):,} photos; {len(conversion.rejected):,} rejected (data/rejected.csv says why).")
+
+
+if __name__ == "__main__":
+    run_stage(main, "convert_annotations")

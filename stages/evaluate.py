@@ -1,0 +1,51 @@
+"""Scores val, calib and test, each photo once, and draws what a person wants to see.
+
+Reads: models/best.pt, data/car_inspection_dataset.csv, the photos. Writes: data/predictions.csv, models/calibration.json,
+reports/evaluate/, metrics/evaluate.json. Params: evaluate, data.
+"""
+
+from pathlib import Path
+
+from carinspect.core.data import DataParams
+from carinspect.core.errors import run_stage
+from carinspect.core.files import write_json
+from carinspect.core.params import read_section
+from carinspect.core.tables import DATASET_COLUMNS, read_table, write_table
+from carinspect.evaluation.calibration import add_probabilities, fit_calibration
+from carinspect.evaluation.config import EvaluateParams
+from carinspect.evaluation.curves import make_curves, write_curves
+from carinspect.evaluation.gallery import write_gallery
+from carinspect.evaluation.overview import write_overview
+from carinspect.evaluation.predict import SCORED_SPLITS, predict
+from carinspect.evaluation.report import evaluate_predictions
+from carinspect.model.checkpoint import build_network, load_checkpoint
+
+REPORTS = Path("reports/evaluate")
+
+
+def main() -> None:
+    params = read_section("evaluate", EvaluateParams)
+    root = read_section("data", DataParams).root_path
+    checkpoint = load_checkpoint(Path("models/best.pt"))
+    table = read_table(Path("data/car_inspection_dataset.csv"), columns=DATASET_COLUMNS)
+    train, scored = table[table["split"] == "train"], table[table["split"].isin(SCORED_SPLITS)].reset_index(drop=True)
+
+    raw = predict(build_network(checkpoint), scored, root=root, image_side_px=checkpoint.image_side_px)
+    calibration = fit_calibration(raw)
+    predictions = add_probabilities(raw, calibration)
+    write_json(Path("models/calibration.json"), calibration)
+    write_table(predictions, Path("data/predictions.csv"))
+
+    report = evaluate_predictions(predictions, params, tasks=checkpoint.model.tasks, calibration=calibration, train_labels=train)
+    write_json(Path("metrics/evaluate.json"), report)
+    curves = make_curves(predictions)
+    write_curves(curves, REPORTS)
+    write_overview(curves, REPORTS / "evaluation.png", train_labels=train)
+    write_gallery(predictions, root, REPORTS)
+    for alarm in report["alarms"]:
+        print(f"alarm: {alarm}")
+    print(f"{len(predictions):,} photos scored: metrics/evaluate.json, {REPORTS}/evaluation.png, {REPORTS}/answers.png")
+
+
+if __name__ == "__main__":
+    run_stage(main, "evaluate")

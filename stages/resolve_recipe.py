@@ -1,0 +1,68 @@
+"""Checks all of params.yaml and settles which recipe really runs, so that hardware stays out of the cache.
+
+Reads: params.yaml, all of it. Writes: data/recipe.yaml, data/params_checked.txt (which the other stages wait for),
+metrics/resolve_recipe.json.
+"""
+
+from hashlib import sha256
+from pathlib import Path
+
+from carinspect.annotations.config import ConvertAnnotationsParams
+from carinspect.core.data import DataParams
+from carinspect.core.errors import UserError, did_you_mean, run_stage
+from carinspect.core.files import sha256_of, write_bytes, write_json
+from carinspect.core.params import Section, load_params, read_section
+from carinspect.demo.config import RenderDemoParams
+from carinspect.evaluation.config import EvaluateParams
+from carinspect.export.config import ExportParams
+from carinspect.model.backbones import build_backbone, check_backbone
+from carinspect.model.config import ModelParams
+from carinspect.splits.config import SplitParams
+from carinspect.thresholds.config import SelectThresholdParams
+from carinspect.training.config import TrainParams
+from carinspect.training.recipe import RECIPE_FILE, resolve_recipe, write_recipe
+
+SECTIONS: dict[str, type[Section]] = {
+    "data": DataParams,
+    "render_demo": RenderDemoParams,
+    "convert_annotations": ConvertAnnotationsParams,
+    "split": SplitParams,
+    "model": ModelParams,
+    "train": TrainParams,
+    "evaluate": EvaluateParams,
+    "select_threshold": SelectThresholdParams,
+    "export_onnx": ExportParams,
+}
+
+
+def main() -> None:
+    params = load_params()
+    for name in params:
+        if name not in {*SECTIONS, "hardware", "profiles"}:
+            raise UserError(f"{name}: unknown section of params.yaml. {did_you_mean(name, [*SECTIONS, 'hardware', 'profiles'])}")
+    for name, kind in SECTIONS.items():
+        read_section(name, kind, params)
+    recipe = resolve_recipe(params, pretrained="none")
+    check_backbone(recipe.model.backbone)
+    model = read_section("model", ModelParams, params)
+    recipe = resolve_recipe(params, pretrained=identify_weights(model, recipe.model.backbone, recipe.train.image_side_px))
+    write_recipe(recipe, RECIPE_FILE)
+    write_json(Path("metrics/resolve_recipe.json"), recipe.model_dump())
+    write_bytes(Path("data/params_checked.txt"), b"Every section of params.yaml was read without an error.\n")
+    train = recipe.train
+    print(f"{params['hardware']}: {recipe.model.backbone}, {train.image_side_px} px, effective batch {train.effective_batch_size}")
+
+
+def identify_weights(model: ModelParams, backbone: str, image_side_px: int) -> str:
+    """What the pretrained weights are, whatever their path; building the backbone shows that they are there and fit."""
+    if model.pretrained is False:
+        return "none"
+    if isinstance(model.pretrained, str):
+        build_backbone(backbone, image_side_px=image_side_px, pretrained=Path(model.pretrained))
+        return f"sha256:{sha256_of(Path(model.pretrained))}"
+    weights = build_backbone(backbone, image_side_px=image_side_px, pretrained=True).state_dict()
+    return f"hub:{sha256(b''.join(tensor.numpy().tobytes() for tensor in weights.values())).hexdigest()}"
+
+
+if __name__ == "__main__":
+    run_stage(main, "resolve_recipe")

@@ -1,0 +1,64 @@
+"""Owns what several test files share: tiny data roots and a recipe that trains in seconds."""
+
+import os
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from carinspect.core.tables import DATASET_COLUMNS, write_table
+from carinspect.model.config import ModelRecipe
+from carinspect.training.config import AugmentParams, Recipe, TrainRecipe
+
+# Quiet and offline, whatever the machine.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture
+def tiny_recipe() -> Recipe:
+    """timm's own test network at 32 px: an epoch takes a fraction of a second."""
+    augment = AugmentParams(
+        flip=0.5, crop=0.5, crop_min_area=0.8, rotate_degrees=5, brightness=0.2, contrast=0.2, saturation=0.2, noise=0.2
+    )
+    model = ModelRecipe(
+        tasks=["clean", "cleanliness", "damage", "weather"], backbone="test_resnet", pretrained="none", hidden_features=16, dropout=0.2
+    )
+    train = TrainRecipe(
+        seed=1, epochs=2, lr=0.002, backbone_lr_factor=1.0, warmup_fraction=0.1, weight_decay=0.02, grad_clip_norm=1.0, ema_decay=0.9,
+        early_stop_epochs=0, regression_loss="smooth_l1",
+        loss_weights={"clean": 1.0, "cleanliness": 1.0, "damage": 1.0, "weather": 1.0}, damaged_below=0.98, augment=augment,
+        batch_size=16, accumulate_steps=1, norm_batch_size=8, image_side_px=32, precision="fp32",
+    )  # fmt: skip
+    return Recipe(model=model, train=train)
+
+
+def make_dataset(folder: Path, *, photos: int = 80, seed: int = 0) -> Path:
+    """Photos under `folder`/root and a dataset table beside it; each label shows in its own quarter. Returns the table's path."""
+    random = np.random.default_rng(seed)
+    root = folder / "root"
+    root.mkdir(parents=True)
+    rows = []
+    for index in range(photos):
+        clean, weather, damage = int(random.integers(2)), int(random.integers(4)), float(random.random())
+        pixels = random.integers(0, 60, (48, 64, 3)).astype(np.uint8)
+        pixels[:24, :32] += np.uint8(120 * clean)
+        pixels[24:, :32, weather % 3] += np.uint8(120 + 60 * (weather == 3))
+        pixels[:, 32:, 0] += np.uint8(150 * damage)
+        name = f"{index:04}.jpg"
+        Image.fromarray(pixels).save(root / name, quality=95)
+        known = random.random(4) < 0.7
+        rows.append({
+            "image_path": name, "source": "drawn", "width_px": 64, "height_px": 48,
+            "sha256": sha256((root / name).read_bytes()).hexdigest(), "phash": f"{index:016x}", "family": "", "declared_split": "",
+            "clean": clean if known[0] else np.nan, "cleanliness_score": clean * 0.8 if known[1] else np.nan,
+            "damaged": 1.0 if known[2] or index % 7 == 0 else np.nan, "damage_score": damage if known[2] else np.nan,
+            "weather_condition": weather if known[3] else np.nan,
+            "group": name, "split": ("train", "train", "val", "calib", "test")[index % 5],
+        })  # fmt: skip
+    table = folder / "dataset.csv"
+    write_table(pd.DataFrame(rows)[list(DATASET_COLUMNS)], table)
+    return table

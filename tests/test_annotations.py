@@ -1,0 +1,862 @@
+"""Turning data roots into the table: masks against brute force, what each format says and leaves unsaid, and every way to get it wrong."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+from pycocotools import mask as coco_mask
+
+from carinspect.annotations import memory, photos
+from carinspect.annotations.config import ConvertAnnotationsParams
+from carinspect.annotations.convert import Conversion, convert
+from carinspect.annotations.outlines import read_outline, union_area
+from carinspect.annotations.run_lengths import decompress
+from carinspect.annotations.scores import area_shares, score_from_shares
+from carinspect.core.data import DataParams
+from carinspect.core.errors import UserError
+from carinspect.core.params import parse_section, read_section
+from carinspect.core.tables import ANNOTATION_COLUMNS, LABEL_COLUMNS, read_table, write_table
+
+REPOSITORY = Path(__file__).parents[1]
+PARAMS = {
+    "damage_severity": {"scratch": 1.0, "dent": 1.5, "rust": 1.5, "broken": 2.0, "missing": 2.0, "glass": 1.5, "paint": 1.0},
+    "dirt_severity": {"dirt": 1.0, "mud": 1.0},
+    "area_exponent": 0.5,
+    "min_dimension_px": 8,
+}
+SIDE_PX = 40
+BOX = [4, 4, 20, 10]
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+
+
+def draw(path: Path, *, seed: int = 0, width_px: int = SIDE_PX, height_px: int = SIDE_PX, **save: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 255, (6, 6, 3)).astype(np.uint8)
+    Image.fromarray(coarse).resize((width_px, height_px)).save(path, **save)
+    return path
+
+
+def coco(
+    names: list[str], marks: list[tuple[int, str, Any, Any]] = (), categories: list[str] = (), *, side_px: int = SIDE_PX
+) -> dict[str, Any]:
+    """A COCO export. marks: (image id, category, segmentation, box)."""
+    categories = list(categories) or sorted({category for _, category, _, _ in marks})
+    return {
+        "images": [{"id": index, "file_name": name, "width": side_px, "height": side_px} for index, name in enumerate(names)],
+        "categories": [{"id": index, "name": name} for index, name in enumerate(categories)],
+        "annotations": [
+            {"id": index, "image_id": image, "category_id": categories.index(category), "segmentation": outline, "bbox": box, "area": 1e6}
+            for index, (image, category, outline, box) in enumerate(marks)
+        ],
+    }
+
+
+def write_coco(folder: Path, content: dict[str, Any], *, name: str = "_annotations.coco.json", with_photos: bool = True) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(content))
+    for image in content["images"] if with_photos else ():
+        draw(folder / image["file_name"], seed=image["id"])
+
+
+def run(*sources: dict[str, Any], processes: int | None = 1, **changes: Any) -> Conversion:
+    """Convert the data root `root` of the current folder."""
+    Path("root").mkdir(exist_ok=True)
+    Path("sources.yaml").write_text(yaml.safe_dump({"sources": list(sources)}))
+    params = ConvertAnnotationsParams.model_validate(PARAMS | changes)
+    return convert(DataParams(root="root", sources="sources.yaml"), params, processes=processes)
+
+
+SHOP = {"name": "shop", "format": "coco", "judges": ["damage"], "categories": {"scratch": "scratch"}}
+
+
+def run_shop(content: dict[str, Any], **changes: Any) -> Conversion:
+    write_coco(Path("root/shop"), content)
+    return run(SHOP | changes)
+
+
+def labels_of(conversion: Conversion, ending: str) -> dict[str, float]:
+    """The labels that are not blank of the one photo whose path ends so."""
+    row = conversion.table[conversion.table["image_path"].str.endswith(ending)]
+    assert len(row) == 1, ending
+    return row.iloc[0][list(LABEL_COLUMNS)].dropna().to_dict()
+
+
+def message_of(action: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Masks
+
+
+boxes = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=6)
+
+
+def rastered_boxes(boxes: list[tuple[int, int, int, int]]) -> np.ndarray:
+    canvas = np.zeros((SIDE_PX, SIDE_PX), dtype=bool)
+    for x, y, width, height in boxes:
+        canvas[y : y + height, x : x + width] = True
+    return canvas
+
+
+def masks_of(segmentations: list[Any], boxes: list[Any], side_px: int = SIDE_PX) -> list[dict[str, Any]]:
+    outlines = [read_outline(outline, box, width_px=side_px, height_px=side_px) for outline, box in zip(segmentations, boxes, strict=True)]
+    return [outline.mask for outline in outlines if outline.mask is not None]
+
+
+def corners(x: float, y: float, width: float, height: float) -> list[float]:
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
+
+
+@given(boxes=boxes)
+def test_a_union_of_boxes_covers_the_pixels_that_a_raster_covers(boxes: list[tuple[int, int, int, int]]) -> None:
+    assert union_area(masks_of([[]] * len(boxes), boxes)) == rastered_boxes(boxes).sum()
+
+
+@given(boxes=boxes)
+def test_rectangular_polygons_cover_what_their_boxes_cover_also_beyond_the_edge(boxes: list[tuple[int, int, int, int]]) -> None:
+    assert union_area(masks_of([[corners(*box)] for box in boxes], [None] * len(boxes))) == rastered_boxes(boxes).sum()
+
+
+def test_a_sum_of_areas_would_not_pass_for_a_union() -> None:
+    masks = masks_of([[], []], [[0, 0, 10, 10], [5, 5, 10, 10]])
+    assert union_area(masks) == rastered_boxes([(0, 0, 10, 10), (5, 5, 10, 10)]).sum() == 175
+    assert sum(union_area([mask]) for mask in masks) == 200
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 10**6), points=st.integers(3, 9), count=st.integers(1, 4))
+def test_a_union_of_polygons_agrees_with_a_finer_raster(seed: int, points: int, count: int) -> None:
+    side_px, fine = 120, 8
+    generator = np.random.default_rng(seed)
+    canvas = Image.new("1", (side_px * fine, side_px * fine))
+    polygons, edges_px = [], 0.0
+    for _ in range(count):
+        # A star around a centre, which may reach out of the image.
+        angles, radii = np.sort(generator.uniform(0, 2 * np.pi, points)), generator.uniform(5, 60, points)
+        star = generator.uniform(0, side_px, 2) + np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None]
+        ImageDraw.Draw(canvas).polygon([tuple(point) for point in (star * fine - 0.5)], fill=1)
+        polygons.append([star.ravel().tolist()])
+        edges_px += np.linalg.norm(star - np.roll(star, 1, axis=0), axis=1).sum()
+    area_px = union_area(masks_of(polygons, [None] * count, side_px))
+    assert abs(area_px - np.asarray(canvas).sum() / fine**2) <= 2 + 0.25 * edges_px
+
+
+@given(seed=st.integers(0, 10**6), density=st.floats(0, 1))
+def test_run_lengths_cover_what_pycocotools_encoded(seed: int, density: float) -> None:
+    picture = np.asfortranarray(np.random.default_rng(seed).random((13, 7)) < density).astype(np.uint8)
+    compressed = coco_mask.encode(picture)["counts"].decode()
+    runs = decompress(compressed)
+    assert np.repeat(np.arange(len(runs)) % 2, runs).reshape(7, 13).T.tolist() == picture.tolist()
+    for counts in (compressed, runs):
+        mask = read_outline({"size": [13, 7], "counts": counts}, None, width_px=7, height_px=13).mask
+        assert union_area([mask] if mask else []) == picture.sum()
+
+
+def test_a_crowd_in_run_lengths_scores_like_the_polygon_of_the_same_pixels() -> None:
+    runs = [4 * SIDE_PX + 4]
+    for _ in range(20):
+        runs += [10, 30]
+    runs[-1] = SIDE_PX**2 - sum(runs[:-1])
+    crowd = {"size": [SIDE_PX, SIDE_PX], "counts": runs}
+    content = coco(["a.jpg", "b.jpg"], [(0, "scratch", crowd, BOX), (1, "scratch", [corners(*BOX)], BOX)])
+    content["annotations"][0]["iscrowd"] = 1
+    found = run_shop(content)
+    assert labels_of(found, "a.jpg") == labels_of(found, "b.jpg") == {"damaged": 1, "damage_score": pytest.approx(1 - (200 / 1600) ** 0.5)}
+
+
+@pytest.mark.parametrize(
+    "outline",
+    [
+        [[1, 1, 9, 9]],
+        [[1, 1, 9, 1, 9, 9, 1]],
+        [[1, 1, 9, 1, 9, float("nan")]],
+        [[1, 1, 1e12, 1, 9, 9]],
+        [["1", "1", "9", "1", "9", "9"]],
+        [[[1, 1], [9, 1], [9, 9]]],
+        [None],
+        "polygon",
+        {"counts": "0", "size": [1]},
+        {"counts": [5, -5, 1600], "size": [SIDE_PX, SIDE_PX]},
+        {"counts": [5, 5, 5], "size": [SIDE_PX, SIDE_PX]},
+        {"counts": "P", "size": [SIDE_PX, SIDE_PX]},
+        {"counts": "~~\x00ü", "size": [SIDE_PX, SIDE_PX]},
+        {"counts": [1600], "size": [SIDE_PX, 2 * SIDE_PX]},
+    ],
+)
+def test_a_malformed_outline_is_counted_and_its_box_stands_in(outline: Any) -> None:
+    found = read_outline(outline, BOX, width_px=SIDE_PX, height_px=SIDE_PX)
+    assert (found.kind, found.malformed) == ("box", True)
+    assert union_area([found.mask]) == 200
+
+
+@pytest.mark.parametrize("outline", [[], None, [[9, 9, 9, 9, 9, 9]], [[-30, -30, -20, -30, -20, -20]]])
+def test_an_outline_that_covers_nothing_falls_back_to_its_box_without_being_malformed(outline: Any) -> None:
+    found = read_outline(outline, BOX, width_px=SIDE_PX, height_px=SIDE_PX)
+    assert (found.kind, found.malformed) == ("box", False)
+
+
+def test_a_sound_part_of_an_outline_is_kept_beside_a_malformed_one() -> None:
+    found = read_outline([[1, 2, 3], corners(0, 0, 10, 10)], BOX, width_px=SIDE_PX, height_px=SIDE_PX)
+    assert (found.kind, found.malformed, union_area([found.mask])) == ("polygon", True, 100)
+
+
+@pytest.mark.parametrize("box", [None, [], [1, 2, 3], [5, 5, 0, 9], [5, 5, -3, 9], [99, 99, 5, 5], [float("nan")] * 4, "box", [1e300] * 4])
+def test_without_a_usable_box_a_mark_is_degenerate(box: Any) -> None:
+    assert read_outline([], box, width_px=SIDE_PX, height_px=SIDE_PX).kind == "degenerate"
+
+
+def test_an_outline_beyond_the_edge_is_clipped_and_counted() -> None:
+    counts = run_shop(coco(["a.jpg"], [(0, "scratch", [corners(-10, -10, 20, 20)], BOX)]))
+    assert labels_of(counts, "a.jpg")["damage_score"] == pytest.approx(1 - (100 / 1600) ** 0.5)
+    assert counts.metrics["repairs"] == {"outlines_clipped": 1, "outlines_polygon": 1}
+
+
+def test_a_line_thinner_than_a_pixel_still_covers_the_pixels_that_it_touches() -> None:
+    found = read_outline([[10.1, 5.0, 10.3, 5.0, 10.3, 15.0, 10.1, 15.0]], [10.1, 5.0, 0.2, 10.0], width_px=SIDE_PX, height_px=SIDE_PX)
+    assert union_area([found.mask]) == 10
+
+
+# The formula
+
+
+def test_the_score_is_one_minus_the_weighted_shares() -> None:
+    shares = area_shares({"scratch": 16, "dent": 64}, vehicle_px=0, photo_px=1600)
+    assert score_from_shares(shares, {"scratch": 1.0, "dent": 1.5}, exponent=0.5) == pytest.approx(1 - (0.1 + 1.5 * 0.2))
+
+
+def test_shares_are_of_the_vehicle_where_one_is_outlined_and_stop_at_one() -> None:
+    assert area_shares({"dent": 50, "rust": 999}, vehicle_px=100, photo_px=1600) == {"dent": 0.5, "rust": 1.0}
+
+
+def test_a_wreck_scores_zero_and_not_less() -> None:
+    assert score_from_shares({"broken": 1.0, "missing": 1.0}, {"broken": 2.0, "missing": 2.0}, exponent=0.5) == 0.0
+
+
+def test_the_order_of_the_classes_does_not_change_the_last_bit_of_a_score() -> None:
+    shares = {"a": 0.1, "b": 0.2, "c": 0.3}
+    assert (0.1 + 0.2) + 0.3 != (0.3 + 0.2) + 0.1
+    turned = dict(reversed(shares.items()))
+    severities = dict.fromkeys(shares, 1.0)
+    assert score_from_shares(shares, severities, exponent=1.0) == score_from_shares(turned, severities, exponent=1.0)
+
+
+@given(small=st.floats(0, 1), large=st.floats(0, 1), exponent=st.floats(0.1, 3))
+def test_more_damage_never_scores_better(small: float, large: float, exponent: float) -> None:
+    low, high = sorted([small, large])
+    scores = [score_from_shares({"dent": share}, {"dent": 1.5}, exponent=exponent) for share in (low, high)]
+    assert 1 >= scores[0] >= scores[1] >= 0
+
+
+def test_the_smallest_mark_on_the_largest_photo_is_still_below_one_in_the_file() -> None:
+    found = run_shop(coco(["a.jpg"], [(0, "scratch", [], [0, 0, 1, 1])], side_px=14_000))
+    write_table(found.table, Path("a.csv"))
+    strict = run(SHOP, area_exponent=3.0)
+    write_table(strict.table, Path("b.csv"))
+    for file in ("a.csv", "b.csv"):
+        row = read_table(Path(file), columns=ANNOTATION_COLUMNS).iloc[0]
+        assert row["damaged"] == 1
+        assert row["damage_score"] < 1
+
+
+def test_the_area_field_of_an_export_is_never_read() -> None:
+    content = coco(["a.jpg"], [(0, "scratch", [corners(*BOX)], BOX)])
+    first = run_shop(content)
+    content["annotations"][0]["area"] = -5
+    assert run_shop(content).table.equals(first.table)
+
+
+# What the formats say
+
+
+def test_a_missing_label_is_not_a_perfect_score() -> None:
+    dirty = (0, "dirt", [], BOX)
+    content = coco(["dirty.jpg", "bare.jpg"], [dirty], ["dirt", "scratch"])
+    categories = {"scratch": "scratch", "dirt": "dirt"}
+    found = run_shop(content, categories=categories)
+    # Damage was judged, so a photo without a mark is whole; dirt was not, so nothing is known of any photo's dirt.
+    assert labels_of(found, "bare.jpg") == labels_of(found, "dirty.jpg") == {"damaged": 0, "damage_score": 1}
+    assert found.metrics["repairs"]["annotations_of_unjudged_tasks"] == 1
+    judged = run_shop(content, categories=categories, judges=["clean", "cleanliness"])
+    assert labels_of(judged, "bare.jpg") == {"clean": 1, "cleanliness_score": 1}
+    assert labels_of(judged, "dirty.jpg") == {"clean": 0, "cleanliness_score": pytest.approx(1 - (200 / 1600) ** 0.5)}
+
+
+def test_a_photo_that_no_json_lists_is_rejected_and_not_taken_for_undamaged() -> None:
+    draw(Path("root/shop/other.jpg"), seed=9)
+    found = run_shop(coco(["a.jpg"]))
+    assert found.table["image_path"].tolist() == ["shop/a.jpg"]
+    assert found.rejected.to_numpy().tolist() == [["shop/other.jpg", "shop", "no COCO JSON lists it, so nobody judged it"]]
+    assert found.metrics["rejected"] == {"unlisted": 1}
+
+
+def test_a_mark_without_an_area_leaves_the_severity_blank() -> None:
+    found = run_shop(coco(["a.jpg"], [(0, "scratch", [], [5, 5, 0, 0])]))
+    assert labels_of(found, "a.jpg") == {"damaged": 1}
+    assert found.metrics["repairs"]["outlines_degenerate"] == 1
+
+
+def test_a_category_that_states_damage_leaves_the_severity_blank() -> None:
+    marks = [(0, "airbag", [], BOX), (1, "scratch", [], BOX)]
+    found = run_shop(coco(["a.jpg", "b.jpg"], marks), categories={"scratch": "scratch", "airbag": {"damaged": 1}})
+    assert labels_of(found, "a.jpg") == {"damaged": 1}
+    assert labels_of(found, "b.jpg")["damage_score"] < 1
+
+
+def test_categories_can_state_labels_and_contradictions_leave_them_blank() -> None:
+    marks = [(0, "dirty", [], BOX), (1, "dirty", [], BOX), (1, "clean", [], BOX)]
+    categories = {"dirty": {"clean": 0}, "clean": {"clean": 1, "weather": "rain"}}
+    found = run_shop(coco(["a.jpg", "b.jpg"], marks), judges=[], categories=categories)
+    assert labels_of(found, "a.jpg") == {"clean": 0}
+    assert labels_of(found, "b.jpg") == {"weather_condition": 1}
+    assert found.metrics["repairs"]["photos_with_contradicting_labels"] == 1
+
+
+def test_a_photo_said_to_be_both_whole_and_damaged_has_no_damage_label_at_all() -> None:
+    marks = [(0, "whole", [], BOX), (0, "hit", [], BOX), (1, "whole", [], BOX)]
+    found = run_shop(coco(["a.jpg", "b.jpg"], marks), judges=[], categories={"whole": {"damaged": 0}, "hit": {"damaged": 1}})
+    assert labels_of(found, "a.jpg") == {}
+    assert labels_of(found, "b.jpg") == {"damaged": 0, "damage_score": 1}
+
+
+def test_a_vehicle_is_what_shares_are_taken_of() -> None:
+    marks = [(0, "scratch", [], [0, 0, 10, 10]), (0, "car", [], [0, 0, 20, 20])]
+    found = run_shop(coco(["a.jpg"], marks), categories={"scratch": "scratch", "car": "vehicle"})
+    assert labels_of(found, "a.jpg")["damage_score"] == pytest.approx(1 - (100 / 400) ** 0.5)
+
+
+def test_class_folders_give_labels_and_the_split_above_them() -> None:
+    for name in ("train/whole/a.jpg", "valid/damaged/deep/b.jpg", "test/sand/c.jpg", "damaged/d.jpg"):
+        draw(Path("root/f") / name)
+    draw(Path("root/f/train/stray.jpg"))
+    Path("root/f/readme.txt").write_text("notes")
+    Path("root/f/.hidden.jpg").write_text("macOS leaves such files beside each photo")
+    source = {"name": "f", "format": "folders", "categories": {"whole": {"damaged": 0}, "damaged": {"damaged": 1}, "sand": "ignore"}}
+    found = run(source)
+    assert labels_of(found, "a.jpg") == {"damaged": 0, "damage_score": 1}
+    assert labels_of(found, "b.jpg") == labels_of(found, "d.jpg") == {"damaged": 1}
+    assert found.table["declared_split"].tolist() == ["", "train", "val"]
+    assert found.rejected.to_numpy().tolist() == [["f/train/stray.jpg", "f", "lies in no class folder"]]
+    assert found.metrics["repairs"] == {"photos_of_ignored_folders": 1}
+    assert found.metrics["sources"]["f"]["skipped_files"] == {".txt": 1}
+
+
+def write_csv(text: str, *names: str) -> None:
+    for index, name in enumerate(names):
+        draw(Path("root/fleet") / name, seed=index)
+    Path("root/fleet/labels.csv").write_text(text, encoding="utf-8")
+
+
+FLEET = {"name": "fleet", "format": "csv", "path": "fleet/labels.csv"}
+
+
+def test_a_csv_gives_what_its_cells_hold_and_a_blank_stays_blank() -> None:
+    write_csv(
+        "\ufeffimage_path,cleanliness_score,damage_score,damaged,weather_condition,split,vehicle_id,notes\n"
+        "p/a.jpg,0.25,0.5,,3,valid,V1,hello\np/b.jpg,,,1,,,,\np/c.jpg,,1,,,TEST,V1,\np/gone.jpg,1,1,0,0,train,V1,\n../x.jpg,1,1,0,0,,,\n",
+        "p/a.jpg", "p/b.jpg", "p/c.jpg",
+    )  # fmt: skip
+    found = run(FLEET | {"family_column": "vehicle_id"})
+    assert labels_of(found, "a.jpg") == {"cleanliness_score": 0.25, "damaged": 1, "damage_score": 0.5, "weather_condition": 3}
+    assert labels_of(found, "b.jpg") == {"damaged": 1}
+    assert labels_of(found, "c.jpg") == {"damaged": 0, "damage_score": 1}
+    assert found.table["declared_split"].tolist() == ["val", "", "test"]
+    assert found.table["family"].tolist() == ["fleet/V1", "", "fleet/V1"]
+    assert found.rejected["image_path"].tolist() == ["../x.jpg", "fleet/p/gone.jpg"]
+    assert found.metrics["repairs"] == {"columns_ignored": 1}
+    assert found.metrics["provenance"]["cleanliness"] == {"annotation": 0, "folder": 0, "csv": 1}
+
+
+def test_the_split_of_a_coco_file_comes_from_the_folders_above_it_or_its_name() -> None:
+    write_coco(Path("root/shop/valid"), coco(["a.jpg"]))
+    write_coco(Path("root/shop/annotations"), coco(["b.jpg"]), name="test.json", with_photos=False)
+    draw(Path("root/shop/images/b.jpg"), seed=5)
+    found = run(SHOP)
+    assert found.table[["image_path", "declared_split"]].to_numpy().tolist() == [["shop/images/b.jpg", "test"], ["shop/valid/a.jpg", "val"]]
+
+
+def test_copies_of_one_photo_share_a_family_only_within_their_source() -> None:
+    names = ["car_jpg.rf.0123abcd.jpg", "car_jpg.rf.9876fedc.jpg", "plain.jpg"]
+    for folder in ("x", "y"):
+        write_coco(Path("root") / folder, coco(names))
+    families = run(SHOP | {"name": "x"}, SHOP | {"name": "y"}).table["family"].tolist()
+    assert families == ["x/car", "x/car", "", "y/car", "y/car", ""]
+    none = run(SHOP | {"name": "x", "family_pattern": None}, SHOP | {"name": "y", "family_pattern": "^([a-z]+)"}).table["family"].tolist()
+    assert none == ["", "", "", "y/car", "y/car", "y/plain"]
+
+
+def test_the_size_is_that_of_the_upright_photo_and_another_shape_is_counted() -> None:
+    write_coco(Path("root/shop"), coco(["a.jpg", "b.jpg"]), with_photos=False)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    draw(Path("root/shop/a.jpg"), width_px=60, height_px=30, exif=exif)
+    draw(Path("root/shop/b.jpg"), width_px=80, height_px=80)
+    found = run(SHOP)
+    assert found.table[["width_px", "height_px"]].to_numpy().tolist() == [[30, 60], [80, 80]]
+    assert found.metrics["repairs"] == {"size_mismatches": 1}
+
+
+def test_the_perceptual_hash_is_of_the_upright_photo() -> None:
+    pixels = np.asarray(Image.open(draw(Path("root/f/clean/a.png"))))
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    Image.fromarray(np.rot90(pixels, -1)).save("root/f/clean/turned.png", exif=exif)
+    hashes = run({"name": "f", "format": "folders", "categories": {"clean": {"clean": 1}}}).table["phash"]
+    assert hashes.nunique() == 1
+    assert len(hashes[0]) == 16
+
+
+def test_unusable_photos_are_rejected_each_with_its_reason() -> None:
+    folder = Path("root/f/clean")
+    sound = draw(folder / "sound.jpg", width_px=200, height_px=200)
+    (folder / "truncated.jpg").write_bytes(sound.read_bytes()[:-400])
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("no photo")
+    draw(folder / "small.png", width_px=7, height_px=90)
+    draw(folder / "tab\there.png")
+    found = run({"name": "f", "format": "folders", "categories": {"clean": {"clean": 1}}})
+    assert found.table["image_path"].tolist() == ["f/clean/sound.jpg"]
+    reasons = dict(zip(found.rejected["image_path"], found.rejected["reason"], strict=True))
+    assert "truncated" in reasons["f/clean/truncated.jpg"]
+    assert "empty file" in reasons["f/clean/empty.jpg"]
+    assert "not a photo" in reasons["f/clean/text.jpg"]
+    assert "7 x 90 px: a side is shorter than 8 px" in reasons["f/clean/small.png"]
+    assert "rename it" in reasons["f/clean/tab\\there.png"]
+    assert found.metrics["rejected"] == {"unreadable": 4, "too_small": 1}
+
+
+def test_a_name_that_is_not_unicode_is_rejected_and_the_tables_can_be_written() -> None:
+    draw(Path("root/f/clean/a.jpg"))
+    os.rename(b"root/f/clean/a.jpg", b"root/f/clean/\xff.jpg")  # noqa: PTH104
+    draw(Path("root/f/clean/b.jpg"))
+    found = run({"name": "f", "format": "folders", "categories": {"clean": {"clean": 1}}})
+    write_table(found.rejected, Path("rejected.csv"))
+    assert found.rejected["image_path"].tolist() == ["f/clean/\\udcff.jpg"]
+
+
+def test_listed_photos_that_are_missing_or_outside_are_rejected() -> None:
+    content = coco(["a.jpg", "gone.jpg", "../../secret.jpg", "/etc/passwd", "C:\\photos\\x.jpg"])
+    write_coco(Path("root/shop"), content, with_photos=False)
+    draw(Path("root/shop/a.jpg"))
+    draw(Path("secret.jpg"))
+    found = run(SHOP)
+    assert found.table["image_path"].tolist() == ["shop/a.jpg"]
+    assert found.metrics["rejected"] == {"outside": 3, "missing": 1}
+
+
+def test_excluded_files_are_counted_and_nothing_else() -> None:
+    write_coco(Path("root/shop"), coco(["a.jpg", "b_mask.png"]))
+    Path("root/shop/info.json").write_text("{}")
+    found = run(SHOP | {"exclude": ["*_mask.png", "info.json"]})
+    assert found.table["image_path"].tolist() == ["shop/a.jpg"]
+    assert len(found.rejected) == 0
+    assert found.metrics["repairs"] == {"files_excluded": 2, "photos_excluded_though_listed": 1}
+
+
+def test_annotations_of_unknown_images_and_unused_mappings_are_counted() -> None:
+    content = coco(["a.jpg"], [(0, "scratch", [], BOX), (77, "scratch", [], BOX)], ["scratch", "never"])
+    found = run_shop(content, categories={"scratch": "scratch", "scracth": "scratch"})
+    assert found.metrics["repairs"] == {"annotations_of_unknown_images": 1, "outlines_box": 1, "categories_without_annotations": 1}
+    assert found.metrics["sources"]["shop"]["unused_mappings"] == ["scracth"]
+
+
+def test_copies_with_contradicting_labels_are_shown_and_kept() -> None:
+    for folder in ("clean", "dirty"):
+        draw(Path("root/f") / folder / "same.png", seed=1)
+    found = run({"name": "f", "format": "folders", "categories": {"clean": {"clean": 1}, "dirty": {"clean": 0}}})
+    assert len(found.table) == 2
+    example = {"column": "clean", "image_paths": ["f/clean/same.png", "f/dirty/same.png"]}
+    assert found.metrics["copies"] == {"photos_with_copies": 2, "contradicting": 1, "contradicting_examples": [example]}
+
+
+def test_a_task_that_nobody_judged_shows_zeros() -> None:
+    metrics = run_shop(coco(["a.jpg"])).metrics
+    assert metrics["labelled"] == {"clean": 0, "cleanliness_score": 0, "damaged": 1, "damage_score": 1, "weather_condition": 0}
+    assert metrics["provenance"]["weather"] == {"annotation": 0, "folder": 0, "csv": 0}
+
+
+# Mistakes, each in one line
+
+
+def test_every_category_without_a_meaning_is_named_with_a_line_to_paste() -> None:
+    marks = [(0, "scracth", [], BOX), (0, "scracth", [], BOX), (0, "0", [], BOX), (0, "scratch", [], BOX)]
+    write_coco(Path("root/shop"), coco(["a.jpg"], marks, ["scracth", "0", "scratch", "supercategory"]))
+    draw(Path("root/f/dirtyy/b.jpg"))
+    message = message_of(lambda: run(SHOP, {"name": "f", "format": "folders"}))
+    assert "sources.yaml: source 'shop' has no meaning for 0 (annotations: 1), scracth (annotations: 2)." in message
+    assert "source 'f' has no meaning for dirtyy (photos: 1)." in message
+    for line in ("{\"0\": '?', scracth: scratch}", "{dirtyy: {clean: 0}}"):
+        assert line in message
+    pasted = yaml.safe_load('{"0": scratch, scracth: scratch}') | SHOP["categories"]
+    run(SHOP | {"categories": pasted}, {"name": "f", "format": "folders", "categories": yaml.safe_load("{dirtyy: {clean: 0}}")})
+
+
+def test_a_category_of_two_lines_is_named_in_one() -> None:
+    message = message_of(lambda: run_shop(coco(["a.jpg"], [(0, "two\nlines", [], BOX)])))
+    assert "two\\nlines (annotations: 1)" in message
+
+
+def test_the_undecided_meaning_of_the_pasted_line_is_refused() -> None:
+    assert "categories.0 has the meaning '?'" in message_of(lambda: run_shop(coco(["a.jpg"]), categories={"0": "?"}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"formt": "coco"}, "shop.formt: unknown key. Did you mean 'format'?"),
+        ({"format": "cocoo"}, "shop.format has the value 'cocoo'"),
+        ({"format": None}, "shop.format has the value None"),
+        ({"judges": ["dammage"]}, "shop.judges.0 has the value 'dammage'"),
+        ({"judges": ["weather"]}, "outlines cannot tell"),
+        ({"judges": []}, "shop.judges: missing. Say which tasks"),
+        ({"path": "../elsewhere"}, "leaves the data root"),
+        ({"path": "/data"}, "leaves the data root"),
+        ({"path": "nowhere"}, "shop.path: 'root/nowhere' does not exist"),
+        ({"path": "shop/a.jpg"}, "is a file; this format takes a folder"),
+        ({"family_pattern": "(("}, "is not a regular expression"),
+        ({"family_pattern": "abc"}, "has no group"),
+        ({"family_column": "id"}, "family_column is for format csv"),
+        ({"categories": {0: "scratch"}}, "Put it in quotes: '0'"),
+        ({"categories": {"scratch": "scrach"}}, "categories.scratch has the meaning 'scrach'. Did you mean 'scratch'?"),
+        ({"categories": {"scratch": {}}}, "which says nothing"),
+        ({"categories": {"scratch": {"damagd": 1}}}, "scratch.damagd: unknown label. Did you mean 'damaged'?"),
+        ({"categories": {"scratch": {"damaged": 2}}}, "It must be 0 or 1"),
+        ({"categories": {"scratch": {"clean": True}}}, "It must be 0 or 1"),
+        ({"categories": {"scratch": {"cleanliness": 1.5}}}, "a number from 0 to 1"),
+        ({"categories": {"scratch": {"weather": "rainy"}}}, "Did you mean 'rain'?"),
+        ({"categories": {"scratch": {"damaged": 0, "damage": 0.5}}}, "damaged is 0, but the damage score is 0.5"),
+        ({"categories": {"scratch": {"damaged": 0}}}, "categories.scratch states damage, which `judges` leaves to the outlines"),
+        ({"format": "folders"}, "judges is for format coco"),
+        ({"format": "folders", "judges": []}, "a class folder takes labels such as"),
+        ({"format": "csv", "judges": []}, "categories and exclude are for formats coco and folders"),
+        ({"format": "csv", "judges": [], "categories": {}}, "format csv takes the CSV itself"),
+        ({"name": "a/b"}, "cannot be the folder's name as well"),
+        ({"exclude": ["*.json"]}, "no .json file below"),
+    ],
+)
+def test_a_mistake_in_a_source_names_the_source_the_value_and_the_mend(changes: dict[str, Any], expected: str) -> None:
+    write_coco(Path("root/shop"), coco(["a.jpg"]))
+    message = message_of(lambda: run(SHOP | changes))
+    assert expected in message
+    assert message.startswith("sources.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("sources: [", "not valid YAML"),
+        ("source: []", "exactly one key, 'sources'"),
+        ("sources: []", "an empty list"),
+        ("sources: [{format: coco}]", "source 1 has no name"),
+        ("sources: [{name: 7, format: coco}]", "source 1 has no name"),
+        ("sources: [{name: a}]", "a.format: missing. Add it to sources.yaml."),
+        ("sources: [{name: a, format: coco, judges: [damage]}, {name: a, format: csv}]", "two sources have the name 'a'"),
+    ],
+)
+def test_a_mistake_in_the_list_of_sources_is_said(content: str, expected: str) -> None:
+    Path("root").mkdir()
+    Path("sources.yaml").write_text(content)
+    data, params = DataParams(root="root", sources="sources.yaml"), ConvertAnnotationsParams.model_validate(PARAMS)
+    assert expected in message_of(lambda: convert(data, params))
+
+
+def test_a_missing_root_or_sources_file_says_how_to_get_it() -> None:
+    params = ConvertAnnotationsParams.model_validate(PARAMS)
+    message = message_of(lambda: convert(DataParams(root="data/raw", sources="x.yaml"), params))
+    assert message.startswith("data.root is 'data/raw': no such folder. Fetch it (dvc pull)")
+    Path("data/raw").mkdir(parents=True)
+    assert "data.sources is 'x.yaml': no such file" in message_of(lambda: convert(DataParams(root="data/raw", sources="x.yaml"), params))
+
+
+def broken(**changes: Any) -> dict[str, Any]:
+    return coco(["a.jpg"], [(0, "scratch", [], BOX)]) | changes
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (json.dumps(broken())[:-20], "Invalid JSON"),
+        ("", "Invalid JSON"),
+        ("[]", "not a COCO JSON"),
+        ('{"images": []}', "not a COCO JSON: annotations is missing"),
+        (json.dumps(broken(images=7)), "images has the value 7"),
+        (json.dumps(broken(images=[{"id": 0, "file_name": "a.jpg", "width": "40", "height": 40}])), "images[0].width has the value '40'"),
+        (json.dumps(broken(images=[{"id": 0, "file_name": "a.jpg", "width": 0, "height": 40}])), "images[0].width has the value 0"),
+        (json.dumps(broken(images=[{"id": 0, "file_name": "a.jpg", "width": 60000, "height": 60000}])), "more than 200,000,000 pixels"),
+        (json.dumps(broken(categories=[{"id": None, "name": "scratch"}])), "categories[0].id has the value None"),
+        (json.dumps(broken(images=broken()["images"] * 2)), "the id 0 stands twice in images"),
+        (json.dumps(broken(categories=broken()["categories"] * 2)), "the id 0 stands twice in categories"),
+        (json.dumps(broken(categories=[])), "category_id 0, which categories does not define"),
+        (json.dumps(coco(["gone.jpg"])), "no photo that its 1 JSON file(s) list exists"),
+        (json.dumps(coco(["a.jpg", "./a.jpg"])), "'a.jpg' is listed twice"),
+    ],
+)
+def test_a_broken_coco_file_is_named_with_what_is_wrong(content: str, expected: str) -> None:
+    draw(Path("root/shop/a.jpg"))
+    Path("root/shop/x.json").write_text(content)
+    message = message_of(lambda: run(SHOP))
+    assert expected in message
+    assert "shop" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "not a readable CSV"),
+        ("path,clean\na.jpg,1\n", "column 'image_path' is missing."),
+        ("image_path\na.jpg\n", "no label column"),
+        ("image_path,clean,damag_score\na.jpg,1,1\n", "column 'damag_score': did you mean 'damage_score'?"),
+        ("image_path,clean\na.jpg,yes\n", "clean has the value 'yes' in row 2"),
+        ("image_path,clean\na.jpg,0.5\n", "clean has the value 0.5 for 'a.jpg'"),
+        ("image_path,damage_score\na.jpg,inf\n", "damage_score has the value inf"),
+        ("image_path,clean\na.jpg,1\na.jpg,0\n", "stands in more than one row"),
+        ("image_path,clean\na.jpg,1\n./a.jpg,0\n", "is described twice"),
+        ("image_path,clean\n,1\n", "image_path is blank in row 2"),
+        ("image_path,clean,split\na.jpg,1,holdout\n", "split has the value 'holdout'"),
+        ("image_path,damaged,damage_score\na.jpg,0,0.5\n", "damaged is 0, but the damage score is 0.5"),
+        ("image_path,clean\na.jpg,1,7,8\n", "not a readable CSV"),
+        ("image_path;clean\na.jpg;1\n", "column 'image_path' is missing."),
+    ],
+)
+def test_a_mistake_in_a_csv_names_the_file_and_the_cell(text: str, expected: str) -> None:
+    write_csv(text, "a.jpg")
+    assert expected in message_of(lambda: run(FLEET))
+
+
+def test_a_family_column_that_the_csv_lacks_is_named_with_the_nearest() -> None:
+    write_csv("image_path,clean,vehicle_id\na.jpg,1,V\n", "a.jpg")
+    assert "column 'vehicleid' is missing. Did you mean 'vehicle_id'?" in message_of(lambda: run(FLEET | {"family_column": "vehicleid"}))
+
+
+def test_a_photo_of_two_sources_is_an_error() -> None:
+    write_coco(Path("root/shop"), coco(["a.jpg"]))
+    message = message_of(lambda: run(SHOP, SHOP | {"name": "again", "path": "shop"}))
+    assert "'shop/a.jpg' is described twice, by 'shop' and by 'again'" in message
+
+
+def test_a_root_without_a_usable_photo_names_the_first_reason() -> None:
+    Path("root/f/clean").mkdir(parents=True)
+    Path("root/f/clean/a.jpg").write_bytes(b"")
+    message = message_of(lambda: run({"name": "f", "format": "folders", "categories": {"clean": {"clean": 1}}}))
+    assert "no usable photo" in message
+    assert "'f/clean/a.jpg' empty file (0 bytes)" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"dirt_severity": {"rust": 1.0}}, "'rust' stands in damage_severity and in dirt_severity"),
+        ({"dirt_severity": {"vehicle": 1.0}}, "'vehicle' cannot be a class"),
+        ({"dirt_severity": {"dirt": 0}}, "dirt_severity.dirt has the value 0"),
+        ({"area_exponent": -1}, "area_exponent has the value -1"),
+        ({"min_dimension": 1}, "Did you mean 'min_dimension_px'?"),
+    ],
+)
+def test_a_mistake_in_the_parameters_is_said(changes: dict[str, Any], expected: str) -> None:
+    message = message_of(lambda: parse_section("convert_annotations", ConvertAnnotationsParams, PARAMS | changes))
+    assert expected in message
+
+
+def test_the_committed_parameters_and_example_are_valid() -> None:
+    params = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    assert read_section("convert_annotations", ConvertAnnotationsParams, params)
+    assert read_section("data", DataParams, params)
+
+
+# Promises
+
+
+def drawn_root(order: random.Random) -> list[dict[str, Any]]:
+    """A root of 70 photos in three formats, its files written and its JSON listed in the given order."""
+    names = [f"{index:02}_jpg.rf.0123abc{index % 3}.jpg" for index in range(40)]
+    marks = [(index, ("scratch", "dent")[index % 2], [corners(index % 7, 3, 9, 5 + index % 4)], BOX) for index in range(0, 40, 2)] * 2
+    content = coco(names, marks, ["scratch", "dent"])
+    for entries in content.values():
+        order.shuffle(entries)
+    write_coco(Path("root/shop/train"), content, with_photos=False)
+    files = [(f"shop/train/{name}", index) for index, name in enumerate(names)]
+    files += [(f"f/{folder}/{index}.png", index + 100 * (folder == "dirty")) for folder in ("clean", "dirty") for index in range(15)]
+    order.shuffle(files)
+    for name, seed in files:
+        draw(Path("root") / name, seed=seed)
+    (Path("root/f/clean/broken.jpg")).write_bytes(b"broken")
+    sources = [
+        SHOP | {"categories": {"scratch": "scratch", "dent": "dent"}},
+        {"name": "f", "format": "folders", "categories": {"clean": {"clean": 1}, "dirty": {"clean": 0}}},
+    ]
+    order.shuffle(sources)
+    return sources
+
+
+def output_of(folder: Path, monkeypatch: pytest.MonkeyPatch, *, seed: int, processes: int) -> tuple[bytes, bytes, str]:
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    found = run(*drawn_root(random.Random(seed)), processes=processes)
+    assert found.table["image_path"].is_monotonic_increasing
+    write_table(found.table, Path("a.csv"))
+    write_table(found.rejected, Path("r.csv"))
+    return Path("a.csv").read_bytes(), Path("r.csv").read_bytes(), json.dumps(found.metrics, sort_keys=True)
+
+
+def test_neither_the_order_of_files_nor_the_number_of_processes_changes_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = [output_of(tmp_path / str(seed), monkeypatch, seed=seed, processes=1 + seed % 2) for seed in range(3)]
+    assert outputs[0] == outputs[1] == outputs[2]
+    assert outputs[0][0].count(b"\n") == 71
+
+
+def test_a_label_that_depends_on_the_order_of_files_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turn = iter(range(10**6))
+    monkeypatch.setattr("carinspect.annotations.marks.score_from_shares", lambda *_, **__: 1 / (2 + next(turn)))
+    assert output_of(tmp_path / "0", monkeypatch, seed=0, processes=1) != output_of(tmp_path / "1", monkeypatch, seed=1, processes=1)
+
+
+def test_a_second_run_decodes_no_photo_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run_shop(coco(["a.jpg", "b.jpg"]))
+    calls: Counter[str] = Counter()
+    look_at = photos.look_at
+    monkeypatch.setattr(photos, "look_at", lambda root, path: calls.update([path]) or look_at(root, path))
+    assert run(SHOP).table.equals(first.table)
+    assert not calls
+    draw(Path("root/shop/b.jpg"), seed=99)
+    assert not run(SHOP).table.equals(first.table)
+    assert calls == {"shop/b.jpg": 1}
+
+
+def test_a_damaged_memory_is_said_and_built_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    first = run_shop(coco(["a.jpg", "b.jpg"]))
+    content = memory.memory_path().read_bytes()
+    memory.memory_path().write_bytes(content.replace(b"40", b"41"))
+    assert run(SHOP).table.equals(first.table)
+    assert "damaged. Every photo is read anew" in capsys.readouterr().err
+    assert memory.memory_path().read_bytes() == content
+    run(SHOP)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_another_reader_remembered_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run_shop(coco(["a.jpg"]))
+    wrong = {first.table["sha256"][0]: photos.Look(9, 9, "0" * 16)}
+    memory.save(wrong)
+    assert run(SHOP).table["width_px"].tolist() == [9]
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "READER", "another")
+        memory.save(wrong)
+    assert run(SHOP).table.equals(first.table)
+
+
+DIAGONAL = coco_mask.encode(np.eye(SIDE_PX, dtype=np.uint8, order="F"))["counts"].decode()
+VALID_MARKS = [
+    (0, "scratch", [corners(*BOX)], BOX),
+    (1, "scratch", [], BOX),
+    (1, "car", {"size": [SIDE_PX, SIDE_PX], "counts": [100, 700, 800]}, BOX),
+    (1, "car", {"size": [SIDE_PX, SIDE_PX], "counts": DIAGONAL}, BOX),
+]
+VALID = json.dumps(coco(["a.jpg", "b.jpg"], VALID_MARKS)).encode()
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(edits=st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.binary(max_size=3), st.integers(0, 4)), min_size=1, max_size=4))
+def test_a_damaged_coco_file_gives_a_table_or_a_plain_error(edits: list[tuple[int, bytes, int]]) -> None:
+    content = bytearray(VALID)
+    for position, new, removed in edits:
+        content[position : position + removed] = new
+    _convert_or_refuse(bytes(content))
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=7) | st.dictionaries(st.sampled_from(["size", "counts", "id"]), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    section=st.sampled_from(["images", "annotations", "categories"]),
+    index=st.integers(0, 1),
+    key=st.sampled_from(["id", "file_name", "width", "height", "name", "image_id", "category_id", "segmentation", "bbox"]),
+    value=JSON_VALUES,
+)
+def test_a_wrong_value_anywhere_in_a_coco_file_gives_a_table_or_a_plain_error(section: str, index: int, key: str, value: Any) -> None:
+    content = json.loads(VALID)
+    content[section][index][key] = value
+    _convert_or_refuse(json.dumps(content).encode())
+
+
+def _convert_or_refuse(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        draw(root / "shop/a.jpg")
+        draw(root / "shop/b.jpg", seed=1)
+        (root / "shop/x.json").write_bytes(content)
+        sources = [SHOP | {"categories": {"scratch": "scratch", "car": "vehicle"}}]
+        (root / "sources.yaml").write_text(yaml.safe_dump({"sources": sources}))
+        data = DataParams(root=folder, sources=str(root / "sources.yaml"))
+        try:
+            table = convert(data, ConvertAnnotationsParams.model_validate(PARAMS), processes=1).table
+        except UserError as refusal:
+            message, table = str(refusal), None
+        if table is None:
+            assert "\n" not in message
+        else:
+            write_table(table, root / "a.csv")
+            read_table(root / "a.csv", columns=ANNOTATION_COLUMNS)
+
+
+# The stage
+
+
+def run_stage_script() -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(REPOSITORY / "stages/convert_annotations.py")]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY / "src")}, check=False)
+
+
+def test_the_stage_writes_its_three_files_and_a_mistake_in_one_line() -> None:
+    Path("params.yaml").write_text(yaml.safe_dump({"data": {"root": "root", "sources": "s.yaml"}, "convert_annotations": PARAMS}))
+    refused = run_stage_script()
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert refused.stderr.startswith("convert_annotations: data.root is 'root': no such folder.")
+    write_coco(Path("root/shop"), coco(["a.jpg"]))
+    Path("s.yaml").write_text(yaml.safe_dump({"sources": [SHOP]}))
+    done = run_stage_script()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(read_table(Path("data/annotations.csv"), columns=ANNOTATION_COLUMNS)) == 1
+    assert Path("data/rejected.csv").read_text() == "image_path,source,reason\n"
+    assert json.loads(Path("metrics/convert_annotations.json").read_text())["photos"] == 1
+
+
+@pytest.mark.skipif("CARINSPECT_REAL_DATA" not in os.environ, reason="CARINSPECT_REAL_DATA names no folder of real photos")
+def test_real_exports_give_the_counts_that_their_readme_states() -> None:
+    data = DataParams(root=os.environ["CARINSPECT_REAL_DATA"], sources=str(REPOSITORY / "examples/real_photos/sources.yaml"))
+    params = read_section("convert_annotations", ConvertAnnotationsParams, yaml.safe_load((REPOSITORY / "params.yaml").read_text()))
+    found = convert(data, params)
+    assert found.table["source"].value_counts().to_dict() == {
+        "bilgi_car_damage": 278, "car_scratch": 267, "car_scratch_and_dent": 229, "rust_and_scrach": 102,
+        "dirt_car": 600, "damage_folders": 501, "weather": 527,
+    }  # fmt: skip
+    classes = {name: source["classes"] for name, source in found.metrics["sources"].items()}
+    assert classes["rust_and_scrach"] == {"rust": 93, "dunt": 83, "car": 71, "scracth": 46}
+    assert classes["car_scratch"] == {"0": 157, "car-scratch": 183, "Scratch": 78}
+    assert classes["dirt_car"] == {"clean": 130, "dirty": 470}
+    assert len(found.rejected) == 0
+    # Every photo of that export shows damage; the deployed airbags among them must not pass as undamaged.
+    assert (found.table.loc[found.table["source"] == "bilgi_car_damage", "damaged"] == 1).all()

@@ -1,0 +1,153 @@
+"""model: network, masked losses, backbones, checkpoints."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from scipy.special import expit, softmax
+from sklearn.metrics import log_loss
+
+from carinspect.core.errors import UserError
+from carinspect.core.params import parse_section
+from carinspect.model.backbones import build_backbone
+from carinspect.model.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint, to_bytes
+from carinspect.model.config import ModelParams
+from carinspect.model.losses import is_labelled, summed_losses
+from carinspect.model.network import CarInspectionNetwork
+from carinspect.training.config import Recipe
+
+NAN = float("nan")
+
+
+def labels(**columns: list[float]) -> dict[str, torch.Tensor]:
+    count = len(next(iter(columns.values())))
+    names = ("clean", "cleanliness_score", "damaged", "damage_score", "weather_condition")
+    return {name: torch.tensor(columns.get(name, [NAN] * count), dtype=torch.float32) for name in names}
+
+
+def losses(logits: dict[str, torch.Tensor], truth: dict[str, torch.Tensor], regression: str = "smooth_l1") -> dict[str, torch.Tensor]:
+    return summed_losses(logits, truth, regression=regression, damaged_below=0.98)
+
+
+def test_classification_losses_agree_with_scikit_learn() -> None:
+    clean, weather = torch.tensor([2.0, -1.0, 0.3]), torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    found = losses({"clean": clean, "weather": weather}, labels(clean=[1, 0, 0], weather_condition=[0, 3, 2]))
+    assert found["clean"].item() == pytest.approx(log_loss([1, 0, 0], expit(clean.numpy()), normalize=False), rel=1e-5)
+    expected = log_loss([0, 3, 2], softmax(weather.numpy(), axis=1), labels=[0, 1, 2, 3], normalize=False)
+    assert found["weather"].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["smooth_l1", "mse", "bce"])
+def test_regression_losses_are_least_at_the_label(kind: str) -> None:
+    shares = torch.linspace(0.01, 0.99, 99)
+    values = [losses({"cleanliness": torch.logit(share).view(1)}, labels(cleanliness_score=[0.3]), kind)["cleanliness"] for share in shares]
+    assert shares[int(np.argmin([value.item() for value in values]))] == pytest.approx(0.3, abs=0.006)
+
+
+def test_a_missing_label_is_not_a_perfect_score() -> None:
+    logits = {"clean": torch.tensor([3.0, -3.0]), "damage": torch.tensor([0.5, 0.5]), "weather": torch.zeros(2, 4)}
+    known = losses(logits, labels(clean=[1, NAN], damage_score=[0.2, NAN], weather_condition=[1, NAN]))
+    only = losses({name: values[:1] for name, values in logits.items()}, labels(clean=[1], damage_score=[0.2], weather_condition=[1]))
+    perfect = losses(logits, labels(clean=[1, 1], damage_score=[0.2, 1.0], weather_condition=[1, 0]))
+    for task in logits:
+        assert known[task].item() == pytest.approx(only[task].item())
+        assert known[task].item() != pytest.approx(perfect[task].item())  # the same check sees an invented label
+
+
+def test_a_task_that_nobody_judged_has_no_loss_no_gradient_and_no_nan() -> None:
+    logits = {task: torch.zeros(3, requires_grad=True) for task in ("clean", "cleanliness", "damage")}
+    logits["weather"] = torch.zeros(3, 4, requires_grad=True)
+    sum(losses(logits, labels(clean=[NAN] * 3)).values()).backward()  # type: ignore[union-attr]
+    assert all(values.grad is not None and not values.grad.any() for values in logits.values())
+
+
+def test_a_photo_known_only_as_damaged_is_pulled_down_and_never_up() -> None:
+    truth = labels(damaged=[1, 1], damage_score=[NAN, NAN])
+    logits = torch.logit(torch.tensor([0.999, 0.4])).requires_grad_()
+    losses({"damage": logits}, truth)["damage"].backward()
+    assert logits.grad is not None
+    assert logits.grad[0] > 0
+    assert logits.grad[1] == 0
+    assert is_labelled(truth)["damage"].all()
+    assert not is_labelled(labels(damaged=[0.0]))["damage"].any()  # an undamaged photo has its score, or is unknown
+
+
+def build(recipe: Recipe) -> CarInspectionNetwork:
+    torch.manual_seed(0)
+    return CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=32))
+
+
+def test_the_network_normalises_inside(tiny_recipe: Recipe) -> None:
+    network = build(tiny_recipe).eval()
+    photos = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    seen: list[torch.Tensor] = []
+    network.backbone.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    network(photos)
+    mean, std = (torch.tensor(network.backbone.pretrained_cfg[name]) for name in ("mean", "std"))  # type: ignore[index]
+    assert torch.allclose(seen[0].permute(0, 2, 3, 1), (photos / 255 - mean) / std, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_vit", "mobilenetv4_conv_small", "test_convnext"])
+def test_backbones_of_every_family_fit_the_heads(tiny_recipe: Recipe, name: str) -> None:
+    network = CarInspectionNetwork(tiny_recipe.model, backbone=build_backbone(name, image_side_px=64)).eval()
+    answers = network(torch.zeros((2, 64, 64, 3), dtype=torch.uint8))
+    assert {task: tuple(values.shape) for task, values in answers.items()} == {
+        "clean": (2,), "cleanliness": (2,), "damage": (2,), "weather": (2, 4),
+    }  # fmt: skip
+
+
+def test_weights_come_from_a_local_file_and_a_wrong_file_is_named(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    source = build_backbone("test_resnet", image_side_px=32)
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    torch.manual_seed(2)
+    loaded = build_backbone("test_resnet", image_side_px=32, pretrained=tmp_path / "weights.safetensors")
+    assert all(torch.equal(values, loaded.state_dict()[name]) for name, values in source.state_dict().items())
+    with pytest.raises(UserError, match="does not hold the weights of timm's 'test_convnext'"):
+        build_backbone("test_convnext", image_side_px=32, pretrained=tmp_path / "weights.safetensors")
+    with pytest.raises(UserError, match=r"no such file: '.*none\.pth'"):
+        build_backbone("test_resnet", image_side_px=32, pretrained=tmp_path / "none.pth")
+
+
+def test_the_hub_out_of_reach_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"needs timm's hub.*Give a local weights file"):
+        build_backbone("resnet10t", image_side_px=32, pretrained=True)
+
+
+def test_an_unknown_backbone_and_an_unknown_task_name_the_nearest() -> None:
+    with pytest.raises(UserError, match=r"no model 'resnat18'\. Did you mean 'resnet18'"):
+        build_backbone("resnat18", image_side_px=32)
+    section = {"tasks": ["cleen"], "backbone": None, "pretrained": False, "hidden_features": 8, "dropout": 0.1}
+    with pytest.raises(UserError, match=r"model\.tasks: 'cleen' is no task\. Did you mean 'clean'"):
+        parse_section("model", ModelParams, section)
+
+
+def checkpoint_of(recipe: Recipe) -> Checkpoint:
+    return Checkpoint(model=recipe.model, image_side_px=32, weights=build(recipe).state_dict(), lineage={"best_epoch": 1})
+
+
+def test_a_checkpoint_comes_back_whole_and_its_bytes_do_not_hang_on_its_name(tmp_path: Path, tiny_recipe: Recipe) -> None:
+    checkpoint = checkpoint_of(tiny_recipe)
+    save_checkpoint(checkpoint, tmp_path / "a.pt")
+    save_checkpoint(checkpoint, tmp_path / "another name.pt")
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "another name.pt").read_bytes()
+    loaded = load_checkpoint(tmp_path / "a.pt")
+    assert (loaded.model, loaded.image_side_px, loaded.lineage) == (checkpoint.model, 32, {"best_epoch": 1})
+    assert all(torch.equal(values, build_network(loaded).state_dict()[name]) for name, values in checkpoint.weights.items())
+
+
+def test_a_broken_or_foreign_checkpoint_is_refused(tmp_path: Path, tiny_recipe: Recipe) -> None:
+    path = tmp_path / "best.pt"
+    with pytest.raises(UserError, match="no such checkpoint"):
+        load_checkpoint(path)
+    save_checkpoint(checkpoint_of(tiny_recipe), path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UserError, match="not a checkpoint of this project"):
+        load_checkpoint(path)
+    path.write_bytes(to_bytes({"format": 1, "resize_contract": "letterbox"}))
+    with pytest.raises(UserError, match="Train it again"):
+        load_checkpoint(path)

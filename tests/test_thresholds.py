@@ -1,0 +1,415 @@
+"""Holds the rule to its promise on thousands of synthetic calibration sets, and its arithmetic to scipy."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+from scipy.stats import binomtest
+
+from carinspect.core.errors import UserError
+from carinspect.core.params import parse_section
+from carinspect.core.tables import write_table
+from carinspect.thresholds.binomial import accepted_needed, interval, lower_bound, p_value
+from carinspect.thresholds.choice import choose_empirical, choose_guaranteed
+from carinspect.thresholds.config import SelectThresholdParams
+from carinspect.thresholds.guaranteed import prove
+from carinspect.thresholds.outcome import look_at
+from carinspect.thresholds.plan import cut_points, make_plan
+from carinspect.thresholds.report import MOST_POINTS, headline, make_curve, say
+from carinspect.thresholds.sample import Sample, count_decisions, take_sample
+from carinspect.thresholds.selection import select_threshold
+
+TARGET = 0.95
+DRAWS = 500
+# The largest count of broken promises that a rule which breaks one in twenty shows in 99.9 % of runs of this test.
+MOST_BROKEN = 41
+
+
+def make_params(**changes) -> SelectThresholdParams:
+    values = {"method": "guaranteed", "source": "calib", "target_precision": TARGET, "confidence": 0.95, "starts": 2}
+    return parse_section("select_threshold", SelectThresholdParams, values | changes)
+
+
+def draw_cars(random: np.random.Generator, cars: int, photos_each: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """p_clean, clean and car of every photo: photos of a car share its label and most of its score; the scores are a little off."""
+    car_score = random.normal(0, 5, cars)
+    clean = (random.random(cars) < expit(0.9 * car_score + 0.2)).astype(np.int64)
+    car = np.repeat(np.arange(cars), photos_each)
+    return np.round(expit(car_score[car] + random.normal(0, 0.3, len(car))), 6), clean[car], car
+
+
+class Truth:
+    """The precision of any threshold for a photo of a new car, from a million of them."""
+
+    def __init__(self) -> None:
+        p_clean, clean, _ = draw_cars(np.random.default_rng(99), 1_000_000, 1)
+        order = np.argsort(-p_clean)
+        self.scores = p_clean[order]
+        self.precision = np.cumsum(clean[order]) / np.arange(1, len(order) + 1)
+
+    def keeps(self, threshold: float | None) -> bool:
+        if threshold is None:
+            return True
+        accepted = int(np.searchsorted(-self.scores, -threshold, side="right"))
+        return accepted == 0 or bool(self.precision[accepted - 1] >= TARGET)
+
+
+@pytest.fixture(scope="module")
+def truth() -> Truth:
+    return Truth()
+
+
+def one_of_each(car: np.ndarray) -> np.ndarray:
+    return np.concatenate([[True], np.diff(car) > 0])
+
+
+def count_broken(choose, truth: Truth, *, cars: int, photos_each: int, count_photos: bool = False) -> tuple[int, int]:
+    """How many of `DRAWS` choices miss the target on new cars, and how many found a threshold."""
+    random = np.random.default_rng(5)
+    thresholds = []
+    for _ in range(DRAWS):
+        reference, _, _ = draw_cars(random, cars // 2, 1)
+        p_clean, clean, car = draw_cars(random, cars, photos_each)
+        drawn = np.ones(len(car), dtype=bool) if count_photos else one_of_each(car)
+        thresholds.append(choose(Sample(p_clean, clean, drawn), reference).T_clean)
+    return sum(not truth.keeps(threshold) for threshold in thresholds), sum(threshold is not None for threshold in thresholds)
+
+
+@pytest.mark.parametrize("starts", [1, 5])
+def test_the_guaranteed_threshold_keeps_its_promise(truth: Truth, starts: int) -> None:
+    params = make_params(starts=starts)
+    broken, found = count_broken(lambda sample, reference: choose_guaranteed(sample, reference, params), truth, cars=600, photos_each=1)
+    assert broken <= MOST_BROKEN
+    assert found > 0.7 * DRAWS, "a rule that never speaks keeps every promise"
+
+
+def test_the_empirical_threshold_breaks_it_in_about_half_of_all_draws(truth: Truth) -> None:
+    params = make_params(method="empirical")
+    broken, found = count_broken(lambda sample, _: choose_empirical(sample, params), truth, cars=600, photos_each=1)
+    assert found == DRAWS
+    assert 0.4 * DRAWS < broken < 0.7 * DRAWS
+
+
+def test_the_promise_holds_for_photos_that_come_in_groups(truth: Truth) -> None:
+    params = make_params()
+    broken, found = count_broken(lambda sample, reference: choose_guaranteed(sample, reference, params), truth, cars=600, photos_each=6)
+    assert broken <= MOST_BROKEN
+    assert found > 0.7 * DRAWS
+
+
+def test_counting_every_photo_of_a_group_would_break_it(truth: Truth) -> None:
+    params = make_params()
+    broken, _ = count_broken(
+        lambda sample, reference: choose_guaranteed(sample, reference, params), truth, cars=600, photos_each=6, count_photos=True
+    )
+    assert broken > 1.5 * MOST_BROKEN
+
+
+def test_misleading_scores_cost_power_but_never_the_promise(truth: Truth) -> None:
+    params = make_params()
+    broken, _ = count_broken(
+        lambda sample, reference: choose_guaranteed(sample, np.sqrt(reference), params), truth, cars=600, photos_each=1
+    )
+    assert broken <= MOST_BROKEN
+
+
+def test_all_rejections_together_are_wrong_in_at_most_alpha() -> None:
+    """Every threshold sits exactly on the target, the worst case: any rejection is wrong."""
+    random, accepted = np.random.default_rng(1), np.arange(100, 2100, 40)
+    wrong_runs = loud_runs = 0
+    for _ in range(4000):
+        wrong = np.cumsum(random.random(accepted[-1]) < 1 - TARGET)[accepted - 1]
+        wrong_runs += prove(accepted, wrong, target=TARGET, alpha=0.05, starts={0, 10, 20}).any()
+        # The twin: each threshold at the full level.
+        loud_runs += (p_value(accepted, wrong, target=TARGET) <= 0.05).any()
+    assert wrong_runs / 4000 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 4000)
+    assert loud_runs / 4000 > 0.1
+
+
+def test_a_failed_test_loses_its_level_and_a_start_brings_a_new_one() -> None:
+    accepted = np.array([100, 100, 100, 100, 100])
+    wrong = np.array([0, 5, 0, 0, 5])  # p-values 0.006 and 0.62
+    assert prove(accepted, wrong, target=TARGET, alpha=0.05, starts={0}).tolist() == [True, False, False, False, False]
+    assert prove(accepted, wrong, target=TARGET, alpha=0.05, starts={0, 3}).tolist() == [True, False, False, True, False]
+
+
+def test_p_values_equal_scipys_exact_binomial_test() -> None:
+    accepted, wrong = np.array([1, 59, 60, 100, 500, 500]), np.array([0, 0, 1, 3, 10, 60])
+    expected = [binomtest(int(n - k), int(n), TARGET, alternative="greater").pvalue for n, k in zip(accepted, wrong, strict=True)]
+    assert p_value(accepted, wrong, target=TARGET) == pytest.approx(expected, rel=1e-9)
+    assert p_value(np.array([0]), np.array([0]), target=TARGET)[0] == 1.0
+
+
+@pytest.mark.parametrize(("accepted", "wrong"), [(1, 0), (59, 0), (80, 3), (10, 10)])
+def test_bounds_equal_scipys_clopper_pearson(accepted: int, wrong: int) -> None:
+    right = accepted - wrong
+    one_sided = binomtest(right, accepted, alternative="greater").proportion_ci(0.9, method="exact")
+    assert lower_bound(accepted, wrong, confidence=0.9) == pytest.approx(one_sided.low)
+    two_sided = binomtest(right, accepted).proportion_ci(0.9, method="exact")
+    assert interval(accepted, wrong, confidence=0.9) == pytest.approx((two_sided.low, two_sided.high))
+
+
+@pytest.mark.parametrize(("target", "alpha", "expected"), [(0.95, 0.05, 59), (0.99, 0.05, 299), (0.95, 0.01, 90)])
+def test_without_errors_the_least_number_of_groups_is_the_known_one(target: float, alpha: float, expected: int) -> None:
+    assert accepted_needed(target=target, alpha=alpha, precision=1.0) == expected
+    assert target**expected <= alpha < target ** (expected - 1)
+
+
+def test_the_groups_needed_with_errors_prove_the_target_and_fewer_do_not() -> None:
+    needed = accepted_needed(target=0.95, alpha=0.05, precision=0.98)
+    assert needed is not None
+    # Counts are whole, so the smooth answer may be a few off.
+    assert p_value(np.array([needed + 30]), np.array([round(0.02 * (needed + 30))]), target=0.95)[0] <= 0.05
+    assert p_value(np.array([needed - 40]), np.array([round(0.02 * (needed - 40))]), target=0.95)[0] > 0.05
+    assert accepted_needed(target=0.95, alpha=0.05, precision=0.95) is None
+
+
+def make_table(random: np.random.Generator, *, cars: int = 800, photos_each: int = 2) -> pd.DataFrame:
+    parts = []
+    for split, share in (("val", 0.3), ("calib", 1.0), ("test", 0.5)):
+        p_clean, clean, car = draw_cars(random, int(cars * share), photos_each)
+        group = [f"{split}/{index:05}" for index in car]
+        paths = [f"{split}/{index:05}.jpg" for index in range(len(car))]
+        parts.append(pd.DataFrame({"image_path": paths, "group": group, "split": split, "clean": clean.astype(float), "p_clean": p_clean}))
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    return make_table(np.random.default_rng(11))
+
+
+def test_the_rule_stands_with_its_evidence(table: pd.DataFrame) -> None:
+    selection = select_threshold(table, make_params())
+    assert selection["feasible"]
+    assert selection["proves"] == {"precision": 0.95, "confidence": 0.95, "of": selection["proves"]["of"]}
+    assert selection["T_high"] == selection["T_clean"] >= selection["T_low"] > 0
+    calib = table[table["split"] == "calib"]
+    accepted = calib["p_clean"] >= selection["T_clean"]
+    assert selection["on_source"]["accepted_photos"] == accepted.sum()
+    assert selection["on_source"]["wrong_photos"] == (accepted & (calib["clean"] == 0)).sum()
+    assert selection["on_source"]["recall"] == pytest.approx((accepted & (calib["clean"] == 1)).sum() / calib["clean"].sum())
+    called_dirty = calib["p_clean"] < selection["T_low"]
+    assert selection["dirty_on_source"]["accepted_photos"] == called_dirty.sum()
+    assert selection["dirty_on_source"]["wrong_photos"] == (called_dirty & (calib["clean"] == 1)).sum()
+    dirty_found = (called_dirty & (calib["clean"] == 0)).sum() / (calib["clean"] == 0).sum()
+    assert selection["dirty_on_source"]["recall"] == pytest.approx(dirty_found)
+    assert selection["on_source"]["groups"] == calib["group"].nunique()
+    assert set(selection["methods"]) == {"guaranteed", "empirical"}
+    assert selection["methods"]["empirical"]["T_clean"] <= selection["T_clean"]
+    assert "proves a precision of 0.95" in say(selection)
+    json.dumps(headline(selection), allow_nan=False)
+
+
+def test_the_order_of_rows_changes_nothing(table: pd.DataFrame) -> None:
+    shuffled = table.sample(frac=1, random_state=3)
+    assert select_threshold(shuffled, make_params()) == select_threshold(table, make_params())
+
+
+def test_the_labels_of_test_change_only_what_is_said_of_test(table: pd.DataFrame) -> None:
+    turned = table.assign(clean=np.where(table["split"] == "test", 1 - table["clean"], table["clean"]))
+    before, after = select_threshold(table, make_params()), select_threshold(turned, make_params())
+    assert (before["T_clean"], before["T_low"], before["on_source"]) == (after["T_clean"], after["T_low"], after["on_source"])
+    assert before["on_test"] != after["on_test"]
+
+
+def test_the_labels_of_calib_move_no_candidate(table: pd.DataFrame) -> None:
+    reference = table.loc[table["split"] == "val", "p_clean"].to_numpy()
+    plan = make_plan(reference, groups=400, params=make_params(), word="clean")
+    assert (np.diff(plan.thresholds) < 0).all()
+    assert not np.isin(plan.thresholds, reference).any()
+    assert 0 in plan.starts
+    assert len(plan.starts) <= 2
+
+
+def test_the_empirical_threshold_is_the_lowest_that_met_the_target(table: pd.DataFrame) -> None:
+    sample = take_sample(table[table["split"] == "calib"])
+    order = np.argsort(-sample.p_clean, kind="stable")
+    p_clean, right = sample.p_clean[order], np.cumsum(sample.clean[order])
+    last_of_score = np.append(np.diff(p_clean) < 0, True)
+    met = [index + 1 for index in np.flatnonzero(last_of_score) if right[index] >= TARGET * (index + 1)]
+    T_clean = choose_empirical(sample, make_params(method="empirical")).T_clean
+    assert (sample.p_clean >= T_clean).sum() == max(met)
+
+
+def test_a_photo_is_never_both_clean_and_dirty() -> None:
+    """Where the two words could meet in the middle, dirty keeps below clean."""
+    p_clean = np.arange(1, 1001) / 1001
+    clean = (p_clean > 0.5).astype(np.int64)
+    for choice in (
+        choose_empirical(Sample(p_clean, clean, np.ones(1000, dtype=bool)), make_params()),
+        choose_guaranteed(Sample(p_clean, clean, np.ones(1000, dtype=bool)), p_clean, make_params()),
+    ):
+        assert choice.T_low <= choice.T_clean < 0.5, "without the rule T_low would lie above one half"
+
+
+def test_the_empirical_method_proves_nothing_and_says_so(table: pd.DataFrame) -> None:
+    selection = select_threshold(table, make_params(method="empirical"))
+    assert selection["feasible"]
+    assert selection["proves"] is None
+    assert "proves nothing" in say(selection)
+
+
+def test_val_as_the_source_proves_nothing_since_it_chose_the_model(table: pd.DataFrame) -> None:
+    selection = select_threshold(table, make_params(source="val"))
+    assert selection["proves"] is None
+    assert any("val" in warning for warning in selection["warnings"])
+
+
+def test_a_photo_without_a_label_never_counts(table: pd.DataFrame) -> None:
+    unknown = table.sample(frac=0.3, random_state=1).index
+    blanked = table.assign(clean=table["clean"].mask(table.index.isin(unknown)))
+    # val keeps its unlabelled photos: their scores fix the candidates, with or without a label.
+    dropped = table[~table.index.isin(unknown) | (table["split"] == "val")]
+    assert select_threshold(blanked, make_params()) == select_threshold(dropped, make_params())
+    # The twin: read as dirty, they would count.
+    as_dirty = blanked.assign(clean=blanked["clean"].fillna(0.0))
+    assert select_threshold(as_dirty, make_params())["on_source"] != select_threshold(dropped, make_params())["on_source"]
+
+
+def test_too_few_cars_are_infeasible_and_the_number_that_would_do_is_said() -> None:
+    table = make_table(np.random.default_rng(2), cars=80, photos_each=1)
+    selection = select_threshold(table, make_params(starts=1))
+    assert not selection["feasible"]
+    assert (selection["T_clean"], selection["T_high"], selection["proves"]) == (None, None, None)
+    assert selection["needed"]["without_errors"] == 59
+    assert "it takes 59 groups" in selection["reason"]
+    assert say(selection).startswith("No threshold: ")
+    assert selection["on_source"]["accepted_photos"] == 0
+    assert selection["on_source"]["precision"] is None
+    json.dumps(headline(selection), allow_nan=False)
+
+
+def test_a_model_that_knows_nothing_is_told_that_no_number_would_do(table: pd.DataFrame) -> None:
+    guessing = table.assign(p_clean=np.random.default_rng(0).random(len(table)).round(6))
+    selection = select_threshold(guessing, make_params())
+    assert not selection["feasible"]
+    assert selection["needed"]["at_observed_precision"] is None
+    assert "no number would do" in selection["reason"]
+
+
+def test_a_target_below_the_base_rate_is_pointed_out(table: pd.DataFrame) -> None:
+    selection = select_threshold(table, make_params(target_precision=0.4))
+    assert any("calling every car clean would reach it too" in warning for warning in selection["warnings"])
+    assert select_threshold(table, make_params())["warnings"] == []
+
+
+def test_one_photo_is_drawn_from_each_group_and_neither_score_nor_label_decides_which(table: pd.DataFrame) -> None:
+    calib = table[table["split"] == "calib"]
+    drawn = calib[take_sample(calib).drawn]
+    assert sorted(drawn["group"]) == sorted(calib["group"].unique())
+    other = calib.assign(p_clean=1 - calib["p_clean"], clean=1 - calib["clean"])
+    assert (take_sample(other).drawn == take_sample(calib).drawn).all()
+
+
+def test_decisions_are_counted_on_either_side_of_the_threshold() -> None:
+    sample = Sample(np.array([0.1, 0.4, 0.4, 0.9]), np.array([0, 1, 0, 1]), np.ones(4, dtype=bool))
+    accepted, wrong = count_decisions(sample, np.array([0.4, 0.95]), word="clean")
+    assert (accepted.tolist(), wrong.tolist()) == ([3, 0], [1, 0])
+    accepted, wrong = count_decisions(sample, np.array([0.4, 0.95]), word="dirty")
+    assert (accepted.tolist(), wrong.tolist()) == ([1, 4], [0, 2])
+
+
+@pytest.mark.parametrize("word", ["clean", "dirty"])
+def test_cut_points_lie_between_scores_and_give_every_possible_decision(word) -> None:
+    scores = np.array([0.2, 0.2, 0.5, 0.999999, 1.0])
+    sample = Sample(scores, np.ones(5, dtype=np.int64), np.ones(5, dtype=bool))
+    cuts = cut_points(scores, word=word)
+    assert not np.isin(cuts, scores[scores < 1]).any()
+    accepted, _ = count_decisions(sample, cuts, word=word)
+    assert accepted.tolist() == ([1, 2, 3, 5] if word == "clean" else [2, 3, 4, 4])
+
+
+def test_the_curve_rises_in_threshold_and_knows_the_base_rate(table: pd.DataFrame) -> None:
+    curve = make_curve(table, make_params())
+    assert curve.columns.tolist() == ["threshold", "precision", "lower_bound", "recall", "coverage"]
+    assert (np.diff(curve["threshold"]) > 0).all()
+    assert len(curve) == MOST_POINTS
+    assert curve["coverage"].iloc[0] == curve["recall"].iloc[0] == 1.0
+    calib = take_sample(table[table["split"] == "calib"])
+    assert curve["precision"].iloc[0] == pytest.approx(calib.one_a_group().clean.mean())
+    assert (curve["lower_bound"] <= curve["precision"]).all()
+
+
+def test_nothing_called_clean_has_no_precision() -> None:
+    look = look_at(Sample(np.array([0.1]), np.array([1]), np.array([True])), None, confidence=0.95)
+    assert (look["accepted_photos"], look["precision"], look["precision_low"], look["coverage"]) == (0, None, None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"source": "test"}, "leaves nothing to test it on"),
+        ({"source": "train"}, "learnt those answers by heart"),
+        ({"source": "clib"}, "Use 'calib' or 'val'"),
+        ({"target_precision": 1.0}, "must lie between 0 and 1"),
+        ({"confidence": 95.0}, "must lie between 0 and 1"),
+        ({"starts": 0}, "at least one start"),
+        ({"method": "guarantee"}, "select_threshold.method has the value 'guarantee'"),
+    ],
+)
+def test_a_wrong_parameter_is_refused_with_the_reason(changes: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make_params(**changes)
+
+
+def test_a_source_without_labels_is_refused(table: pd.DataFrame) -> None:
+    blank = table.assign(clean=table["clean"].mask(table["split"] == "calib"))
+    with pytest.raises(UserError, match="no photo of that split has a 'clean' label"):
+        select_threshold(blank, make_params())
+
+
+def test_a_model_that_was_not_trained_on_clean_gets_no_threshold(table: pd.DataFrame) -> None:
+    untrained = table.assign(p_clean=np.nan)
+    selection = select_threshold(untrained, make_params())
+    assert say(selection) == "No threshold: the model was not trained on 'clean'. Nothing will be called clean."
+    assert (selection["T_clean"], selection["T_low"], selection["base_rate"], selection["needed"]) == (None, None, None, None)
+    assert set(selection) == set(select_threshold(table, make_params()))
+    assert make_curve(untrained, make_params()).empty
+    json.dumps(headline(selection), allow_nan=False)
+
+
+def test_gaps_in_p_clean_are_refused(table: pd.DataFrame) -> None:
+    with pytest.raises(UserError, match="p_clean is blank for 1 of"):
+        select_threshold(table.assign(p_clean=table["p_clean"].mask(table.index == 0)), make_params())
+
+
+def test_candidates_need_another_split(table: pd.DataFrame) -> None:
+    with pytest.raises(UserError, match="no prediction in split 'val'"):
+        select_threshold(table[table["split"] != "val"], make_params())
+
+
+def run_stage_script(folder: Path) -> subprocess.CompletedProcess[str]:
+    repository = Path(__file__).parents[1]
+    (folder / "params.yaml").write_text(
+        "select_threshold: {method: guaranteed, source: calib, target_precision: 0.95, confidence: 0.95, starts: 2}\n"
+    )
+    command = [sys.executable, str(repository / "stages/select_threshold.py")]
+    environment = {"PYTHONPATH": str(repository / "src"), "PATH": ""}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_stage_writes_the_same_bytes_twice(table: pd.DataFrame, tmp_path: Path) -> None:
+    written = []
+    for name in ("a", "b"):
+        write_table(table, tmp_path / name / "data/predictions.csv")
+        done = run_stage_script(tmp_path / name)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("Clean when p_clean >= ")
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        written.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
+    assert written[0] == written[1]
+    outs = {"models/threshold.json", "metrics/select_threshold.json", "reports/select_threshold/threshold.csv"}
+    assert outs | {"reports/select_threshold/threshold.png"} <= set(written[0])
+
+
+def test_the_stage_says_in_one_line_that_predictions_are_missing(tmp_path: Path) -> None:
+    done = run_stage_script(tmp_path)
+    assert done.returncode == 1
+    assert done.stderr == "select_threshold: data/predictions.csv: no such table. Run the stage that writes it: dvc repro.\n"

@@ -1,0 +1,411 @@
+"""training: recipe, batches, one step, several processes, interruption."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import albumentations
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import distributed
+
+from carinspect.core.errors import UserError
+from carinspect.core.params import load_params
+from carinspect.core.tables import DATASET_COLUMNS, read_table
+from carinspect.model.backbones import build_backbone
+from carinspect.model.network import CarInspectionNetwork
+from carinspect.training.augment import augment, build_augmentation
+from carinspect.training.batches import MicroBatchLoader, Photos, Step, labels_as_tensors, plan_epoch
+from carinspect.training.config import Profile, Recipe, Runtime
+from carinspect.training.optimiser import build_optimiser, freeze_backbone, learning_rate
+from carinspect.training.recipe import read_profiles, read_recipe, resolve_recipe, write_recipe
+from carinspect.training.runtime import Machine, settle_runtime
+from carinspect.training.step import NormStatistics, train_step
+from carinspect.training.validation import skill_scores, validation_score
+from conftest import make_dataset
+
+ROOT = Path(__file__).parent.parent
+LINE = Machine(device="cpu", processes=1, workers=0, compile=False, pin_memory=False)
+
+
+def shipped_params(**changes: object) -> dict:
+    params = load_params(ROOT / "params.yaml")
+    for path, value in changes.items():
+        section, _, key = path.partition("__")
+        if key:
+            params[section][key] = value
+        else:
+            params[section] = value
+    return params
+
+
+# ---- recipe
+
+
+def test_the_profile_fills_what_train_leaves_open_and_train_wins() -> None:
+    recipe = resolve_recipe(shipped_params(hardware="rtx5090_x3"), pretrained="none")
+    assert (recipe.train.batch_size, recipe.train.accumulate_steps, recipe.train.image_side_px) == (96, 2, 512)
+    assert (recipe.model.backbone, recipe.train.precision, recipe.train.effective_batch_size) == ("tf_efficientnetv2_s", "bf16", 192)
+    recipe = resolve_recipe(shipped_params(hardware="rtx5090_x3", train__batch_size=32, model__backbone="resnet18"), pretrained="none")
+    assert (recipe.train.batch_size, recipe.model.backbone) == (32, "resnet18")
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu", "rtx4090_x1", "rtx4090_x2", "rtx3090_x2", "rtx5090_x3", "h100_x1"])
+def test_every_shipped_profile_resolves(name: str) -> None:
+    recipe = resolve_recipe(shipped_params(hardware=name), pretrained="none")
+    assert recipe.train.batch_size % recipe.train.norm_batch_size == 0
+
+
+def test_a_runtime_knob_and_another_profile_leave_the_recipe_as_it_is(tmp_path: Path) -> None:
+    params = shipped_params()
+    write_recipe(resolve_recipe(params, pretrained="none"), tmp_path / "1.yaml")
+    params["profiles"]["auto"]["runtime"]["workers"] = 3
+    params["profiles"]["rtx4090_x1"]["recipe"]["batch_size"] = 64
+    write_recipe(resolve_recipe(params, pretrained="none"), tmp_path / "2.yaml")
+    assert (tmp_path / "1.yaml").read_bytes() == (tmp_path / "2.yaml").read_bytes()
+    params["profiles"]["auto"]["recipe"]["batch_size"] = 64
+    write_recipe(resolve_recipe(params, pretrained="none"), tmp_path / "3.yaml")
+    assert (tmp_path / "1.yaml").read_bytes() != (tmp_path / "3.yaml").read_bytes()
+    assert read_recipe(tmp_path / "3.yaml").train.batch_size == 64
+
+
+def test_an_unknown_profile_and_a_batch_that_does_not_divide_name_the_mend() -> None:
+    with pytest.raises(UserError, match=r"no profile is called 'rtx4090'\. Did you mean 'rtx4090_x[12]'"):
+        read_profiles(shipped_params(hardware="rtx4090"))
+    with pytest.raises(UserError, match=r"batch_size 40 is no multiple of norm_batch_size 16\. Set train\.norm_batch_size, to 10"):
+        resolve_recipe(shipped_params(train__batch_size=40), pretrained="none")
+
+
+def test_a_mistyped_key_in_an_unused_profile_is_found_too() -> None:
+    params = shipped_params()
+    params["profiles"]["h100_x1"]["runtime"]["wokers"] = 3
+    with pytest.raises(UserError, match=r"profiles\.h100_x1\.runtime\.wokers: unknown key\. Did you mean 'workers'"):
+        read_profiles(params)
+
+
+def runtime(**changes: object) -> Runtime:
+    auto = {"device": "auto", "processes": "auto", "workers": "auto", "compile": False, "pin_memory": "auto"}
+    return Runtime.model_validate(auto | changes)
+
+
+def test_auto_settles_for_this_machine_and_never_takes_a_process_without_work(tiny_recipe: Recipe) -> None:
+    machine = settle_runtime(runtime(device="cpu"), tiny_recipe.train)
+    assert machine.device == "cpu"
+    assert 1 <= machine.processes <= 2  # two micro-batches in each effective batch
+    assert not machine.pin_memory
+
+
+def test_what_the_machine_lacks_is_said(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="no CUDA device. Choose hardware: cpu"):
+        settle_runtime(runtime(device="cuda"), tiny_recipe.train)
+    with pytest.raises(UserError, match="'fp16', which a CPU does not train in"):
+        settle_runtime(runtime(device="cpu"), tiny_recipe.train.model_copy(update={"precision": "fp16"}))
+
+
+def test_the_ordered_profiles_are_as_ordered() -> None:
+    profiles: dict[str, Profile] = read_profiles(shipped_params())[1]
+    three = profiles["rtx5090_x3"]
+    assert (three.recipe.batch_size, three.recipe.image_side_px, three.recipe.precision) == (96, 512, "bf16")
+    assert (three.recipe.accumulate_steps, three.recipe.backbone) == (2, "tf_efficientnetv2_s")
+    assert (three.runtime.processes, three.runtime.workers, three.runtime.compile) == (3, 24, True)
+    sizes = {name: (profiles[name].recipe.batch_size, profiles[name].recipe.image_side_px) for name in profiles}
+    assert (sizes["rtx4090_x2"], sizes["rtx4090_x1"], sizes["rtx3090_x2"]) == ((64, 384), (32, 384), (192, 256))
+    assert profiles["rtx3090_x2"].recipe.backbone == "resnet50"
+
+
+# ---- batches
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Photos:
+    table = read_table(make_dataset(tmp_path), columns=DATASET_COLUMNS)
+    pixels = np.random.default_rng(0).integers(0, 256, (len(table), 32, 32, 3), dtype=np.uint8)
+    return Photos(image_paths=table["image_path"].tolist(), pixels=pixels, labels=labels_as_tensors(table))
+
+
+def test_an_epoch_takes_each_photo_once_and_another_epoch_another_order(tiny_recipe: Recipe) -> None:
+    plans = [plan_epoch(tiny_recipe.train, photo_count=70, epoch=epoch) for epoch in (0, 1, 0)]
+    taken = [np.concatenate([step.positions for step in plan]) for plan in plans]
+    assert all(len(set(positions)) == len(positions) == 64 for positions in taken)
+    assert (taken[0] == taken[2]).all()
+    assert not (taken[0] == taken[1]).all()
+    assert {len(part) for step in plans[0] for part in step.micro_batches} == {8}
+
+
+def test_a_set_smaller_than_a_batch_still_makes_a_step(tiny_recipe: Recipe) -> None:
+    (step,) = plan_epoch(tiny_recipe.train, photo_count=5, epoch=0)
+    assert sorted(step.positions) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_any_number_of_workers_gives_the_same_batches(photos: Photos, tiny_recipe: Recipe, workers: int) -> None:
+    def batches(machine: Machine) -> list[torch.Tensor]:
+        loader = MicroBatchLoader(photos, tiny_recipe.train, machine)
+        epochs = [plan_epoch(tiny_recipe.train, photo_count=len(photos), epoch=epoch) for epoch in range(2)]
+        return [
+            images.clone()
+            for epoch, plan in enumerate(epochs)
+            for images in loader.epoch(epoch, [part for step in plan for part in step.micro_batches])
+        ]
+
+    alone = batches(LINE)
+    together = batches(Machine(device="cpu", processes=1, workers=workers, compile=False, pin_memory=False))
+    assert len(alone) == 20
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+    assert not torch.equal(alone[0], alone[10])  # another epoch, other batches
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_photo(tiny_recipe: Recipe) -> None:
+    compose = build_augmentation(tiny_recipe.train.augment, side_px=32)
+    photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    draw = {
+        (seed, epoch, path): augment(compose, photo, seed=seed, epoch=epoch, image_path=path)
+        for seed in (1, 2)
+        for epoch in (0, 1)
+        for path in "ab"
+    }
+    random.seed(5)
+    np.random.seed(5)
+    again = augment(build_augmentation(tiny_recipe.train.augment, side_px=32), photo, seed=1, epoch=0, image_path="a")
+    assert (draw[1, 0, "a"] == again).all()
+    assert len({image.tobytes() for image in draw.values()}) == len(draw)
+
+
+def test_transforms_do_not_fire_together(tiny_recipe: Recipe) -> None:
+    # The trap: one seed for all transforms makes every p=0.5 transform fire on the same photos.
+    params = tiny_recipe.train.augment.model_copy(
+        update={"crop": 0.0, "rotate_degrees": 0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "noise": 0.5}
+    )
+    compose = build_augmentation(params, side_px=32)
+    photo = np.zeros((32, 32, 3), dtype=np.uint8)
+    photo[:, :16] = 200
+    flipped, noisy = [], []
+    for index in range(400):
+        image = augment(compose, photo, seed=0, epoch=0, image_path=str(index))
+        flipped.append(image[:, 24:].mean() > 100)
+        noisy.append(len(np.unique(image)) > 2)
+    assert 0.4 < np.mean(flipped) < 0.6
+    assert 0.4 < np.mean(noisy) < 0.6
+    assert abs(np.corrcoef(flipped, noisy)[0, 1]) < 0.15
+
+
+def test_a_wrong_argument_of_an_augmentation_is_an_error(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror = albumentations.HorizontalFlip
+    monkeypatch.setattr(albumentations, "HorizontalFlip", lambda p: mirror(probability=p))
+    with pytest.raises(UserWarning, match="not valid"):
+        build_augmentation(tiny_recipe.train.augment, side_px=32)
+
+
+# ---- one step
+
+
+@pytest.fixture
+def one_process(tmp_path: Path):
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+def take_step(recipe: Recipe, photos: Photos, step: Step) -> tuple[CarInspectionNetwork, dict[str, float]]:
+    torch.manual_seed(0)
+    network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=32)).train()
+    optimiser = torch.optim.SGD(network.parameters(), lr=1.0)
+    losses = train_step(
+        network, optimiser, torch.amp.GradScaler("cpu", enabled=False),
+        recipe=recipe, photos=photos, step=step, step_number=0, own_parts=list(range(len(step.micro_batches))),
+        images=[torch.from_numpy(photos.pixels[part]) for part in step.micro_batches], statistics=NormStatistics(network),
+    )  # fmt: skip
+    return network, losses
+
+
+def test_accumulation_is_true(photos: Photos, tiny_recipe: Recipe, one_process: None) -> None:
+    """The same photos in two micro-batches or in four: without batch norm and dropout, the same step within float noise."""
+    model = tiny_recipe.model.model_copy(update={"backbone": "test_convnext", "dropout": 0.0})
+    recipe = Recipe(model=model, train=tiny_recipe.train)
+    positions = np.arange(32)
+    whole, whole_losses = take_step(recipe, photos, Step([positions]))
+    parts, parts_losses = take_step(recipe, photos, Step(np.array_split(positions, 5)))
+    assert whole_losses == pytest.approx(parts_losses, rel=1e-4)
+    for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=2e-5)
+    # The usual mistake, a mean over unequal parts of partly labelled photos, is not within float noise.
+    part_losses = [take_step(recipe, photos, Step([part]))[1] for part in np.array_split(positions, 5)]
+    assert np.mean([losses["clean"] for losses in part_losses]) != pytest.approx(whole_losses["clean"], rel=1e-3)
+
+
+def test_batch_norm_statistics_do_not_hang_on_the_order_of_micro_batches(photos: Photos, tiny_recipe: Recipe, one_process: None) -> None:
+    recipe = Recipe(model=tiny_recipe.model.model_copy(update={"dropout": 0.0}), train=tiny_recipe.train)
+    parts = np.array_split(np.arange(32), 4)
+    networks = [take_step(recipe, photos, Step(order))[0] for order in (parts, parts[::-1])]
+    states = [network.state_dict() for network in networks]
+    running = [name for name in states[0] if "running" in name]
+    assert running
+    assert all(torch.allclose(states[0][name], states[1][name], atol=1e-6) for name in running)
+
+
+def test_a_task_without_labels_in_the_batch_is_left_out_and_nothing_is_nan(photos: Photos, tiny_recipe: Recipe, one_process: None) -> None:
+    photos.labels["weather_condition"][:] = float("nan")
+    network, losses = take_step(tiny_recipe, photos, Step([np.arange(8)]))
+    assert "weather" not in losses
+    assert all(torch.isfinite(values).all() for values in network.state_dict().values())
+
+
+def test_a_loss_that_is_not_finite_stops_with_task_step_and_photos(photos: Photos, tiny_recipe: Recipe, one_process: None) -> None:
+    photos.labels["cleanliness_score"][:] = float("inf")
+    with pytest.raises(UserError, match=r"the loss of 'cleanliness' is not finite at step 0; the batch begins with 0000\.jpg"):
+        take_step(tiny_recipe, photos, Step([np.arange(8)]))
+
+
+def test_a_frozen_backbone_stays_as_it_is(photos: Photos, tiny_recipe: Recipe, one_process: None) -> None:
+    network = CarInspectionNetwork(tiny_recipe.model, backbone=build_backbone("test_resnet", image_side_px=32))
+    freeze_backbone(network)
+    optimiser = build_optimiser(network, tiny_recipe.train)
+    trained = {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
+    assert trained == {id(parameter) for part in (network.shared, network.heads) for parameter in part.parameters()}
+
+
+def test_the_learning_rate_warms_up_to_its_peak_and_falls_to_zero() -> None:
+    rates = [learning_rate(step, total_steps=100, peak=0.1, warmup_fraction=0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.01)
+    assert max(rates) == rates[9] == pytest.approx(0.1)
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[-1] < 1e-4
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1), T_max=90)
+    for rate in rates[10:]:
+        assert rate == pytest.approx(reference.get_last_lr()[0])
+        reference.optimizer.step()
+        reference.step()
+
+
+def test_skill_is_one_for_the_truth_and_zero_for_the_best_constant(photos: Photos) -> None:
+    labels = photos.labels
+    truth = {
+        "clean": (labels["clean"].nan_to_num() * 2 - 1) * 20,
+        "damage": torch.logit(labels["damage_score"].nan_to_num(0.5)),
+        "weather": torch.nn.functional.one_hot(labels["weather_condition"].nan_to_num().long(), 4) * 40.0,
+    }
+    perfect = skill_scores(truth, labels, damaged_below=0.98)
+    assert all(skill == pytest.approx(1, abs=1e-3) for skill in perfect.values())
+    share = labels["clean"].nanmean()
+    constant = skill_scores({"clean": torch.logit(share).expand(len(photos))}, labels, damaged_below=0.98)
+    assert constant["clean"] == pytest.approx(0, abs=0.01)
+    assert validation_score(perfect) == pytest.approx(1, abs=1e-3)
+
+
+# ---- several processes, and interruption: the stage itself, as DVC starts it
+
+
+def make_workspace(folder: Path, recipe: Recipe, *, processes: int) -> Path:
+    table = make_dataset(folder)
+    (folder / "data").mkdir()
+    shutil.move(table, folder / "data" / "car_inspection_dataset.csv")
+    write_recipe(recipe, folder / "data" / "recipe.yaml")
+    params = shipped_params(hardware="cpu", data={"root": "root", "sources": "none"})
+    params["profiles"]["cpu"]["runtime"]["processes"] = processes
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    return folder
+
+
+def start_training(workspace: Path) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "DVC_ROOT": str(workspace)}
+    command = [sys.executable, str(ROOT / "stages" / "train_ddp.py")]
+    return subprocess.Popen(command, cwd=workspace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def run_training(workspace: Path) -> str:
+    process = start_training(workspace)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def final_files(workspace: Path) -> dict[str, bytes]:
+    return {name: (workspace / name).read_bytes() for name in ("models/best.pt", "reports/train_ddp/curves.csv", "metrics/train_ddp.json")}
+
+
+@pytest.mark.slow
+def test_one_two_and_three_processes_agree_within_float_noise(tmp_path: Path, tiny_recipe: Recipe) -> None:
+    recipe = Recipe(model=tiny_recipe.model, train=tiny_recipe.train.model_copy(update={"norm_batch_size": 4}))
+    weights, metrics = [], []
+    for processes in (1, 2, 3):
+        workspace = make_workspace(tmp_path / str(processes), recipe, processes=processes)
+        run_training(workspace)
+        weights.append(torch.load(workspace / "models/best.pt", weights_only=True)["weights"])
+        metrics.append(json.loads((workspace / "metrics/train_ddp.json").read_text()))
+    for other_weights, other_metrics in zip(weights[1:], metrics[1:], strict=True):
+        assert max((weights[0][name].float() - values.float()).abs().max().item() for name, values in other_weights.items()) < 1e-3
+        assert other_metrics == pytest.approx(metrics[0], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_run_repeated_is_bit_identical_and_another_seed_is_not(tmp_path: Path, tiny_recipe: Recipe) -> None:
+    results = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        recipe = Recipe(model=tiny_recipe.model, train=tiny_recipe.train.model_copy(update={"seed": seed}))
+        workspace = make_workspace(tmp_path / name, recipe, processes=2)
+        run_training(workspace)
+        results.append(final_files(workspace))
+    assert results[0] == results[1]
+    assert results[0] != results[2]
+
+
+def children_of(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in listed.stdout.split()]
+
+
+def is_running(pid: int) -> bool:
+    state = Path(f"/proc/{pid}/stat")
+    return state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.slow
+def test_a_run_killed_between_epochs_ends_as_if_it_never_was_and_leaves_no_orphan(tmp_path: Path, tiny_recipe: Recipe) -> None:
+    recipe = Recipe(model=tiny_recipe.model, train=tiny_recipe.train.model_copy(update={"epochs": 6}))
+    unbroken = make_workspace(tmp_path / "unbroken", recipe, processes=2)
+    run_training(unbroken)
+    killed = make_workspace(tmp_path / "killed", recipe, processes=2)
+    process = start_training(killed)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch   3"):
+            break
+    workers = children_of(process.pid)
+    assert len(workers) == 2
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 20
+    while any(is_running(worker) for worker in workers):
+        assert time.monotonic() < deadline, "a worker outlived its launcher"
+        time.sleep(0.1)
+    assert not (killed / "models/best.pt").exists()
+    output = run_training(killed)
+    assert "going on after epoch" in output
+    assert final_files(killed) == final_files(unbroken)
+
+
+@pytest.mark.slow
+def test_a_mistake_stops_before_a_process_is_started_with_one_line(tmp_path: Path, tiny_recipe: Recipe) -> None:
+    workspace = make_workspace(tmp_path, tiny_recipe, processes=2)
+    table = workspace / "data" / "car_inspection_dataset.csv"
+    frame = read_table(table, columns=DATASET_COLUMNS)
+    (workspace / "root" / frame["image_path"][0]).unlink()
+    process = start_training(workspace)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "Traceback" not in output
+    assert "0000.jpg: no such file" in output
+
+
+def test_an_unknown_precision_is_named() -> None:
+    with pytest.raises(UserError, match=r"train\.precision has the value 'fp8'"):
+        resolve_recipe(shipped_params(train__precision="fp8"), pretrained="none")
