@@ -19,8 +19,9 @@ from carinspect.core.params import parse_section
 from carinspect.demo.config import MINIMUM_PHOTOS, RenderDemoParams
 from carinspect.demo.damage import Damage
 from carinspect.demo.photo import Picture, draw_photo
-from carinspect.demo.plan import SEVERITY, CarPlan, PhotoPlan, draw_car_plan, draw_photo_plan
+from carinspect.demo.plan import PhotoPlan, draw_photo_plan
 from carinspect.demo.root import render_data_root
+from carinspect.demo.subject import SEVERITY, Subject, draw_subject
 from carinspect.demo.truth import outline, tell_truth
 from carinspect.images.decode import PhotoError, decode_photo
 
@@ -181,7 +182,7 @@ def test_the_fleet_has_several_photos_of_a_vehicle_and_one_without_labels(drawn:
 
 
 def scene(index: int, *, weather: str = "clear", dirty: bool = True, damaged: bool = True) -> PhotoPlan:
-    return draw_photo_plan(index, draw_car_plan(index, dirty=dirty, damaged=damaged), weather=weather)  # type: ignore[arg-type]
+    return draw_photo_plan(index, draw_subject(index, dirty=dirty, damaged=damaged), weather=weather)  # type: ignore[arg-type]
 
 
 def without(plan: PhotoPlan, **states: object) -> PhotoPlan:
@@ -258,6 +259,15 @@ def test_polygons_have_the_area_of_their_mask() -> None:
     assert area == pytest.approx(80 * 140 / 4, rel=0.03)
 
 
+def test_a_window_amid_dirt_is_not_labelled_as_dirt() -> None:
+    mask = np.zeros((200, 300), np.uint8)
+    mask[20:180, 40:260] = 255
+    mask[60:120, 100:160] = 0
+    filled = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(list(outline(mask)), 100, 150))).astype(bool)
+    truth = mask[::2, ::2] > 0
+    assert (filled & truth).sum() / (filled | truth).sum() > 0.96
+
+
 def test_scores_follow_the_formula() -> None:
     vehicle = np.full((100, 100), 255, np.uint8)
     dent, other_dent, rust = (np.zeros((100, 100), np.uint8) for _ in range(3))
@@ -279,9 +289,9 @@ def test_the_made_up_inspector_marks_by_the_weights_of_params_yaml() -> None:
 
 def test_state_and_car_are_drawn_apart() -> None:
     """A dirty and a clean car of one seed differ in dirt alone: nothing else can give the label away."""
-    clean, dirty = (draw_car_plan(5, dirty=dirt, damaged=True) for dirt in (False, True))
+    clean, dirty = (draw_subject(5, dirty=dirt, damaged=True) for dirt in (False, True))
     assert replace(dirty, dirt=None) == clean
-    assert isinstance(clean, CarPlan)
+    assert isinstance(clean, Subject)
     assert all(isinstance(damage, Damage) for damage in clean.damages)
 
 

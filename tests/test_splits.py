@@ -25,7 +25,7 @@ from carinspect.splits.certificate import certify_split, declared_overlaps, find
 from carinspect.splits.check import find_leaks
 from carinspect.splits.config import SplitParams, read_tasks
 from carinspect.splits.contact_sheet import choose_pairs, write_contact_sheet
-from carinspect.splits.fingerprints import LAYOUT_PX, SIDE_PX, VARIANTS, hash_variants, fingerprint_thumbnails, hold_picture
+from carinspect.splits.fingerprints import LAYOUT_PX, SIDE_PX, VARIANTS, fingerprint_thumbnails, hash_variants, hold_picture
 from carinspect.splits.groups import Link, label_groups, link_equal, name_groups
 from carinspect.splits.labels import label_classes
 from carinspect.splits.ledger import Ledger, extend_ledger, read_ledger, write_ledger
@@ -141,6 +141,11 @@ def test_one_car_before_one_plain_wall_is_tied_to_its_copy() -> None:
 
 def test_plain_surfaces_are_not_tied() -> None:
     assert not tied(Image.new("RGB", (64, 64), "white"), Image.new("RGB", (64, 64), "grey"), correlation=0.01)
+
+
+def test_a_picture_without_contrast_correlates_with_nothing() -> None:
+    plain = np.full((SIDE_PX, SIDE_PX), 128, dtype=np.uint8)
+    assert correlate_detail(plain, plain, variant=VARIANTS[0]) == 0.0
 
 
 def test_the_hash_of_an_upright_picture_is_that_of_imagehash() -> None:
@@ -478,6 +483,7 @@ def test_the_shipped_parameters_are_sound() -> None:
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     assert parse_section("split", SplitParams, params["split"]).policy == "fresh"
     assert read_tasks(params) == params["model"]["tasks"]
+    assert tuple(params["split"]["fractions"]) == SPLITS
 
 
 @pytest.mark.parametrize(
@@ -491,6 +497,11 @@ def test_the_shipped_parameters_are_sound() -> None:
 def test_wrong_tasks_are_named(params: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         read_tasks(params)
+
+
+def test_a_value_that_is_no_hash_is_named() -> None:
+    with pytest.raises(UserError, match="phash has the value 'zz'. It must be 16 hexadecimal digits, or blank."):
+        find_leaks(sound_table().assign(phash="zz"))
 
 
 def test_a_task_without_any_label_is_named() -> None:
@@ -515,7 +526,7 @@ def test_a_photo_known_only_as_damaged_is_a_label_for_damage() -> None:
 
 
 def test_too_few_groups_are_counted_with_how_many_are_needed() -> None:
-    with pytest.raises(UserError, match=r"the photos form 5 groups .* a split of 0.12 for val needs at least 9\."):
+    with pytest.raises(UserError, match=r"the photos form 5 groups that must each stay together; 0.12 of them for val needs at least 9\."):
         assign_splits(make_table(5, of_a_group=1), PARAMS, NO_LEDGER)
 
 

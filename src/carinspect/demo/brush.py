@@ -88,6 +88,12 @@ def circle(*, centre: tuple[float, float], radius: float, count: int = 40, start
     return np.stack([centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)], axis=1)
 
 
+def dense(points: np.ndarray, step: int = 4) -> np.ndarray:
+    """The closed polygon with points between its corners, for the side is slightly curved."""
+    following = np.roll(points, -1, axis=0)
+    return np.concatenate([points + (following - points) * t for t in np.linspace(0, 1, step, endpoint=False)], axis=1).reshape(-1, 2)
+
+
 def gradient(canvas: np.ndarray, *, top: float, bottom: float, colours: tuple[Colour, Colour]) -> None:
     """Fill the rows from `top` to `bottom` with a vertical gradient, in place."""
     first, last = max(0, int(top)), min(canvas.shape[0], int(np.ceil(bottom)))

@@ -21,7 +21,7 @@ def draw_copy(picture: Picture, rng: np.random.Generator) -> Picture:
         return np.where(moved(mask, SUPERSAMPLE) > 127, 255, 0).astype(np.uint8)
 
     pixels = moved(picture.pixels, 1).astype(np.float32) * rng.uniform(0.75, 1.25)
-    if rng.random() < 0.15:
+    if rng.random() < 0.1:
         pixels = np.repeat(pixels @ np.array([0.299, 0.587, 0.114], np.float32)[:, None], 3, axis=2)
     marks = tuple((kind, moved_mask(mask)) for kind, mask in picture.marks)
     return Picture(np.clip(pixels, 0, 255).astype(np.uint8), moved_mask(picture.vehicle), tuple((k, m) for k, m in marks if m.any()))

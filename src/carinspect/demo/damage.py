@@ -9,7 +9,7 @@ import numpy as np
 from carinspect.demo.bodies import Body
 from carinspect.demo.brush import Colour, blend, bounds, empty_mask, fill, luminance, noise, smoothstep, stroke
 from carinspect.demo.camera import Camera
-from carinspect.demo.car import Car, Parts
+from carinspect.demo.vehicle import Car, Parts
 
 Kind = Literal["scratch", "dent", "rust", "broken"]
 
@@ -71,11 +71,12 @@ def _dent(
     rim = radius + _wobble(rng, radius.shape, 0.3)
     inside = smoothstep(1.04, 0.94, rim) * panel
     slope = np.clip(v + 0.25 * u * rng.choice([-1, 1]), -1, 1)
-    shade = np.clip(0.62 - 0.5 * slope, 0.12, 1.0)
+    shade = np.clip(0.66 - 0.4 * slope, 0.28, 1.0)
     shine = np.clip(-slope - 0.15, 0, 1) * 120
-    crease = np.exp(-(((v - 0.05 - 0.3 * np.sin(2.2 * u + rng.uniform(0, 6))) / 0.36) ** 2))
+    crease = np.exp(-(((v - 0.05 - 0.3 * np.sin(2.2 * u + rng.uniform(0, 6))) / 0.45) ** 2))
     layer = canvas.astype(np.float32) * shade[..., None] + shine[..., None]
-    flaked = smoothstep(0.3, 0.5, crease)[..., None]
+    flakes = crease + 1.5 * (noise(rng, (radius.shape[0], radius.shape[1]), cell_px=(26, 20), octaves=2) - 0.5)
+    flaked = smoothstep(0.45, 0.6, flakes)[..., None]
     layer = layer * (1 - flaked) + np.asarray(PRIMER) * flaked
     blend(canvas, layer, inside)
     return inside
@@ -125,15 +126,14 @@ def _broken(canvas: np.ndarray, damage: Damage, body: Body, camera: Camera, part
     shape = camera.on_side(body, ring)
     mask = empty_mask(canvas)
     fill(mask, shape, 255)
-    panel = cv2.bitwise_and(parts.vehicle, cv2.dilate(parts.side, np.ones((9, 9), np.uint8)))
-    inside = cv2.bitwise_and(mask, panel) / 255.0
+    inside = cv2.bitwise_and(mask, parts.side) / 255.0
     behind = np.empty(canvas.shape, np.uint8)
     behind[:] = PRIMER
     for _ in range(7):
         ends = ring[rng.integers(len(ring), size=2)] + rng.normal(0, 0.03, (2, 2))
-        stroke(behind, camera.on_side(body, ends), (16, 16, 19), width_px=6)
+        stroke(behind, camera.on_side(body, ends), (16, 16, 19), width_px=4)
     rim = empty_mask(canvas)
     stroke(rim, shape, 255, width_px=7, closed=True)
     blend(canvas, behind.astype(np.float32), inside)
-    blend(canvas, (16, 16, 19), cv2.bitwise_and(rim, panel) / 255.0 * inside)
+    blend(canvas, (16, 16, 19), rim / 255.0 * inside)
     return _binary(inside)

@@ -47,9 +47,9 @@ def develop(shot: Shot) -> list[Developed]:
 
 
 def develop_all(shots: list[Shot], *, processes: int | None) -> Iterator[Developed]:
-    """All files of `shots`, in their order. `processes` None is one for each processor that this process may use."""
+    """All files of `shots`, in their order. `processes` None is one for each processor, up to eight."""
     if processes is None:
-        processes = len(os.sched_getaffinity(0))
+        processes = min(os.cpu_count() or 1, 8)
     with tqdm(total=len(shots), desc="photos", unit="photo", disable=None) as progress:
         for batch in _develop_in_order(shots, processes):
             progress.update()

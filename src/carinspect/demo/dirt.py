@@ -7,9 +7,9 @@ import numpy as np
 
 from carinspect.demo.bodies import Body
 from carinspect.demo.brush import Colour, blend, bounds, empty_mask, noise, smoothstep
-from carinspect.demo.car import Car, Parts
+from carinspect.demo.vehicle import Car, Parts
 
-DIRT_COLOURS: tuple[Colour, ...] = ((136, 110, 76), (156, 132, 98), (110, 90, 62))
+DIRT_COLOURS: tuple[Colour, ...] = ((132, 102, 62), (156, 126, 84), (106, 82, 50))
 MUD_COLOUR: Colour = (74, 54, 36)
 
 

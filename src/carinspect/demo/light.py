@@ -1,13 +1,16 @@
 """Owns what light and camera do to a drawn picture: tint, shade, exposure, white balance, blur, noise, JPEG."""
 
 import io
+from typing import Any, Literal
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from carinspect.demo.brush import noise, smoothstep
 from carinspect.demo.plan import PhotoPlan
+
+ImageKind = Literal["JPEG", "PNG", "WEBP"]
 
 _TINT = {"sun": (1.10, 1.08, 1.03), "overcast": (0.93, 0.95, 0.97), "dusk": (0.86, 0.78, 0.80), "indoor": (0.92, 0.90, 0.82)}
 """Gain of red, green and blue."""
@@ -45,22 +48,16 @@ def apply_sensor(picture: np.ndarray, plan: PhotoPlan) -> np.ndarray:
     return np.clip(seen + 0.5, 0, 255).astype(np.uint8)
 
 
-def encode(pixels: np.ndarray, *, quality: int, kind: str = "JPEG", orientation: int = 1) -> bytes:
+def encode(pixels: np.ndarray, *, quality: int, kind: ImageKind = "JPEG", orientation: int = 1) -> bytes:
     """The file's bytes. With an EXIF `orientation` other than 1 the pixels must be stored turned already (see `store_turned`)."""
-    buffer = io.BytesIO()
-    image = Image.fromarray(pixels)
-    exif = Image.Exif()
+    options: dict[str, Any] = {"quality": quality}
+    if kind == "PNG":
+        options = {"compress_level": 6}
     if orientation != 1:
-        exif[0x0112] = orientation
-    match kind:
-        case "JPEG":
-            image.save(buffer, "JPEG", quality=quality, subsampling="4:2:0", optimize=False, **({"exif": exif} if orientation != 1 else {}))
-        case "PNG":
-            image.save(buffer, "PNG", compress_level=6)
-        case "WEBP":
-            image.save(buffer, "WEBP", quality=quality, method=4)
-        case _:
-            raise AssertionError(kind)
+        options["exif"] = Image.Exif()
+        options["exif"][ExifTags.Base.Orientation] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
     return buffer.getvalue()
 
 

@@ -5,14 +5,16 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from carinspect.demo.backgrounds import Setting, draw_background, draw_shadow
 from carinspect.demo.brush import SUPERSAMPLE, Colour
 from carinspect.demo.camera import Camera, fit_camera
-from carinspect.demo.car import Parts, draw_car
+from carinspect.demo.coachwork import draw_car
 from carinspect.demo.damage import draw_damage
 from carinspect.demo.dirt import draw_dirt
 from carinspect.demo.light import apply_light, apply_sensor
+from carinspect.demo.places import draw_background
 from carinspect.demo.plan import PhotoPlan
+from carinspect.demo.setting import Setting, draw_shadow
+from carinspect.demo.vehicle import Parts
 from carinspect.demo.weather import add_flakes, add_haze, add_rain, draw_snow_on_car, draw_wet_ground
 
 SKIES: dict[str, tuple[Colour, Colour]] = {

@@ -18,10 +18,12 @@ from carinspect.demo.traps import add_traps
 def render_data_root(root: Path, params: RenderDemoParams, *, processes: int | None = None) -> dict[str, Any]:
     """Draw the data root at `root`, in place of what stands there; returns the stage's metrics.
 
-    `processes` None takes every processor; the bytes do not depend on it. A run that is killed leaves `root` as it was.
+    `processes` None takes up to eight processors; the bytes do not depend on it. A killed run never leaves half a root: the new one
+    grows beside the old one, the two change places, and what an earlier killed run left over goes first.
     """
-    partial = root.with_name(f".{root.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial, replaced = (root.with_name(f".{root.name}.{state}") for state in ("partial", "replaced"))
+    for leftover in (partial, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
     photos = _write_photos(partial, params, processes)
     by_source = {source: [photo for photo in photos if photo.shot.source == source] for source in ("body_shop", "boxes", "fleet")}
     write_body_shop(partial / "body_shop", by_source["body_shop"])
@@ -33,8 +35,10 @@ def render_data_root(root: Path, params: RenderDemoParams, *, processes: int | N
         "traps": traps,
         "bytes": sum(path.stat().st_size for path in partial.rglob("*") if path.is_file()),
     }
-    shutil.rmtree(root, ignore_errors=True)
+    if root.exists():
+        root.rename(replaced)
     partial.rename(root)
+    shutil.rmtree(replaced, ignore_errors=True)
     return metrics
 
 

@@ -7,7 +7,9 @@ import numpy as np
 
 from carinspect.core.seeds import derive_seed
 from carinspect.demo.config import RenderDemoParams
-from carinspect.demo.plan import PhotoPlan, draw_car_plan, draw_photo_plan
+from carinspect.demo.light import ImageKind
+from carinspect.demo.plan import PhotoPlan, draw_photo_plan
+from carinspect.demo.subject import draw_subject
 from carinspect.demo.weather import OUTDOORS, Weather
 
 SHARES: dict[str, float] = {"body_shop": 0.42, "boxes": 0.10, "wash": 0.18, "dashcam": 0.20, "fleet": 0.10}
@@ -32,7 +34,7 @@ class Shot:
     source: str
     path: str
     split: str
-    kind: str = "JPEG"
+    kind: ImageKind = "JPEG"
     orientation: int = 1
     vehicle_id: str = ""
     overshoot: bool = False
@@ -51,7 +53,7 @@ def plan_shots(params: RenderDemoParams) -> list[Shot]:
 def _plan(seed: int, source: str, index: int, *, state: int, weather: Weather | None = None, cut: bool = False) -> PhotoPlan:
     """`state` 0..3 fixes whether the car is dirty (bit 0) and damaged (bit 1): all four are equally frequent in every source."""
     photo_seed = derive_seed(seed, "photo", source, index)
-    subject = draw_car_plan(photo_seed, dirty=bool(state & 1), damaged=bool(state & 2))
+    subject = draw_subject(photo_seed, dirty=bool(state & 1), damaged=bool(state & 2))
     return draw_photo_plan(photo_seed, subject, weather=weather, cut=cut)
 
 
@@ -121,7 +123,7 @@ def _dashcam(seed: int, count: int) -> list[Shot]:
     rng = np.random.default_rng(derive_seed(seed, "dashcam"))
     numbers = rng.permutation(count) + 1
     sandy = max(1, round(0.012 * count))
-    kinds = {0: "PNG", 1: "WEBP"}
+    kinds: dict[int, ImageKind] = {0: "PNG", 1: "WEBP"}
     shots = []
     for index in range(count):
         weather = "sand" if index >= count - sandy else OUTDOORS[index % 4]
@@ -140,7 +142,7 @@ def _fleet(seed: int, count: int) -> list[Shot]:
     vehicle = 0
     while len(shots) < count:
         car_seed = derive_seed(seed, "vehicle", vehicle)
-        subject = draw_car_plan(car_seed, dirty=bool(vehicle & 1), damaged=bool(vehicle & 2))
+        subject = draw_subject(car_seed, dirty=bool(vehicle & 1), damaged=bool(vehicle & 2))
         split = ("train", "train", "test", "train", "valid")[vehicle % 5]
         for view in range(min(int(rng.integers(2, 4)), count - len(shots))):
             weather = OUTDOORS[rng.choice(4, p=(0.4, 0.2, 0.2, 0.2))]

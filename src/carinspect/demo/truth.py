@@ -8,12 +8,12 @@ import numpy as np
 
 from carinspect.demo.brush import SUPERSAMPLE
 from carinspect.demo.photo import Picture
-from carinspect.demo.plan import SEVERITY
+from carinspect.demo.subject import SEVERITY
 
 DIRT_CLASSES = ("dirt", "mud")
 
 _LEAST_AREA_PX = 5.0
-"""Nobody outlines a smaller speck."""
+"""Nobody outlines a smaller speck, or a smaller hole."""
 
 Polygon = list[float]
 """x1, y1, x2, y2, ... in photo pixels."""
@@ -62,8 +62,8 @@ def score(picture: Picture, kinds: Sequence[str]) -> float:
 
 
 def outline(mask: np.ndarray) -> tuple[Polygon, ...]:
-    """A polygon around each piece of a canvas-sized mask, holes filled, slightly simplified, in photo pixels."""
-    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    """Polygons that cover what a canvas-sized mask covers, slightly simplified, in photo pixels."""
+    contours, _ = cv2.findContours(_without_holes(mask), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     polygons = []
     for contour in contours:
         # A contour runs through the middles of the outermost pixels.
@@ -71,3 +71,19 @@ def outline(mask: np.ndarray) -> tuple[Polygon, ...]:
         if len(corners) >= 3 and cv2.contourArea(contour) / SUPERSAMPLE**2 >= _LEAST_AREA_PX:
             polygons.append([round(float(value), 2) for value in corners.ravel()])
     return tuple(sorted(polygons))
+
+
+def _without_holes(mask: np.ndarray) -> np.ndarray:
+    """The mask with a thin slit through each hole: a COCO polygon has none, and dirt around a window is not on the window."""
+    mask = mask.copy()
+    while True:
+        contours, hierarchy = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        families = [] if hierarchy is None else hierarchy[0][:, 3]
+        holes = [(contour, parent) for contour, parent in zip(contours, families, strict=True) if parent >= 0]
+        large = [hole for hole in holes if cv2.contourArea(hole[0]) / SUPERSAMPLE**2 >= _LEAST_AREA_PX]
+        if not large:
+            return mask
+        for hole, parent in large:
+            left, _, width, _ = cv2.boundingRect(hole)
+            _, top, _, height = cv2.boundingRect(contours[parent])
+            mask[top : top + height, left + width // 2] = 0

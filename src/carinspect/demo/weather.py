@@ -7,7 +7,7 @@ import numpy as np
 
 from carinspect.demo.brush import Colour, blend, empty_mask, noise, smoothstep, stroke
 from carinspect.demo.camera import Camera
-from carinspect.demo.car import Car, Parts
+from carinspect.demo.vehicle import Car, Parts
 
 Weather = Literal["clear", "rain", "fog", "snow", "sand"]
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from carinspect.core.errors import UserError
 from carinspect.core.tables import SPLITS
 
 LEAK_KINDS = {"group": "the group", "family": "the family", "sha256": "the bytes", "phash": "the perceptual hash"}
@@ -42,6 +43,12 @@ def find_leaks(table: pd.DataFrame) -> list[Leak]:
 
 
 def telling_hashes(phash: pd.Series) -> pd.Series:
-    """`phash` with "" for pictures without a layout: a plain surface has hardly a bit set, and any two of them the same hash."""
+    """`phash` with "" for pictures without a layout: a plain surface has hardly a bit set, and any two of them the same hash.
+
+    Raises `UserError` for a value that is no hash.
+    """
+    wrong = phash[~phash.str.fullmatch("[0-9a-f]{16}|")]
+    if len(wrong):
+        raise UserError(f"phash has the value {wrong.iloc[0]!r}. It must be 16 hexadecimal digits, or blank.")
     bits = np.bitwise_count(np.array([int(value or "0", 16) for value in phash], dtype=np.uint64))
     return phash.where(bits >= _LEAST_BITS, "")

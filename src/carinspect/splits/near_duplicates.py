@@ -13,7 +13,7 @@ from carinspect.splits.groups import Link, label_groups
 from carinspect.splits.second_look import correlate_detail, correlate_layouts
 
 _LEAST_LAYOUT_CORRELATION = 0.35
-"""Below it the detail is not compared: four in five of the pairs whose hashes are near by chance, and one copy in two hundred."""
+"""Below it the detail is not compared: that spares two in three of the pairs that are near by chance, and costs one copy in two hundred."""
 
 _BATCH = 2048
 

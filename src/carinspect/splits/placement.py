@@ -38,8 +38,8 @@ def _require_groups(groups: int, fractions: dict[str, float]) -> None:
     if groups < needed:
         smallest = min(fractions, key=lambda name: fractions[name])
         raise UserError(
-            f"the photos form {groups} group{'s' * (groups != 1)} of photos that must stay together; a split of {fractions[smallest]:g} "
-            f"for {smallest} needs at least {needed}. Add photos, or change split.fractions."
+            f"the photos form {groups} group{'s' * (groups != 1)} that must each stay together; {fractions[smallest]:g} of them for "
+            f"{smallest} needs at least {needed}. Add photos, or change split.fractions."
         )
 
 

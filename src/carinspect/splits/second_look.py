@@ -14,7 +14,7 @@ FINE_PX = 3.0
 """Sigma of the neighbourhood that the fine contrast is relative to: a thirtieth of the side."""
 
 _TILE_PX = 16
-_SMALLEST_PART = 0.1  # of the detail; so much may differ, for exports paste watermarks and cut corners off
+_TOLERATED_PART = 0.1  # of the detail; so much may differ, for copies bear watermarks and other borders
 
 _STEPS = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 50, 1e-4)
 _SMOOTH_PX = 5  # of the alignment's own filter
@@ -47,7 +47,7 @@ def correlate_detail(first: np.ndarray, second: np.ndarray, *, variant: Variant)
 
 
 def _correlate_tiles(first: np.ndarray, second: np.ndarray) -> float:
-    """The `_SMALLEST_PART` quantile of the tiles' correlations, each weighed by the detail that either picture has in it."""
+    """The `_TOLERATED_PART` quantile of the tiles' correlations, each weighed by the detail that either picture has in it."""
     first, second = _cut_tiles(first), _cut_tiles(second)
     first_energy, second_energy = (first * first).sum(axis=1), (second * second).sum(axis=1)
     weights = np.maximum(first_energy, second_energy)
@@ -55,7 +55,7 @@ def _correlate_tiles(first: np.ndarray, second: np.ndarray) -> float:
     correlations = (first * second).sum(axis=1) / np.sqrt(first_energy * second_energy + 1e-9)
     order = np.argsort(correlations, kind="stable")
     reached = np.cumsum(weights[order])
-    return float(correlations[order][np.searchsorted(reached, _SMALLEST_PART * reached[-1])])
+    return float(correlations[order][np.searchsorted(reached, _TOLERATED_PART * reached[-1])])
 
 
 def _cut_tiles(picture: np.ndarray) -> np.ndarray:
@@ -70,6 +70,8 @@ def _align(held: np.ndarray, second: np.ndarray) -> np.ndarray | None:
         everywhere, still = np.ones(held.shape, dtype=np.uint8), np.eye(2, 3, dtype=np.float32)
         matrix = np.asarray(cv2.findTransformECC(second, held, still, cv2.MOTION_AFFINE, _STEPS, everywhere, _SMOOTH_PX)[1])
     except cv2.error:  # its word for "did not converge", and for a picture without any contrast
+        return None
+    if not np.isfinite(matrix).all():
         return None
     stretches = np.linalg.svd(matrix[:, :2], compute_uv=False)
     return matrix if stretches.min() > 1 / _MOST_STRETCH and stretches.max() < _MOST_STRETCH else None

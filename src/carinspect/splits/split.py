@@ -62,6 +62,7 @@ def _require_labels(table: pd.DataFrame, tasks: Sequence[Task]) -> None:
 
 
 def require_no_leaks(table: pd.DataFrame) -> None:
+    """Raise `UserError` with the first leak of a table that has `DATASET_COLUMNS`."""
     leaks = find_leaks(table)
     if leaks:
         raise UserError(f"{len(leaks)} leaks, which is a fault of this stage. The first: {leaks[0]}")

@@ -1,0 +1,276 @@
+"""The pipeline as a whole: dvc.yaml says what the code does, and dvc repro and dvc exp behave as the README promises."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src"
+PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+STAGES = list(PIPELINE["stages"])
+
+
+# ---- dvc.yaml against the imports
+
+
+def imported_modules(file: Path) -> Iterator[str]:
+    """Every module of this project that `file` imports, anywhere in it."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "carinspect":
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "carinspect")
+
+
+def reached_files(script: Path) -> set[str]:
+    """The project's files that running `script` imports, directly or not, relative to the root."""
+    reached: set[Path] = set()
+    waiting = [script]
+    while waiting:
+        for module in imported_modules(waiting.pop()):
+            file = SOURCE / Path(*module.split(".")).with_suffix(".py")
+            if file.is_file() and file not in reached:
+                reached.add(file)
+                waiting.append(file)
+    return {file.relative_to(ROOT).as_posix() for file in reached}
+
+
+def code_problems(stage: str, deps: list[str]) -> list[str]:
+    """What is wrong between the code that a stage reaches and the code in its deps."""
+    script = f"stages/{stage}.py"
+    reached = reached_files(ROOT / script)
+    code = [dep for dep in deps if dep.startswith(("src/", "stages/"))]
+    missing = [file for file in reached if not any(file == dep or file.startswith(f"{dep}/") for dep in code)]
+    needless = [dep for dep in code if dep != script and not any(file == dep or file.startswith(f"{dep}/") for file in reached)]
+    return (
+        [f"missing {file}" for file in missing]
+        + [f"needless {dep}" for dep in needless]
+        + ([] if script in code else [f"missing {script}"])
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_exactly_the_code_that_it_imports(stage: str) -> None:
+    assert code_problems(stage, PIPELINE["stages"][stage]["deps"]) == []
+
+
+def test_that_check_sees_a_missing_and_a_needless_dependency() -> None:
+    deps = PIPELINE["stages"]["split"]["deps"]
+    assert code_problems("split", [dep for dep in deps if dep != "src/carinspect/splits"])
+    assert code_problems("split", [*deps, "src/carinspect/training"]) == ["needless src/carinspect/training"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_has_the_same_word_everywhere(stage: str) -> None:
+    assert (ROOT / "stages" / f"{stage}.py").is_file()
+    assert PIPELINE["stages"][stage]["cmd"].endswith(f"stages/{stage}.py")
+    assert [next(iter(metric)) for metric in PIPELINE["stages"][stage]["metrics"]] == [f"metrics/{stage}.json"]
+
+
+LAYERS = [
+    {"core"}, {"images", "scoring"}, {"model", "inference"},
+    {"annotations", "splits", "training", "evaluation", "thresholds", "export", "demo"},
+]  # fmt: skip
+
+
+def layer_problems(file: Path, package: str) -> list[str]:
+    """Imports of `file`, which lies in `package`, that do not go down. Export stands over inference, which it puts into words."""
+    own = next(index for index, layer in enumerate(LAYERS) if package in layer)
+    allowed = {package}.union(*LAYERS[:own])
+    used = {module.split(".")[1] for module in imported_modules(file) if "." in module}
+    return [f"{file.name} imports {other}" for other in sorted(used - allowed)]
+
+
+def test_imports_go_down_the_layers() -> None:
+    packages = {path.name for path in (SOURCE / "carinspect").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert packages == set().union(*LAYERS)
+    problems = [
+        problem
+        for package in packages
+        for file in (SOURCE / "carinspect" / package).glob("*.py")
+        for problem in layer_problems(file, package)
+    ]
+    assert problems == []
+    assert layer_problems(SOURCE / "carinspect" / "training" / "loop.py", "core") != []
+
+
+@pytest.mark.parametrize("module", ["carinspect.inference.bundle", "carinspect.images.store", "carinspect.scoring.ranking"])
+def test_what_serves_never_imports_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(SOURCE)}, check=False).returncode == 0
+    code = "import sys, carinspect.model.network; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(SOURCE)}, check=False).returncode == 1
+
+
+# ---- what the committed demo says of itself
+
+
+def metrics_of(stage: str) -> dict:
+    return json.loads((ROOT / "metrics" / f"{stage}.json").read_text())
+
+
+def test_the_demo_is_learnt() -> None:
+    test = metrics_of("evaluate")["test"]
+    assert test["clean"]["roc_auc"] >= 0.95
+    assert test["weather"]["accuracy"] >= 0.90
+    assert test["damage"]["mae_over_constant"] <= 0.5
+
+
+def test_the_demo_has_no_leak_and_its_promise_is_proved_or_said_to_be_infeasible() -> None:
+    assert metrics_of("split")["leaks"] == 0
+    selection = metrics_of("select_threshold")
+    assert selection["method"] == "guaranteed"
+    assert selection["feasible"] == (selection["T_clean"] is not None)
+
+
+# ---- dvc itself, in a clone
+
+
+def run(folder: Path, *command: str, fails: bool = False) -> str:
+    """Run `command` in `folder`, offline and with DVC's own folders inside it; returns stdout and stderr together."""
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "DVC_SITE_CACHE_DIR": str(folder / ".." / "site"),
+        "DVC_GLOBAL_CONFIG_DIR": str(folder / ".." / "global"),
+        "DVC_SYSTEM_CONFIG_DIR": str(folder / ".." / "system"),
+        "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@example.org", "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@example.org",
+    }  # fmt: skip
+    # Caches of bytecode must not count as changed code.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    output = done.stdout + done.stderr
+    assert (done.returncode != 0) == fails, output
+    return output
+
+
+def set_param(folder: Path, old: str, new: str) -> None:
+    params = folder / "params.yaml"
+    text = params.read_text()
+    assert text.count(old) == 1, old
+    params.write_text(text.replace(old, new))
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with a small demo, its pipeline run once and committed."""
+    folder = tmp_path_factory.mktemp("pipeline") / "clone"
+    folder.mkdir()
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    for name in listed:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    for name in ("dvc.lock", "data/split_ledger.json"):
+        (folder / name).unlink(missing_ok=True)
+    set_param(folder, "photos: 960 ", "photos: 240 ")
+    for name, old in (("epochs", "epochs: "), ("side", "image_side_px: null")):
+        line = next(line for line in (folder / "params.yaml").read_text().splitlines() if line.strip().startswith(old))
+        set_param(folder, line, "  epochs: 2" if name == "epochs" else "  image_side_px: 32")
+    run(folder, "git", "init", "-q", "-b", "main")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-qm", "code")
+    run(folder, "dvc", "repro")
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-qm", "demo")
+    return folder
+
+
+@pytest.fixture
+def workspace(clone: Path) -> Iterator[Path]:
+    """The clone, put back afterwards."""
+    yield clone
+    # A failed experiment can leave params.yaml changed behind a stat that git takes for clean.
+    (clone / "params.yaml").touch()
+    run(clone, "git", "checkout", "-q", "--", ".")
+    run(clone, "dvc", "checkout", "--force", "-q")
+
+
+def ran_stages(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+@pytest.mark.slow
+def test_every_output_is_there_and_git_is_clean(clone: Path) -> None:
+    outputs = [out if isinstance(out, str) else next(iter(out)) for stage in PIPELINE["stages"].values() for out in stage["outs"]]
+    assert all((clone / out).exists() for out in outputs)
+    assert run(clone, "git", "status", "--porcelain") == ""
+
+
+@pytest.mark.slow
+def test_a_second_repro_changes_nothing_though_python_left_its_caches(workspace: Path) -> None:
+    assert list((workspace / "src").rglob("__pycache__"))
+    assert ran_stages(run(workspace, "dvc", "repro")) == []
+    assert run(workspace, "git", "status", "--porcelain") == ""
+
+
+@pytest.mark.slow
+def test_an_unused_profile_and_a_runtime_knob_rerun_only_the_resolution(workspace: Path) -> None:
+    set_param(workspace, "batch_size: 256", "batch_size: 128")
+    set_param(workspace, "runtime: {device: auto, processes: auto, workers: auto,", "runtime: {device: auto, processes: 1, workers: 1,")
+    assert ran_stages(run(workspace, "dvc", "repro")) == ["resolve_recipe"]
+
+
+@pytest.mark.slow
+def test_another_profile_with_the_same_recipe_trains_nothing(workspace: Path) -> None:
+    assert ran_stages(run(workspace, "dvc", "exp", "run", "-S", "hardware=cpu")) == ["resolve_recipe"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  policy: fresh ", "  polciy: fresh ", "split.polciy: unknown key. Did you mean 'policy'?"),
+        ("hardware: auto ", "hardware: atuo ", "no profile is called 'atuo'. Did you mean 'auto'?"),
+        ("  backbone: null ", "  backbone: resnat18 ", "timm has no model 'resnat18'. Did you mean 'resnet18'?"),
+        ("  pretrained: false ", "  pretrained: none.safetensors ", "model.pretrained: no such file: 'none.safetensors'"),
+        ("  seed: 2026\n  policy", "  seed: later\n  policy", "split.seed has the value 'later'"),
+    ],
+)
+def test_a_mistyped_param_fails_before_anything_is_deleted(workspace: Path, old: str, new: str, message: str) -> None:
+    set_param(workspace, old, new)
+    before = {path: path.stat().st_mtime_ns for name in ("data", "models", "reports") for path in (workspace / name).rglob("*")}
+    output = run(workspace, "dvc", "repro", fails=True)
+    assert message in output
+    assert "Traceback" not in output
+    assert {path: path.stat().st_mtime_ns for name in ("data", "models", "reports") for path in (workspace / name).rglob("*")} == before
+
+
+@pytest.mark.slow
+def test_an_experiment_changes_what_it_says_and_can_be_compared(workspace: Path) -> None:
+    output = run(workspace, "dvc", "exp", "run", "--name", "bigger-batch", "-S", "train.batch_size=48", "-S", "train.lr=1e-5")
+    assert ran_stages(output) == ["resolve_recipe", "train_ddp", "evaluate", "select_threshold", "export_onnx"]
+    recipe = yaml.safe_load((workspace / "data" / "recipe.yaml").read_text())
+    assert (recipe["train"]["batch_size"], recipe["train"]["lr"]) == (48, 1e-5)
+    assert "train.batch_size" in run(workspace, "dvc", "params", "diff")
+    assert "metrics/evaluate.json" in run(workspace, "dvc", "metrics", "diff")
+    assert "bigger-batch" in run(workspace, "dvc", "exp", "show", "--no-pager")
+    run(workspace, "dvc", "plots", "diff", "HEAD", "workspace", "-o", "plots")
+    page = (workspace / "plots" / "index.html").read_text()
+    shutil.rmtree(workspace / "plots")
+    for title in ("precision and recall of clean", "confusion of weather", "calibration of clean", "validation score", "damage"):
+        assert title in page, title
+
+
+@pytest.mark.slow
+def test_an_experiment_in_a_temporary_copy_runs_the_copy_and_leaves_the_workspace(workspace: Path) -> None:
+    run(workspace, "dvc", "exp", "run", "--temp", "--name", "other-backbone", "-S", "model.backbone=test_efficientnet")
+    assert run(workspace, "git", "status", "--porcelain") == ""
+    assert "test_efficientnet" in run(workspace, "git", "show", "other-backbone:metrics/resolve_recipe.json")
+
+
+@pytest.mark.slow
+def test_a_missing_data_root_is_one_line(workspace: Path) -> None:
+    set_param(workspace, "root: data/demo ", "root: data/nothing ")
+    output = run(workspace, "dvc", "repro", fails=True)
+    assert "data/nothing" in output
+    assert "Traceback" not in output
