@@ -52,5 +52,6 @@ WEIGHTS_OF = $(if $(filter true false,$(WEIGHTS)),$(WEIGHTS),$(abspath $(WEIGHTS
 
 repro-real: setup  ## the pipeline on the photos in CARINSPECT_REAL_DATA, as an experiment in a workspace of its own
 	@test -d "$(CARINSPECT_REAL_DATA)" || { echo "CARINSPECT_REAL_DATA is '$(CARINSPECT_REAL_DATA)': no such folder. Set it to a data root." >&2; exit 1; }
-	dvc exp run --temp --force-overwrite --name real-photos $(REAL) $(if $(WEIGHTS),-S model.pretrained="$(WEIGHTS_OF)") $(ARGS)
+	@! dvc exp list --name-only | grep -qx real-photos || dvc exp remove --quiet real-photos
+	dvc exp run --temp --name real-photos $(REAL) $(if $(WEIGHTS),-S model.pretrained="$(WEIGHTS_OF)") $(ARGS)
 	@echo "dvc exp show                    compares it; 'git show real-photos:metrics/evaluate.json' and 'dvc exp apply real-photos' show all of it."
