@@ -83,7 +83,7 @@ LAYERS = [
 
 
 def layer_problems(file: Path, package: str) -> list[str]:
-    """Imports of `file`, which lies in `package`, that do not go down. Export stands over inference, which it puts into words."""
+    """Imports of `file`, which lies in `package`, that do not go down."""
     own = next(index for index, layer in enumerate(LAYERS) if package in layer)
     allowed = {package}.union(*LAYERS[:own])
     used = {module.split(".")[1] for module in imported_modules(file) if "." in module}
@@ -142,8 +142,11 @@ def run(folder: Path, *command: str, fails: bool = False) -> str:
         "DVC_SITE_CACHE_DIR": str(folder / ".." / "site"),
         "DVC_GLOBAL_CONFIG_DIR": str(folder / ".." / "global"),
         "DVC_SYSTEM_CONFIG_DIR": str(folder / ".." / "system"),
-        "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@example.org", "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@example.org",
-    }  # fmt: skip
+        "GIT_AUTHOR_NAME": "test",
+        "GIT_AUTHOR_EMAIL": "test@example.org",
+        "GIT_COMMITTER_NAME": "test",
+        "GIT_COMMITTER_EMAIL": "test@example.org",
+    }
     # Caches of bytecode must not count as changed code.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     environment.pop("PYTHONPATH", None)
