@@ -54,4 +54,4 @@ repro-real: setup  ## the pipeline on the photos in CARINSPECT_REAL_DATA, as an 
 	@test -d "$(CARINSPECT_REAL_DATA)" || { echo "CARINSPECT_REAL_DATA is '$(CARINSPECT_REAL_DATA)': no such folder. Set it to a data root." >&2; exit 1; }
 	@! dvc exp list --name-only | grep -qx real-photos || dvc exp remove --quiet real-photos
 	dvc exp run --temp --name real-photos $(REAL) $(if $(WEIGHTS),-S model.pretrained="$(WEIGHTS_OF)") $(ARGS)
-	@echo "dvc exp show                    compares it; 'git show real-photos:metrics/evaluate.json' and 'dvc exp apply real-photos' show all of it."
+	@echo "Its figures: dvc metrics diff --all HEAD real-photos. Its files: dvc exp branch real-photos <branch>."

@@ -269,7 +269,8 @@ def test_an_experiment_changes_what_it_says_and_can_be_compared(workspace: Path)
 def test_an_experiment_in_a_temporary_copy_runs_the_copy_and_leaves_the_workspace(workspace: Path) -> None:
     run(workspace, "dvc", "exp", "run", "--temp", "--name", "other-backbone", "-S", "model.backbone=test_efficientnet")
     assert run(workspace, "git", "status", "--porcelain") == ""
-    assert "test_efficientnet" in run(workspace, "git", "show", "other-backbone:metrics/resolve_recipe.json")
+    (reference,) = run(workspace, "git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/other-backbone").split()
+    assert "test_efficientnet" in run(workspace, "git", "show", f"{reference}:metrics/resolve_recipe.json")
 
 
 @pytest.mark.slow

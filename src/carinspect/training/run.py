@@ -14,7 +14,7 @@ from carinspect.core.errors import UserError
 from carinspect.core.files import sha256_of, write_bytes
 from carinspect.core.seeds import derive_seed
 from carinspect.core.tables import DATASET_COLUMNS, read_table
-from carinspect.images.store import open_store
+from carinspect.images.store import cache_folder, open_store
 from carinspect.model.backbones import build_backbone
 from carinspect.model.checkpoint import Checkpoint, save_checkpoint
 from carinspect.model.losses import is_labelled
@@ -91,7 +91,7 @@ def run(job: Job) -> dict[str, Any]:
     rank = distributed.get_rank()
     state_file = job.state_file
     try:
-        with Tracker(Path("runs") / state_file.stem, rank=rank) as tracker:
+        with Tracker(cache_folder().parent / "runs" / state_file.stem, rank=rank) as tracker:
             progress = train(
                 build_network(job),
                 recipe=job.recipe,
