@@ -256,7 +256,7 @@ def test_an_experiment_changes_what_it_says_and_can_be_compared(workspace: Path)
     assert (recipe["train"]["batch_size"], recipe["train"]["lr"]) == (48, 1e-5)
     assert "train.batch_size" in run(workspace, "dvc", "params", "diff")
     assert "metrics/evaluate.json" in run(workspace, "dvc", "metrics", "diff")
-    assert "bigger-batch" in run(workspace, "dvc", "exp", "show", "--no-pager")
+    assert "bigger-batch" in run(workspace, "dvc", "exp", "show", "--csv")
     # DVC only warns where a declared column does not exist, and leaves its plot out.
     assert "WARNING" not in run(workspace, "dvc", "plots", "diff", "HEAD", "workspace", "-o", "plots")
     page = (workspace / "plots" / "index.html").read_text()
