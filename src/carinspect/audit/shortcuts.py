@@ -55,7 +55,9 @@ class Shortcut(NamedTuple):
     def __str__(self) -> str:
         told = f"; most by {', '.join(STATISTICS[name] for name, _ in self.telling)}" if self.telling else ""
         where = f" within {self.within}" if self.within else ""
-        return f"{self.column}{where} can be told from {EVIDENCE_WORDS[self.evidence]} alone: {self.metric} {self.skill:.2f}{told}"
+        # Fog is pale and snow is white: here the statistics may show the label itself.
+        excuse = " (in part this may be the weather itself)" if (self.column, self.evidence) == ("weather_condition", "statistics") else ""
+        return f"{self.column}{where} can be told from {EVIDENCE_WORDS[self.evidence]} alone: {self.metric} {self.skill:.2f}{told}{excuse}"
 
 
 def find_shortcuts(table: pd.DataFrame, statistics: pd.DataFrame, params: DescribeParams) -> list[Shortcut]:
