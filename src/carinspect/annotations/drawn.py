@@ -39,9 +39,7 @@ def read_drawn_outlines(data: DataParams, params: ConvertAnnotationsParams, imag
     return found
 
 
-def _read_source(
-    source: Source, data: DataParams, params: ConvertAnnotationsParams, wanted: set[str]
-) -> dict[str, list[DrawnOutline]]:
+def _read_source(source: Source, data: DataParams, params: ConvertAnnotationsParams, wanted: set[str]) -> dict[str, list[DrawnOutline]]:
     where = f"{data.sources}: {source.name}"
     meanings = {name: read_meaning(value, params, where=f"{where}.categories.{name}") for name, value in source.categories.items()}
     listing = list_folder(data.root_path / source.folder, source.exclude, where=where)
@@ -63,7 +61,7 @@ def _name(coco: CocoFile, annotation: CocoAnnotation) -> str:
 
 
 def _draw(annotation: CocoAnnotation, image: CocoImage, meaning: Meaning | None) -> list[DrawnOutline]:
-    if meaning is None or meaning.kind in ("ignore", "labels"):
+    if meaning is None or meaning.kind == "ignore" or meaning.kind == "labels":
         return []
     outline = read_outline(annotation.segmentation, annotation.bbox, width_px=image.width, height_px=image.height)
     if outline.mask is None:

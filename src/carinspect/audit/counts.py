@@ -34,6 +34,8 @@ def count_labels(table: pd.DataFrame) -> pd.DataFrame:
     rows = {}
     for column in LABEL_COLUMNS:
         values = table[column].dropna()
+        if values.empty:
+            continue
         parts = {column: values.notna()}
         if column in CLASSES:
             parts = {f"{column}: {say_label(column, label)}": values == label for label in range(len(CLASSES[column]))}

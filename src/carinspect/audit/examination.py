@@ -110,6 +110,6 @@ def summarise(examination: Examination) -> str:
     listed = sum(len(doubts.suspects) for doubts in examination.doubts)
     lines = [
         f"{len(table):,} photos in {table['group'].nunique():,} groups ({sources}); {len(rejected):,} rejected",
-        f"{len(examination.oddities):,} odd photos, {len(examination.contradictions):,} contradicting and {listed:,} doubtful labels listed",
+        f"{len(examination.oddities):,} odd photos; {len(examination.contradictions):,} contradicting, {listed:,} doubtful labels listed",
     ]
     return "\n".join([*lines, *(f"warning: {warning}" for warning in examination.warnings)])

@@ -8,7 +8,11 @@ import pandas as pd
 
 from carinspect.core.tasks import WEATHER_CLASSES
 
-CLASSES: dict[str, tuple[str, ...]] = {"clean": ("dirty", "clean"), "damaged": ("undamaged", "damaged"), "weather_condition": WEATHER_CLASSES}
+CLASSES: dict[str, tuple[str, ...]] = {
+    "clean": ("dirty", "clean"),
+    "damaged": ("undamaged", "damaged"),
+    "weather_condition": WEATHER_CLASSES,
+}
 """Label columns with classes, and their names by number. The other label columns are scores."""
 
 

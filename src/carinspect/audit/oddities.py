@@ -31,14 +31,13 @@ def find_oddities(table: pd.DataFrame, statistics: pd.DataFrame) -> list[Oddity]
     short_px = statistics[["width_px", "height_px"]].min(axis=1)
     brightness, contrast = statistics["brightness"], statistics["contrast"]
     blur = _deviations_below(np.log1p(statistics["sharpness"]), table["source"])
-    found = [
+    return [
         *_list(table, "nearly black", brightness, brightness < NEARLY_BLACK, "mean brightness {:.0f} of 255"),
         *_list(table, "nearly white", -brightness, brightness > NEARLY_WHITE, "mean brightness {:.0f} of 255"),
         *_list(table, "flat", contrast, contrast < FLAT, "its grey levels deviate by {:.1f} of 255"),
         *_list(table, "tiny", short_px, short_px < TINY_PX, "shorter side {:.0f} px"),
         *_list(table, "blurred", -blur, blur > _BLURRED_DEVIATIONS, "{:.1f} deviations less sharp than its source"),
     ]
-    return found
 
 
 def _list(table: pd.DataFrame, kind: str, order: pd.Series, odd: pd.Series, words: str) -> list[Oddity]:

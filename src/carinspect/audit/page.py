@@ -13,10 +13,10 @@ from carinspect.audit.examination import Examination
 from carinspect.audit.examples import choose_examples
 from carinspect.audit.labels import say_label
 from carinspect.audit.oddities import Oddity
+from carinspect.audit.photo_statistics import STATISTICS
 from carinspect.audit.pictures import COLOURS, Outlines, draw_picture
 from carinspect.audit.shortcuts import EVIDENCE_WORDS
-from carinspect.audit.photo_statistics import STATISTICS
-from carinspect.core.tables import LABEL_COLUMNS, SPLITS
+from carinspect.core.tables import LABEL_COLUMNS
 
 _ODDITIES_OF_KIND = 6
 _CONTRADICTIONS = 12
@@ -47,10 +47,13 @@ def draw_page(examination: Examination, read_outlines: Callable[[Collection[str]
     def say_outlines(path: str) -> str:
         return ", ".join(sorted({name for _, name, _ in outlines.get(path, ())})) or "none"
 
+    sources = count_sources(evidence.table)
     return _template().render(
         evidence=evidence,
         warnings=examination.warnings,
-        sources=count_sources(evidence.table),
+        sources=sources,
+        # A group may span sources.
+        totals=sources.sum().to_dict() | {"groups": evidence.table["group"].nunique()},
         labels=count_labels(evidence.table),
         histograms=draw_histograms(evidence.table),
         profile=examination.profile,
@@ -63,8 +66,6 @@ def draw_page(examination: Examination, read_outlines: Callable[[Collection[str]
         oddities=oddities,
         odd_photos=len(examination.oddities),
         rejected=_rows(evidence.rejected.head(_ROWS)),
-        splits=SPLITS,
-        label_columns=LABEL_COLUMNS,
         evidence_words=EVIDENCE_WORDS,
         statistic_words=STATISTICS,
         colours=COLOURS,

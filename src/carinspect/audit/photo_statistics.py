@@ -1,4 +1,4 @@
-"""Owns what can be measured of a photo without knowing what it shows: its file, its colours, its light, its sharpness, its coarse layout."""
+"""Owns what can be measured of a photo without knowing what it shows: its file, colours, light, sharpness, coarse layout."""
 
 import os
 from collections.abc import Sequence

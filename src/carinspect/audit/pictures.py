@@ -23,7 +23,7 @@ _DRAWN_TWICE = 2  # lines are drawn at twice the size, so that they come out smo
 
 
 def draw_picture(root: Path, image_path: str, outlines: Outlines) -> str:
-    """The photo at `root / image_path`, its longer side `PICTURE_PX`, as a data URI of a JPEG. Raises `UserError` when it cannot be read."""
+    """The photo at `root / image_path`, its longer side `PICTURE_PX`, as a data URI of a JPEG. Raises `UserError` if unreadable."""
     try:
         photo = decode_photo(root / image_path, at_least_px=_DRAWN_TWICE * PICTURE_PX)
     except PhotoError as error:

@@ -72,7 +72,9 @@ def measure_skill(answers: Array, labels_N: Array, *, has_classes: bool, folds: 
     return float(np.nanmean(values)) if np.isfinite(values).any() else (0.5 if has_classes else 0.0)
 
 
-def _skill_of_fold(answers: Array, labels_N: Array, learn: npt.NDArray[np.intp], judge: npt.NDArray[np.intp], *, has_classes: bool) -> float:
+def _skill_of_fold(
+    answers: Array, labels_N: Array, learn: npt.NDArray[np.intp], judge: npt.NDArray[np.intp], *, has_classes: bool
+) -> float:
     labels = labels_N[judge]
     if not has_classes:
         error, constant_error = np.square(labels - answers[judge, 0]).sum(), np.square(labels - labels_N[learn].mean()).sum()

@@ -57,7 +57,7 @@ class Shortcut(NamedTuple):
         where = f" within {self.within}" if self.within else ""
         # Fog is pale and snow is white: here the statistics may show the label itself.
         excuse = " (in part this may be the weather itself)" if (self.column, self.evidence) == ("weather_condition", "statistics") else ""
-        return f"{self.column}{where} can be told from {EVIDENCE_WORDS[self.evidence]} alone: {self.metric} {self.skill:.2f}{told}{excuse}"
+        return f"{self.column}{where} can be told from {EVIDENCE_WORDS[self.evidence]} alone: {self.metric} {self.skill:.3f}{told}{excuse}"
 
 
 def find_shortcuts(table: pd.DataFrame, statistics: pd.DataFrame, params: DescribeParams) -> list[Shortcut]:
@@ -174,5 +174,3 @@ def find_grey_sources(profile: pd.DataFrame) -> list[str]:
     grey = profile["grey_share"] * profile["photos"]
     others = (grey.sum() - grey) / (profile["photos"].sum() - profile["photos"]).clip(lower=1)
     return [str(source) for source in profile.index[(profile["grey_share"] >= _MOSTLY) & (others <= _SELDOM)]] if len(profile) > 1 else []
-
-

@@ -1,8 +1,8 @@
 """Owns doubtful labels: copies of one photo with different labels, and labels that a predictor which never saw the photo would not give.
 
-The predictor sees an image's statistics and its coarse layout, no more. It can doubt a photo of snow that is labelled clear; it cannot see a
-scratch. Where it is hardly better than chance its doubts are noise, and none is listed. Where a label can be told from the source, it knows
-the source, and never doubts a label that the whole source shares.
+The predictor sees an image's statistics and its coarse layout, no more. It can doubt a photo of snow that is labelled clear; it cannot
+see a scratch. Where it is hardly better than chance its doubts are noise, and none is listed. Where a label can be told from the source,
+it knows the source, and never doubts a label that the whole source shares.
 """
 
 from collections.abc import Sequence
@@ -58,14 +58,17 @@ def find_contradictions(table: pd.DataFrame, pairs: pd.DataFrame) -> list[Suspec
     pairs: columns `first`, `second` (image paths) and `reason`.
     """
     labels = table.set_index("image_path")[list(LABEL_COLUMNS)]
+    copies = pairs[pairs["reason"].isin(_COPIES)].drop_duplicates(["first", "second"])
+    firsts, seconds = (labels.loc[copies[side]].reset_index(drop=True) for side in ("first", "second"))
+    gaps = (firsts - seconds).abs()
+    # A photo that is whole here and damaged there has two scores as well: one entry says it.
+    gaps.loc[gaps["damaged"] > 0, "damage_score"] = np.nan
     found = []
-    for pair in pairs[pairs["reason"].isin(_COPIES)].itertuples():
-        for column in LABEL_COLUMNS:
-            first, second = float(labels.at[pair.first, column]), float(labels.at[pair.second, column])
-            gap = abs(first - second)
-            if gap >= (1.0 if column in CLASSES else _LEAST_GAP):
-                reason = f"its copy {pair.second} says {say_label(column, second)}"
-                found.append(Suspect(str(pair.first), column, say_label(column, first), min(1.0, gap), reason))
+    for column in LABEL_COLUMNS:
+        for row in np.flatnonzero(gaps[column] >= (1.0 if column in CLASSES else _LEAST_GAP)):
+            label, other = (say_label(column, side[column].iloc[row]) for side in (firsts, seconds))
+            reason = f"its copy {copies['second'].iloc[row]} says {other}"
+            found.append(Suspect(str(copies["first"].iloc[row]), column, label, min(1.0, float(gaps[column].iloc[row])), reason))
     return sorted(found, key=lambda suspect: (-suspect.doubt, suspect))
 
 
@@ -115,10 +118,10 @@ def _doubt_classes(question: Question, answers_NxK: Array) -> Sequence[tuple[int
     margin_N = others[everyone, best_N] - given_N
     return [
         (n, float(margin_N[n]), f"photos like it are {say_label(question.column, classes[best_N[n]])} ({others[n, best_N[n]]:.0%} likely)")
-        for n in np.flatnonzero(margin_N > 0)
+        for n in np.flatnonzero(margin_N > 0).tolist()
     ]
 
 
 def _doubt_scores(question: Question, answers_N: Array) -> Sequence[tuple[int, float, str]]:
     gap_N = np.abs(answers_N - question.labels_N)
-    return [(n, float(gap_N[n]), f"photos like it score {answers_N[n]:.2f}") for n in np.flatnonzero(gap_N >= _LEAST_GAP)]
+    return [(n, float(gap_N[n]), f"photos like it score {answers_N[n]:.2f}") for n in np.flatnonzero(gap_N >= _LEAST_GAP).tolist()]

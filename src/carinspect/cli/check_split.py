@@ -45,7 +45,8 @@ def find_copies_apart(table: pd.DataFrame, root: Path) -> list[str]:
     table = table.sort_values("image_path").reset_index(drop=True)
     paths, splits = table["image_path"], table["split"]
     return [
-        f"2 photos show the same picture but lie in {splits[link.first]} and {splits[link.second]}: {paths[link.first]}, {paths[link.second]}"
+        f"2 photos show the same picture but lie in {splits[link.first]} and {splits[link.second]}: "
+        f"{paths[link.first]}, {paths[link.second]}"
         for link in find_links(table, root, read_section("split", SplitParams))
         if link.correlation is not None and splits[link.first] != splits[link.second]
     ]

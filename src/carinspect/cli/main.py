@@ -18,7 +18,9 @@ def carinspect() -> None:
 @app.command("check-split")
 def check_split(
     table: Annotated[Path, typer.Argument(help="A finished table, e.g. data/car_inspection_dataset.csv.")],
-    root: Annotated[Path | None, typer.Option(help="Folder of the photos: reads them too, and finds copies that the table does not know.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the photos: reads them too, and finds copies that the table does not know.")
+    ] = None,
 ) -> None:
     """Look for photos that belong together and lie in two splits. Exit status 1, and a line for each leak, when there are any."""
     from carinspect.cli.check_split import report_leaks
@@ -30,7 +32,9 @@ def check_split(
 def describe(
     what: Annotated[Path, typer.Argument(help="A data root with a sources.yaml, or a finished table.")],
     root: Annotated[Path | None, typer.Option(help="For a table: folder of its photos. Default: data.root of params.yaml.")] = None,
-    sources: Annotated[Path | None, typer.Option(help="Default: sources.yaml in the root; for a table, data.sources of params.yaml.")] = None,
+    sources: Annotated[
+        Path | None, typer.Option(help="Default: sources.yaml in the root; for a table, data.sources of params.yaml.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("data_report.html"),
 ) -> None:
     """Say what is in a data root or a table, and write one HTML page that shows it: counts, photos, copies, shortcuts, doubtful labels."""
