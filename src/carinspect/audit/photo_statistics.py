@@ -117,6 +117,7 @@ def jpeg_quality(file: Image.Image) -> float:
     """The quality, 1..100, that the file's luminance table comes from in the scale of the IJG's encoder; 0 for other formats.
 
     jcparam.c, `jpeg_quality_scaling`: a table is the standard one times 5000 / quality percent below 50, 200 - 2 x quality from there on.
+    Below 24 entries are cut at 255, and the quality is read too high: 15 for 10.
     """
     tables = getattr(file, "quantization", None)
     if not tables:
