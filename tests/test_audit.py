@@ -28,7 +28,8 @@ from carinspect.audit.page import draw_page
 from carinspect.audit.photo_statistics import LAYOUT_SIDE, STATISTICS, Measured, measure_photo, measure_photos
 from carinspect.audit.pictures import COLOURS, PICTURE_PX, draw_picture
 from carinspect.audit.prediction import make_folds, measure_skill, predict_from_source
-from carinspect.audit.shortcuts import deal_labels, find_grey_sources, find_shortcuts, profile_sources
+from carinspect.audit.shortcuts import deal_labels, find_shortcuts
+from carinspect.audit.source_profiles import find_grey_sources, profile_sources
 from carinspect.audit.suspects import find_contradictions, find_doubts
 from carinspect.core.data import DataParams
 from carinspect.core.errors import UserError

@@ -10,7 +10,8 @@ import pandas as pd
 from carinspect.audit.config import DescribeParams
 from carinspect.audit.oddities import Oddity, find_oddities
 from carinspect.audit.photo_statistics import measure_photos
-from carinspect.audit.shortcuts import Shortcut, find_grey_sources, find_shortcuts, profile_sources
+from carinspect.audit.shortcuts import Shortcut, find_shortcuts
+from carinspect.audit.source_profiles import find_grey_sources, profile_sources
 from carinspect.audit.suspects import Doubts, Suspect, find_contradictions, find_doubts
 
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import Image
+from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from carinspect.core.errors import UserError
@@ -42,6 +42,7 @@ LAYOUT_SIDE = 6
 _SEEN_PX = 256  # the longest side at which light and sharpness are measured, so that large photos compare with small ones
 _GREY_SPREAD = 2.0  # mean distance of the largest from the smallest channel; JPEG leaves a grey photo below it
 _BLACK, _WHITE = 8, 247
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that lay the photo on its side
 
 # Sums of the quantisation tables of the JPEG standard (ITU-T T.81, annex K.1), which every encoder scales by its quality.
 _STANDARD_LUMINANCE_SUM = 3688
@@ -73,9 +74,8 @@ def _measure_named(root: Path, image_path: str) -> tuple[dict[str, float], npt.N
 
 def measure_photo(content: bytes) -> tuple[dict[str, float], npt.NDArray[np.float64]]:
     """The statistics and the layout of one photo's file. Raises `PhotoError`."""
-    file, photo = open_photo(content), decode_photo(content)
-    width_px, height_px = photo.size
-    seen = photo.copy()
+    file, seen = open_photo(content), decode_photo(content, at_least_px=_SEEN_PX)
+    width_px, height_px = file.size[::-1] if file.getexif().get(ExifTags.Base.Orientation) in _TURNED else file.size
     seen.thumbnail((_SEEN_PX, _SEEN_PX), Image.Resampling.BILINEAR)
     # Planes, for a sum over three interleaved channels takes ten times as long.
     planes = np.stack([np.asarray(plane, dtype=np.float64) for plane in seen.split()])

@@ -26,8 +26,6 @@ MOST_PHOTOS = 4000
 """Of one label; of more, whole groups are drawn. A shortcut that so many do not show is none."""
 
 _TELLING = 3  # statistics named for each label
-_MOSTLY = 0.9  # of a source's photos are grey in a grey source
-_SELDOM = 0.5  # of all other photos are grey where that stands out
 
 
 class Shortcut(NamedTuple):
@@ -127,10 +125,10 @@ def _measure(
 
 
 def _draw_groups(question: Question, seed: int) -> npt.NDArray[np.bool_]:
-    """True for the photos of whole groups, at most `MOST_PHOTOS` of them."""
+    """True for the photos of whole groups, of so many that the last one reaches `MOST_PHOTOS`."""
     names, photos = np.unique(question.groups_N, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(names))
-    return np.isin(question.groups_N, names[order][np.cumsum(photos[order]) <= MOST_PHOTOS])
+    return np.isin(question.groups_N, names[order][np.cumsum(photos[order]) - photos[order] < MOST_PHOTOS])
 
 
 def deal_labels(question: Question, seed: int) -> Array:
@@ -160,17 +158,3 @@ def _skill_alone(question: Question, values_N: Array) -> float:
     once = np.ones((1, len(values_N)))
     aucs = [float(roc_auc((question.labels_N == label).astype(np.float64), values_N, once)[0]) for label in np.unique(question.labels_N)]
     return max(max(auc, 1.0 - auc) for auc in aucs)
-
-
-def profile_sources(table: pd.DataFrame, statistics: pd.DataFrame) -> pd.DataFrame:
-    """One row for each source: `photos`, `grey_share`, and the medians of what its camera and its export leave behind."""
-    by_source = statistics.groupby(table["source"].to_numpy())
-    names = ["width_px", "height_px", "jpeg_quality", "bytes_per_pixel", "colourfulness", "brightness", "sharpness"]
-    return pd.DataFrame({"photos": by_source.size(), "grey_share": by_source["grey"].mean(), **by_source[names].median()})
-
-
-def find_grey_sources(profile: pd.DataFrame) -> list[str]:
-    """Sources that are grey where the rest of `profile_sources` is not."""
-    grey = profile["grey_share"] * profile["photos"]
-    others = (grey.sum() - grey) / (profile["photos"].sum() - profile["photos"]).clip(lower=1)
-    return [str(source) for source in profile.index[(profile["grey_share"] >= _MOSTLY) & (others <= _SELDOM)]] if len(profile) > 1 else []
