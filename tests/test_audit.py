@@ -9,6 +9,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -96,6 +97,15 @@ def test_size_light_and_layout_are_those_of_the_photo_as_a_person_sees_it() -> N
     places = layout.reshape(LAYOUT_SIDE, LAYOUT_SIDE, 3)
     assert places[0].max() < 0.05  # what was left is on top
     assert places[-1].min() > 0.95
+
+
+def test_a_large_photo_that_lies_on_its_side_keeps_its_size_and_its_light() -> None:
+    pixels = cv2.resize(noise(height=9, width=12), (1600, 1200))
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    statistics, _ = measure_photo(encode(pixels, quality=95, exif=exif))
+    assert (statistics["width_px"], statistics["height_px"]) == (1200, 1600)
+    assert statistics["brightness"] == pytest.approx(np.asarray(Image.fromarray(pixels).convert("L")).mean(), abs=1.5)
 
 
 def test_a_blurred_photo_is_less_sharp() -> None:
