@@ -11,11 +11,12 @@ unexport PYTHONPATH
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-setup: $(VENV)/installed  ## make .venv and install what requirements.txt names
+setup: $(VENV)/installed  ## make .venv, install what requirements.txt names and the command carinspect
 
 $(VENV)/installed: requirements.txt constraints.txt pyproject.toml
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet -r requirements.txt -c constraints.txt
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
 repro: setup  ## run the pipeline: photos, split, model, threshold, model file

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from carinspect.annotations.config import ConvertAnnotationsParams
+from carinspect.audit.config import DescribeParams
 from carinspect.core.data import DataParams
 from carinspect.core.errors import UserError, did_you_mean, run_stage
 from carinspect.core.files import sha256_of, write_bytes, write_json
@@ -27,6 +28,7 @@ SECTIONS: dict[str, type[Section]] = {
     "render_demo": RenderDemoParams,
     "convert_annotations": ConvertAnnotationsParams,
     "split": SplitParams,
+    "describe": DescribeParams,
     "model": ModelParams,
     "train": TrainParams,
     "evaluate": EvaluateParams,

@@ -78,7 +78,8 @@ def test_a_stage_has_the_same_word_everywhere(stage: str) -> None:
 
 LAYERS = [
     {"core"}, {"images", "scoring"}, {"model", "inference"},
-    {"annotations", "splits", "training", "evaluation", "thresholds", "export", "demo"},
+    {"annotations", "splits", "training", "evaluation", "thresholds", "export", "demo", "audit"},
+    {"cli"},
 ]  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def read_coco(
     reading = Reading()
     defined: set[str] = set()
     listed_in: dict[str, str] = {}
-    photos_on_disk = _PhotoFinder(source, listing)
+    photos_on_disk = PhotoFinder(source, listing)
     for file in jsons:
         coco = read_coco_file(listing.folder / file)
         defined.update(coco.category_names.values())
@@ -94,7 +94,7 @@ def _marks_by_image(coco: CocoFile, source: Source, meanings: Mapping[str, Meani
     return marks
 
 
-class _PhotoFinder:
+class PhotoFinder:
     """Finds listed photos among the files on disk, so that a path from a JSON is never opened."""
 
     def __init__(self, source: Source, listing: Listing) -> None:

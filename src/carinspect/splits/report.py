@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from carinspect.core.errors import UserError
 from carinspect.core.files import write_bytes
 from carinspect.splits.groups import Link
 
@@ -28,3 +29,11 @@ def describe_links(table: pd.DataFrame, links: Sequence[Link]) -> pd.DataFrame:
 def write_links(pairs: pd.DataFrame, path: Path) -> None:
     """Write the rows of `describe_links` as CSV, three decimals."""
     write_bytes(path, pairs.to_csv(index=False, float_format="%.3f", lineterminator="\n").encode())
+
+
+def read_links(path: Path) -> pd.DataFrame:
+    """What `write_links` wrote. Raises `UserError` when it is missing."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such table. Run the stage that writes it: dvc repro.")
+    text = dict.fromkeys(("first", "second", "reason", "first_declared_split", "second_declared_split", "group"), str)
+    return pd.read_csv(path, dtype={**text, "correlation": "float64"}, keep_default_na=False, na_values={"correlation": [""]})

@@ -1,0 +1,78 @@
+"""Owns the outlines of chosen photos as lines that can be drawn, for people who want to see what the labels came from."""
+
+from collections.abc import Collection
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from carinspect.annotations.coco import PhotoFinder
+from carinspect.annotations.coco_file import CocoAnnotation, CocoFile, CocoImage, read_coco_file
+from carinspect.annotations.config import ConvertAnnotationsParams
+from carinspect.annotations.listing import list_folder
+from carinspect.annotations.meanings import Meaning, read_meaning
+from carinspect.annotations.outlines import read_outline
+from carinspect.annotations.records import Reading
+from carinspect.annotations.sources import Source, load_sources
+from carinspect.core.data import DataParams
+
+
+class DrawnOutline(NamedTuple):
+    """One annotation as it counts: after clipping, and as a box where its outline is empty."""
+
+    kind: Literal["damage", "dirt", "vehicle"]
+    name: str
+    """The severity class, or `vehicle`."""
+    lines: list[np.ndarray]
+    """Closed lines, float (points, 2): x and y as shares of the photo's width and height."""
+
+
+def read_drawn_outlines(data: DataParams, params: ConvertAnnotationsParams, image_paths: Collection[str]) -> dict[str, list[DrawnOutline]]:
+    """image_path → its outlines, for those of `image_paths` that a COCO source describes; no others are rasterised."""
+    found: dict[str, list[DrawnOutline]] = {}
+    for source in load_sources(data.sources_path):
+        folder = f"{source.folder}/"
+        wanted = {path for path in image_paths if path.startswith(folder)}
+        if source.format == "coco" and wanted:
+            found |= _read_source(source, data, params, wanted)
+    return found
+
+
+def _read_source(source: Source, data: DataParams, params: ConvertAnnotationsParams, wanted: set[str]) -> dict[str, list[DrawnOutline]]:
+    where = f"{data.sources}: {source.name}"
+    meanings = {name: read_meaning(value, params, where=f"{where}.categories.{name}") for name, value in source.categories.items()}
+    listing = list_folder(data.root_path / source.folder, source.exclude, where=where)
+    finder, found = PhotoFinder(source, listing), dict[str, list[DrawnOutline]]()
+    for file in (file for file in listing.files if file.lower().endswith(".json")):
+        coco = read_coco_file(listing.folder / file)
+        # What is missing or leaves the folder was counted when the table was made; here it is only not drawn.
+        photos = {image.id: (image, finder.find(image, file, Reading())) for image in coco.images}
+        paths = {key: (image, str(source.folder / photo)) for key, (image, photo) in photos.items() if photo is not None}
+        for annotation in coco.annotations:
+            image, path = paths.get(annotation.image_id, (None, ""))
+            if image is not None and path in wanted:
+                found.setdefault(path, []).extend(_draw(annotation, image, meanings.get(_name(coco, annotation))))
+    return found
+
+
+def _name(coco: CocoFile, annotation: CocoAnnotation) -> str:
+    return coco.category_names[annotation.category_id]
+
+
+def _draw(annotation: CocoAnnotation, image: CocoImage, meaning: Meaning | None) -> list[DrawnOutline]:
+    if meaning is None or meaning.kind == "ignore" or meaning.kind == "labels":
+        return []
+    outline = read_outline(annotation.segmentation, annotation.bbox, width_px=image.width, height_px=image.height)
+    if outline.mask is None:
+        return []
+    return [DrawnOutline(meaning.kind, meaning.class_name or meaning.kind, trace(outline.mask))]
+
+
+def trace(mask: dict[str, Any]) -> list[np.ndarray]:
+    """The borders of a mask in pycocotools' run lengths, outer ones and those of holes, as `DrawnOutline.lines`."""
+    pixels = coco_mask.decode(mask)
+    height_px, width_px = pixels.shape
+    contours, _ = cv2.findContours(pixels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    # The middle of a pixel lies half a pixel from its corner.
+    return [(contour.reshape(-1, 2) + 0.5) / (width_px, height_px) for contour in contours]

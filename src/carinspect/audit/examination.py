@@ -1,0 +1,116 @@
+"""Owns the whole examination of a table and its photos, and what of it goes into metrics/describe.json."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from carinspect.audit.config import DescribeParams
+from carinspect.audit.oddities import Oddity, find_oddities
+from carinspect.audit.photo_statistics import measure_photos
+from carinspect.audit.shortcuts import Shortcut, find_shortcuts
+from carinspect.audit.source_profiles import find_grey_sources, profile_sources
+from carinspect.audit.suspects import Doubts, Suspect, find_contradictions, find_doubts
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is examined. Rows of `table` are sorted by `image_path` and numbered from 0."""
+
+    root: Path
+    """Folder that every `image_path` is relative to."""
+    table: pd.DataFrame
+    """`DATASET_COLUMNS`; `split` is blank where there is none yet."""
+    rejected: pd.DataFrame
+    """`image_path`, `source`, `reason`: photos that are not in the table."""
+    pairs: pd.DataFrame
+    """Photos that belong together: `first`, `second`, `reason`, `correlation`, and the splits that their exports declare."""
+    shown_pairs: pd.DataFrame
+    """Those of `pairs` that a person should look at."""
+    leaks: list[str]
+    """Each in words."""
+
+
+@dataclass(frozen=True)
+class Examination:
+    """What was found in `evidence`."""
+
+    evidence: Evidence
+    profile: pd.DataFrame
+    """See `profile_sources`."""
+    grey_sources: list[str]
+    shortcuts: list[Shortcut]
+    contradictions: list[Suspect]
+    doubts: list[Doubts]
+    oddities: list[Oddity]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a person should know before training, the worst first."""
+        found = []
+        if self.evidence.leaks:
+            found.append(f"{len(self.evidence.leaks)} leaks: photos that belong together lie in two splits")
+        found += [str(shortcut) for shortcut in self.shortcuts if shortcut.warns]
+        found += [f"{source} is grey and the other sources are not: its labels can be read off the colour" for source in self.grey_sources]
+        if self.contradictions:
+            found.append(f"{len(self.contradictions)} labels contradict that of a copy of the same photo")
+        return found
+
+
+def examine(evidence: Evidence, params: DescribeParams) -> Examination:
+    """Read every photo once and look for all that this package knows. Raises `UserError` for a photo that cannot be read."""
+    table = evidence.table
+    measured = measure_photos(evidence.root, table["image_path"].tolist())
+    profile = profile_sources(table, measured.statistics)
+    return Examination(
+        evidence=evidence,
+        profile=profile,
+        grey_sources=find_grey_sources(profile),
+        shortcuts=find_shortcuts(table, measured.statistics, params),
+        contradictions=find_contradictions(table, evidence.pairs),
+        doubts=find_doubts(table, measured, params),
+        oddities=find_oddities(table, measured.statistics),
+    )
+
+
+def make_metrics(examination: Examination) -> dict[str, Any]:
+    """The figures that are worth comparing between two versions of the data."""
+    shortcuts: dict[str, dict[str, Any]] = {}
+    for found in examination.shortcuts:
+        place = shortcuts.setdefault(found.column, {})
+        if found.within:
+            place = place.setdefault("within", {}).setdefault(found.within, {})
+        place[found.evidence] = {
+            "metric": found.metric, "skill": found.skill, "chance": found.chance, "limit": found.limit, "warns": found.warns,
+            "photos": found.photos, "groups": found.groups,
+        }  # fmt: skip
+    return {
+        "photos": len(examination.evidence.table),
+        "groups": int(examination.evidence.table["group"].nunique()),
+        "rejected": len(examination.evidence.rejected),
+        "leaks": len(examination.evidence.leaks),
+        "shortcuts": shortcuts,
+        "grey_sources": examination.grey_sources,
+        "grey_share": examination.profile["grey_share"].to_dict(),
+        "contradicting_labels": len(examination.contradictions),
+        "doubts": {
+            doubts.column: {"metric": doubts.metric, "skill": doubts.skill, "trusted": doubts.trusted, "listed": len(doubts.suspects)}
+            for doubts in examination.doubts
+        },
+        "oddities": dict(Counter(oddity.kind for oddity in examination.oddities)),
+        "warnings": examination.warnings,
+    }
+
+
+def summarise(examination: Examination) -> str:
+    """What fits on a terminal: the counts, then a line for each warning."""
+    table, rejected = examination.evidence.table, examination.evidence.rejected
+    sources = ", ".join(f"{source} {photos:,}" for source, photos in table["source"].value_counts().sort_index().items())
+    listed = sum(len(doubts.suspects) for doubts in examination.doubts)
+    lines = [
+        f"{len(table):,} photos in {table['group'].nunique():,} groups ({sources}); {len(rejected):,} rejected",
+        f"{len(examination.oddities):,} odd photos; {len(examination.contradictions):,} contradicting, {listed:,} doubtful labels listed",
+    ]
+    return "\n".join([*lines, *(f"warning: {warning}" for warning in examination.warnings)])

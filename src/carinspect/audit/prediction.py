@@ -1,0 +1,85 @@
+"""Owns predicting a label for photos that the predictor has not seen, nor any photo of their groups, and how good that is.
+
+Legend: N judged photos, D features, K classes.
+"""
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+from carinspect.audit.labels import Question
+from carinspect.scoring.ranking import Array, roc_auc
+
+Folds = list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]
+"""Positions to learn from and to predict, for each fold."""
+
+_TREES, _LEAF = 40, 3
+"""Trees, for a shortcut is seldom a straight line: two sizes out of five, a quality of exactly 88."""
+
+
+def make_folds(question: Question, *, folds: int, seed: int) -> Folds | None:
+    """Folds that keep groups together and classes apart evenly; None where there is nothing to tell apart.
+
+    That is so where every photo has the same label, and where some class (of a score: the whole) has fewer groups than folds.
+    """
+    if len(np.unique(question.labels_N)) < 2:
+        return None
+    labels_N = question.labels_N if question.has_classes else np.zeros(len(question.rows))
+    if any(len(np.unique(question.groups_N[labels_N == label])) < folds for label in np.unique(labels_N)):
+        return None
+    kind = StratifiedGroupKFold if question.has_classes else GroupKFold
+    splitter = kind(n_splits=folds, shuffle=True, random_state=seed % 2**32)
+    return list(splitter.split(labels_N, labels_N, question.groups_N))
+
+
+def predict_from_features(features_NxD: Array, labels_N: Array, *, has_classes: bool, folds: Folds, seed: int) -> Array:
+    """Out-of-fold probabilities (N, K) in the order of the sorted classes, or scores (N, 1), by extremely randomised trees.
+
+    Geurts, Ernst and Wehenkel (2006). One thread: the result must not depend on the machine's number of cores.
+    """
+    classes = np.unique(labels_N)
+    answers = np.zeros((len(labels_N), len(classes) if has_classes else 1))
+    for learn, judge in folds:
+        options = {"n_estimators": _TREES, "min_samples_leaf": _LEAF, "random_state": seed % 2**32, "n_jobs": 1}
+        if has_classes:
+            forest = ExtraTreesClassifier(**options).fit(features_NxD[learn], labels_N[learn])
+            answers[np.ix_(judge, np.searchsorted(classes, forest.classes_))] = forest.predict_proba(features_NxD[judge])
+        else:
+            answers[judge, 0] = ExtraTreesRegressor(**options).fit(features_NxD[learn], labels_N[learn]).predict(features_NxD[judge])
+    return answers
+
+
+def predict_from_source(sources_N: npt.NDArray[np.str_], labels_N: Array, *, has_classes: bool, folds: Folds) -> Array:
+    """As `predict_from_features`, from nothing but each source's mean among the photos learnt from; of all where it has none."""
+    classes = np.unique(labels_N)
+    targets = (labels_N[:, None] == classes).astype(np.float64) if has_classes else labels_N[:, None]
+    answers = np.zeros_like(targets)
+    for learn, judge in folds:
+        for source in np.unique(sources_N[judge]):
+            same = learn[sources_N[learn] == source]
+            answers[judge[sources_N[judge] == source]] = targets[same if len(same) else learn].mean(axis=0)
+    return answers
+
+
+def measure_skill(answers: Array, labels_N: Array, *, has_classes: bool, folds: Folds) -> float:
+    """For classes the ROC AUC (each class against the rest, averaged; 0.5 knows nothing), for scores R² (0 knows nothing).
+
+    The mean over folds, not the value of all photos pooled: a fold with more of a class was predicted by folds with less of it, so that
+    knowing nothing would look like being wrong.
+    """
+    values = [_skill_of_fold(answers, labels_N, learn, judge, has_classes=has_classes) for learn, judge in folds]
+    return float(np.nanmean(values)) if np.isfinite(values).any() else (0.5 if has_classes else 0.0)
+
+
+def _skill_of_fold(
+    answers: Array, labels_N: Array, learn: npt.NDArray[np.intp], judge: npt.NDArray[np.intp], *, has_classes: bool
+) -> float:
+    labels = labels_N[judge]
+    if not has_classes:
+        error, constant_error = np.square(labels - answers[judge, 0]).sum(), np.square(labels - labels_N[learn].mean()).sum()
+        return float(1.0 - error / constant_error) if constant_error > 0 else np.nan
+    classes, once = np.unique(labels_N), np.ones((1, len(labels)))
+    aucs = [roc_auc((labels == label).astype(np.float64), answers[judge, place], once)[0] for place, label in enumerate(classes)]
+    known = [auc for auc in aucs if not np.isnan(auc)]
+    return float(np.mean(known)) if known else np.nan

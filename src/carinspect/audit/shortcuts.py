@@ -1,0 +1,160 @@
+"""Owns source shortcuts: labels that can be read off the file instead of the car, which a network will do before anything else.
+
+DeGrave, Janizek and Lee (2021), "AI for radiographic COVID-19 detection selects shortcuts over signal", show what comes of it.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from carinspect.audit.config import DescribeParams
+from carinspect.audit.labels import Question, ask
+from carinspect.audit.photo_statistics import STATISTICS
+from carinspect.audit.prediction import Folds, make_folds, measure_skill, predict_from_features, predict_from_source
+from carinspect.core.seeds import derive_seed
+from carinspect.core.tables import LABEL_COLUMNS
+from carinspect.scoring.ranking import Array, roc_auc
+
+Evidence = Literal["statistics", "source"]
+
+EVIDENCE_WORDS: dict[Evidence, str] = {"statistics": "image statistics", "source": "the source's name"}
+
+MOST_PHOTOS = 4000
+"""Of one label; of more, whole groups are drawn. A shortcut that so many do not show is none."""
+
+_TELLING = 3  # statistics named for each label
+
+
+class Shortcut(NamedTuple):
+    """How well one kind of evidence tells one label."""
+
+    column: str
+    evidence: Evidence
+    within: str
+    """The one source whose photos were told apart; blank: all that were judged."""
+    photos: int
+    groups: int
+    metric: Literal["ROC AUC", "R²"]
+    skill: float
+    chance: float | None
+    """The best of the draws in which the labels were dealt anew to the groups. Within a source it is looked for only above the limit."""
+    limit: float
+    telling: tuple[tuple[str, float], ...]
+    """The statistics that tell most by themselves, with their skill (ROC AUC, or rank correlation without its sign)."""
+
+    @property
+    def warns(self) -> bool:
+        """Above the stated level, and above what chance reaches."""
+        return self.skill >= self.limit and self.chance is not None and self.skill > self.chance
+
+    def __str__(self) -> str:
+        told = f"; most by {', '.join(STATISTICS[name] for name, _ in self.telling)}" if self.telling else ""
+        where = f" within {self.within}" if self.within else ""
+        # Fog is pale and snow is white: here the statistics may show the label itself.
+        excuse = " (in part this may be the weather itself)" if (self.column, self.evidence) == ("weather_condition", "statistics") else ""
+        return f"{self.column}{where} can be told from {EVIDENCE_WORDS[self.evidence]} alone: {self.metric} {self.skill:.3f}{told}{excuse}"
+
+
+def find_shortcuts(table: pd.DataFrame, statistics: pd.DataFrame, params: DescribeParams) -> list[Shortcut]:
+    """For each label column with enough groups: both kinds of evidence over all photos, and the statistics within each source.
+
+    Within, too: a class folder that was filled from two cameras hides behind other sources. `statistics` has the rows of `table`.
+    """
+    found = []
+    for column in LABEL_COLUMNS:
+        asked = ask(table, column)
+        sources_N = table["source"].to_numpy(np.str_)[asked.rows]
+        found += _judge(asked, sources_N, statistics, params, within="")
+        sources = np.unique(sources_N)
+        for source in sources if len(sources) > 1 else []:
+            inside = sources_N == source
+            found += _judge(asked.take(inside), sources_N[inside], statistics, params, within=str(source))
+    return found
+
+
+def _judge(
+    asked: Question, sources_N: npt.NDArray[np.str_], statistics: pd.DataFrame, params: DescribeParams, *, within: str
+) -> list[Shortcut]:
+    drawn = _draw_groups(asked, derive_seed(params.seed, "groups", asked.column, within))
+    asked, sources_N = asked.take(drawn), sources_N[drawn]
+    folds = make_folds(asked, folds=params.folds, seed=derive_seed(params.seed, "folds", asked.column, within))
+    if folds is None:
+        return []
+    features_NxD = statistics.to_numpy(np.float64)[asked.rows]
+
+    def from_statistics(labels_N: Array) -> Array:
+        seed = derive_seed(params.seed, "trees", asked.column, within)
+        return predict_from_features(features_NxD, labels_N, has_classes=asked.has_classes, folds=folds, seed=seed)
+
+    def from_source(labels_N: Array) -> Array:
+        return predict_from_source(sources_N, labels_N, has_classes=asked.has_classes, folds=folds)
+
+    shortcuts = [_measure(asked, from_statistics, "statistics", folds=folds, params=params, within=within)]
+    shortcuts[0] = shortcuts[0]._replace(telling=rank_statistics(asked, features_NxD))
+    if not within:
+        shortcuts.append(_measure(asked, from_source, "source", folds=folds, params=params, within=within))
+    return shortcuts
+
+
+def _measure(
+    asked: Question, predict: Callable[[Array], Array], evidence: Evidence, *, folds: Folds, params: DescribeParams, within: str
+) -> Shortcut:
+    def skill(labels_N: Array) -> float:
+        return measure_skill(predict(labels_N), labels_N, has_classes=asked.has_classes, folds=folds)
+
+    found, limit = skill(asked.labels_N), params.shortcut_auc if asked.has_classes else params.shortcut_r2
+    chance = None
+    if not within or found >= limit:
+        seeds = [derive_seed(params.seed, "dealt", asked.column, within, draw) for draw in range(params.chance_draws)]
+        chance = max(skill(deal_labels(asked, seed)) for seed in seeds)
+    return Shortcut(
+        column=asked.column,
+        evidence=evidence,
+        within=within,
+        photos=len(asked.rows),
+        groups=len(np.unique(asked.groups_N)),
+        metric="ROC AUC" if asked.has_classes else "R²",
+        skill=found,
+        chance=chance,
+        limit=limit,
+        telling=(),
+    )
+
+
+def _draw_groups(question: Question, seed: int) -> npt.NDArray[np.bool_]:
+    """True for the photos of whole groups, of so many that the last one reaches `MOST_PHOTOS`."""
+    names, photos = np.unique(question.groups_N, return_counts=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    return np.isin(question.groups_N, names[order][np.cumsum(photos[order]) - photos[order] < MOST_PHOTOS])
+
+
+def deal_labels(question: Question, seed: int) -> Array:
+    """Labels that mean nothing: each group gets those of another one, again and again until its photos have one each.
+
+    Whole groups, for photos of one car share their label: single photos dealt anew would make chance look smaller than it is.
+    """
+    names, group_N = np.unique(question.groups_N, return_inverse=True)
+    donors = np.random.default_rng(seed).permutation(len(names))
+    members = np.split(np.argsort(group_N, kind="stable"), np.cumsum(np.bincount(group_N))[:-1])
+    dealt = np.empty_like(question.labels_N)
+    for group, rows in enumerate(members):
+        dealt[rows] = np.resize(question.labels_N[members[donors[group]]], len(rows))
+    return dealt
+
+
+def rank_statistics(question: Question, features_NxD: Array) -> tuple[tuple[str, float], ...]:
+    """The statistics that tell most, each by itself: the largest AUC of any class, or the rank correlation without its sign."""
+    skills = {name: _skill_alone(question, features_NxD[:, place]) for place, name in enumerate(STATISTICS)}
+    return tuple(sorted(skills.items(), key=lambda item: -item[1])[:_TELLING])
+
+
+def _skill_alone(question: Question, values_N: Array) -> float:
+    if not question.has_classes:
+        ranks = pd.DataFrame({"label": question.labels_N, "value": values_N}).rank()
+        return 0.0 if ranks["value"].nunique() < 2 or ranks["label"].nunique() < 2 else abs(float(ranks.corr().iloc[0, 1]))
+    once = np.ones((1, len(values_N)))
+    aucs = [float(roc_auc((question.labels_N == label).astype(np.float64), values_N, once)[0]) for label in np.unique(question.labels_N)]
+    return max(max(auc, 1.0 - auc) for auc in aucs)

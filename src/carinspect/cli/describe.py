@@ -1,0 +1,67 @@
+"""Owns `carinspect describe`: a data root or a finished table in, a summary on the terminal and one HTML page out."""
+
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from carinspect.annotations.config import ConvertAnnotationsParams
+from carinspect.annotations.convert import convert
+from carinspect.annotations.drawn import read_drawn_outlines
+from carinspect.annotations.records import REJECTED_COLUMNS
+from carinspect.audit.config import DescribeParams
+from carinspect.audit.examination import Evidence, examine, summarise
+from carinspect.audit.page import draw_page
+from carinspect.cli.check_split import read_finished_table
+from carinspect.core.data import DataParams
+from carinspect.core.errors import UserError
+from carinspect.core.files import write_bytes
+from carinspect.core.params import read_section
+from carinspect.core.tables import DATASET_COLUMNS, read_table
+from carinspect.splits.check import find_leaks
+from carinspect.splits.config import SplitParams
+from carinspect.splits.contact_sheet import choose_pairs
+from carinspect.splits.groups import label_groups, name_groups
+from carinspect.splits.report import describe_links
+from carinspect.splits.split import find_links
+
+
+def describe_root(root: Path, sources: Path, out: Path) -> None:
+    """Describe the photos under `root`, labelled as the file `sources` says; there is no split yet."""
+    data = DataParams(root=str(root), sources=str(sources))
+    conversion = convert(data, read_section("convert_annotations", ConvertAnnotationsParams))
+    _describe(conversion.table.assign(group="", split=""), conversion.rejected, data, out)
+
+
+def describe_table(path: Path, *, root: Path | None, sources: Path | None, out: Path) -> None:
+    """Describe the finished table at `path`. root, sources: None takes those of params.yaml; a rejected.csv beside the table is shown."""
+    read_finished_table(path)
+    stated = read_section("data", DataParams)
+    data = DataParams(root=str(root or stated.root), sources=str(sources or stated.sources))
+    beside = path.with_name("rejected.csv")
+    rejected = read_table(beside, columns=REJECTED_COLUMNS) if beside.is_file() else pd.DataFrame(columns=list(REJECTED_COLUMNS))
+    _describe(read_table(path, columns=DATASET_COLUMNS), rejected, data, out)
+
+
+def _describe(table: pd.DataFrame, rejected: pd.DataFrame, data: DataParams, out: Path) -> None:
+    if out.is_dir():
+        raise UserError(f"--out is {str(out)!r}, a folder. Name the page to write, e.g. {out / 'data_report.html'}.")
+    table = table.sort_values("image_path").reset_index(drop=True)
+    links = find_links(table, data.root_path, read_section("split", SplitParams))
+    finished = bool((table["split"] != "").all())
+    if not finished:
+        table = table.assign(group=name_groups(label_groups(len(table), links), table["image_path"]))
+    pairs = describe_links(table, links)
+    evidence = Evidence(
+        root=data.root_path,
+        table=table,
+        rejected=rejected,
+        pairs=pairs,
+        shown_pairs=choose_pairs(pairs),
+        leaks=[str(leak) for leak in find_leaks(table)] if finished else [],
+    )
+    examination = examine(evidence, read_section("describe", DescribeParams))
+    outlines = partial(read_drawn_outlines, data, read_section("convert_annotations", ConvertAnnotationsParams))
+    page = draw_page(examination, outlines).encode()
+    write_bytes(out, page)
+    print(f"{summarise(examination)}\n{out}: {len(page) / 1e6:.1f} MB")

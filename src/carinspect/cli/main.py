@@ -1,0 +1,55 @@
+"""Owns the command `carinspect`: its words and options. Each command imports its work when it is called, so that `--help` is instant."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from carinspect.core.errors import run_stage
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def carinspect() -> None:
+    """Photos of cars in; a model, its decision rule and their proofs out. The pipeline itself runs by `dvc repro`."""
+
+
+@app.command("check-split")
+def check_split(
+    table: Annotated[Path, typer.Argument(help="A finished table, e.g. data/car_inspection_dataset.csv.")],
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the photos: reads them too, and finds copies that the table does not know.")
+    ] = None,
+) -> None:
+    """Look for photos that belong together and lie in two splits. Exit status 1, and a line for each leak, when there are any."""
+    from carinspect.cli.check_split import report_leaks
+
+    raise typer.Exit(report_leaks(table, root))
+
+
+@app.command()
+def describe(
+    what: Annotated[Path, typer.Argument(help="A data root with a sources.yaml, or a finished table.")],
+    root: Annotated[Path | None, typer.Option(help="For a table: folder of its photos. Default: data.root of params.yaml.")] = None,
+    sources: Annotated[
+        Path | None, typer.Option(help="Default: sources.yaml in the root; for a table, data.sources of params.yaml.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("data_report.html"),
+) -> None:
+    """Say what is in a data root or a table, and write one HTML page that shows it: counts, photos, copies, shortcuts, doubtful labels."""
+    from carinspect.cli.describe import describe_root, describe_table
+
+    if what.is_dir():
+        describe_root(what, sources or what / "sources.yaml", out)
+    else:
+        describe_table(what, root=root, sources=sources, out=out)
+
+
+def run() -> None:
+    """The command's entry point."""
+    run_stage(app, "carinspect")
+
+
+if __name__ == "__main__":
+    run()

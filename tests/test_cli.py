@@ -1,0 +1,217 @@
+"""The command: instant help, leaks of every kind, a page for a root or a table, mistakes in one line."""
+
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image, ImageOps
+
+from carinspect.cli.main import run
+from carinspect.core.tables import DATASET_COLUMNS, read_table, write_table
+from conftest import make_dataset
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("numpy", "pandas", "PIL", "sklearn", "torch", "yaml")
+
+
+class Done(NamedTuple):
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def carinspect(*words: str | Path, folder: Path = ROOT) -> Done:
+    """Run the command in `folder`, within this process: that spares the imports."""
+    stdout, stderr, argv = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = ["carinspect", *map(str, words)]
+    try:
+        with (
+            contextlib.chdir(folder),
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+            pytest.raises(SystemExit) as end,
+        ):
+            run()
+    finally:
+        sys.argv = argv
+    return Done(int(end.value.code or 0), stdout.getvalue(), stderr.getvalue())
+
+
+# ---- help
+
+
+def heavy_imports(*words: str) -> list[str]:
+    """Which of `HEAVY` the command has imported by the time that it has answered `words`."""
+    code = (
+        "import sys; from carinspect.cli.main import run\n"
+        f"sys.argv = ['carinspect', *{list(words)!r}]\n"
+        "try:\n    run()\nexcept SystemExit:\n    pass\n"
+        f"print('imported:', *[name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1].split()[1:]
+
+
+@pytest.mark.parametrize("words", [("--help",), ("check-split", "--help"), ("describe", "--help")])
+def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
+    assert heavy_imports(*words) == []
+
+
+def test_that_check_sees_what_a_command_imports(tmp_path: Path) -> None:
+    assert "pandas" in heavy_imports("check-split", str(tmp_path / "nothing.csv"))
+
+
+def test_the_installed_command_is_the_one_tested_here() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"carinspect": f"{run.__module__}:{run.__name__}"}
+
+
+def test_help_names_every_command() -> None:
+    done = carinspect("--help")
+    assert done.returncode == 0
+    assert "check-split" in done.stdout
+    assert "describe" in done.stdout
+
+
+# ---- check-split
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """A finished table of 20 photos, without a leak."""
+    return make_dataset(tmp_path, photos=20)
+
+
+def plant(path: Path, column: str, value: str) -> None:
+    """Give the first train and the first test photo the same `value`."""
+    table = read_table(path, columns=DATASET_COLUMNS)
+    rows = [table.index[table["split"] == split][0] for split in ("train", "test")]
+    table.loc[rows, column] = value
+    write_table(table, path)
+
+
+def test_a_sound_table_passes(table: Path) -> None:
+    done = carinspect("check-split", table)
+    assert done.returncode == 0, done.stderr
+    assert "no leak" in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("group", "one", "share the group 'one'"),
+        ("family", "IMG_1", "share the family 'IMG_1'"),
+        ("sha256", "ab" * 32, "share the bytes"),
+        ("phash", "a5a5a5a5a5a5a5a5", "share the perceptual hash"),
+    ],
+)
+def test_a_planted_leak_of_each_kind_fails(table: Path, column: str, value: str, words: str) -> None:
+    plant(table, column, value)
+    done = carinspect("check-split", table)
+    assert done.returncode == 1
+    leaks = done.stdout.splitlines()[:-1]
+    assert len(leaks) == 1
+    assert words in leaks[0]
+    assert "train and test" in leaks[0]
+    assert "1 leaks" in done.stdout.splitlines()[-1]
+
+
+def write_params(folder: Path, *, root: Path) -> None:
+    """The project's own params.yaml in `folder`, for other data."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["data"] = {"root": str(root), "sources": str(root / "sources.yaml")}
+    params["describe"] |= {"chance_draws": 1}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def test_a_turned_copy_that_the_table_does_not_know_is_found_by_its_photo(table: Path, tmp_path: Path) -> None:
+    known = read_table(table, columns=DATASET_COLUMNS)
+    train, test = (known["image_path"][known["split"] == split].iloc[0] for split in ("train", "test"))
+    random = np.random.default_rng(5)
+    coarse = Image.fromarray(random.integers(0, 255, (12, 16, 3)).astype(np.uint8)).resize((320, 240), Image.Resampling.BICUBIC)
+    coarse.save(table.parent / "root" / train, quality=95)
+    ImageOps.mirror(coarse).save(table.parent / "root" / test, quality=80)
+    write_params(tmp_path, root=table.parent / "root")
+    assert carinspect("check-split", table, folder=tmp_path).returncode == 0
+    done = carinspect("check-split", table, "--root", table.parent / "root", folder=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert f"2 photos show the same picture but lie in train and test: {train}, {test}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("split", "tset", "split has the value 'tset' for '0000.jpg'. Did you mean 'test'?"),
+        ("phash", "zz", "phash has the value 'zz'"),
+    ],
+)
+def test_a_broken_table_is_one_line(table: Path, column: str, value: str, message: str) -> None:
+    rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+    rows.loc[0, column] = value
+    rows.to_csv(table, index=False)
+    done = carinspect("check-split", table)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_missing_table_is_one_line(tmp_path: Path) -> None:
+    done = carinspect("check-split", tmp_path / "none.csv")
+    assert done.returncode == 1
+    assert done.stderr == f"carinspect: {tmp_path / 'none.csv'}: no such table. Run the stage that writes it: dvc repro.\n"
+
+
+# ---- describe
+
+
+@pytest.fixture
+def workspace(table: Path, tmp_path: Path) -> Path:
+    """A folder with params.yaml for the photos of `table`, which lie in two class folders."""
+    root = table.parent / "root"
+    (root / "sources.yaml").write_text(
+        "sources:\n  - {name: wash, format: folders, categories: {clean: {clean: 1}, dirty: {clean: 0}}}\n", encoding="utf-8"
+    )
+    for photo in sorted(root.glob("*.jpg")):
+        label = "clean" if int(photo.stem) % 2 else "dirty"
+        (root / "wash" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo, root / "wash" / label / photo.name)
+    write_params(tmp_path, root=root)
+    return tmp_path
+
+
+def test_a_finished_table_gets_a_page(workspace: Path, table: Path) -> None:
+    done = carinspect("describe", table, folder=workspace)
+    assert done.returncode == 0, done.stderr
+    assert "20 photos" in done.stdout
+    page = (workspace / "data_report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert "No leak" in page
+
+
+def test_a_root_without_a_split_gets_a_page(workspace: Path, table: Path) -> None:
+    done = carinspect("describe", table.parent / "root", "--out", "pages/root.html", folder=workspace)
+    assert done.returncode == 0, done.stderr
+    assert "20 photos" in done.stdout
+    assert "No split yet" in (workspace / "pages" / "root.html").read_text(encoding="utf-8")
+
+
+def test_a_root_without_sources_is_one_line(tmp_path: Path) -> None:
+    write_params(tmp_path, root=tmp_path)
+    done = carinspect("describe", tmp_path, folder=tmp_path)
+    assert done.returncode == 1
+    assert "sources.yaml" in done.stderr
+    assert done.stderr.count("\n") == 1
