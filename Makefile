@@ -45,6 +45,14 @@ metrics: setup  ## what changed against the last commit
 plots: setup  ## draw every plot into dvc_plots/index.html
 	dvc plots show
 
-repro-real: setup  ## the pipeline on CARINSPECT_REAL_DATA, in a workspace of its own (WEIGHTS=file for pretrained weights)
-	@test -d "$(CARINSPECT_REAL_DATA)" || { echo "CARINSPECT_REAL_DATA: '$(CARINSPECT_REAL_DATA)' is no folder. Set it to the data root." >&2; exit 1; }
-	examples/real_photos/run.sh "$(abspath $(CARINSPECT_REAL_DATA))" $(if $(WEIGHTS),"$(abspath $(WEIGHTS))")
+# What the example needs beyond params.yaml; ARGS adds more, e.g. ARGS="-S train.epochs=12".
+REAL = -S data.root="$(abspath $(CARINSPECT_REAL_DATA))" -S data.sources=examples/real_photos/sources.yaml \
+	-S 'model.tasks=[clean,damage,weather]' -S model.backbone=tf_efficientnet_lite0 -S train.image_side_px=160 \
+	-S train.epochs=6 -S train.lr=0.002 -S train.backbone_lr_factor=0.1
+WEIGHTS_OF = $(if $(filter true false,$(WEIGHTS)),$(WEIGHTS),$(abspath $(WEIGHTS)))
+
+repro-real: setup  ## the pipeline on the photos in CARINSPECT_REAL_DATA, as an experiment in a workspace of its own
+	@test -d "$(CARINSPECT_REAL_DATA)" || { echo "CARINSPECT_REAL_DATA is '$(CARINSPECT_REAL_DATA)': no such folder. Set it to a data root." >&2; exit 1; }
+	@! dvc exp list --name-only | grep -qx real-photos || dvc exp remove --quiet real-photos
+	dvc exp run --temp --name real-photos $(REAL) $(if $(WEIGHTS),-S model.pretrained="$(WEIGHTS_OF)") $(ARGS)
+	@echo "Its figures: dvc metrics diff --all HEAD real-photos. Its files: dvc exp branch real-photos <branch>."

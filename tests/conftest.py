@@ -20,6 +20,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 @pytest.fixture
 def tiny_recipe() -> Recipe:
+    """The recipe of `make_recipe`."""
+    return make_recipe()
+
+
+def make_recipe() -> Recipe:
     """timm's own test network at 32 px: an epoch takes a fraction of a second."""
     augment = AugmentParams(
         flip=0.5, crop=0.5, crop_min_area=0.8, rotate_degrees=5, brightness=0.2, contrast=0.2, saturation=0.2, noise=0.2

@@ -265,6 +265,14 @@ def test_a_loss_that_is_not_finite_stops_with_task_step_and_photos(photos: Photo
         take_step(tiny_recipe, photos, Step([np.arange(8)]))
 
 
+def test_a_step_in_bfloat16_is_near_the_one_in_float32(photos: Photos, tiny_recipe: Recipe, one_process: None) -> None:
+    step = Step([np.arange(8)])
+    half = Recipe(model=tiny_recipe.model, train=tiny_recipe.train.model_copy(update={"precision": "bf16"}))
+    losses, half_losses = take_step(tiny_recipe, photos, step)[1], take_step(half, photos, step)[1]
+    assert half_losses == pytest.approx(losses, rel=0.05)
+    assert half_losses != losses
+
+
 def test_a_frozen_backbone_stays_as_it_is(photos: Photos, tiny_recipe: Recipe, one_process: None) -> None:
     network = CarInspectionNetwork(tiny_recipe.model, backbone=build_backbone("test_resnet", image_side_px=32))
     freeze_backbone(network)

@@ -22,7 +22,7 @@ def predict(network: CarInspectionNetwork, table: pd.DataFrame, *, root: Path, i
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device).eval()
     starts = tqdm(range(0, len(table), BATCH), desc="predicting", unit="batch", disable=None)
-    parts = [network(torch.from_numpy(pixels[start : start + BATCH]).to(device)) for start in starts]
+    parts = [network(torch.from_numpy(np.array(pixels[start : start + BATCH])).to(device)) for start in starts]
     logits = {task: torch.cat([part[task] for part in parts]).double().cpu() for task in network.heads}
     unknown = np.full(len(table), np.nan)
     weather = logits["weather"].numpy() if "weather" in logits else np.full((len(table), len(WEATHER_CLASSES)), np.nan)

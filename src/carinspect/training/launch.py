@@ -29,6 +29,8 @@ def exec_torchrun(script: str, *, processes: int) -> NoReturn:
     die_with_parent(os.getppid())
     # One thread each: their number changes the bits of a sum, and more of them were slower beside other processes.
     os.environ |= {"OMP_NUM_THREADS": "1", "CARINSPECT_LAUNCHER": str(os.getpid())}
+    # Without it cuBLAS may add in another order each time (its manual, section "Results reproducibility").
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", script]
     os.execv(sys.executable, torchrun)
 

@@ -44,7 +44,7 @@ def train(
 ) -> Progress:
     """Train to the end of the recipe, from `state_file` where an interrupted run left one. The same on every rank."""
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    device = torch.device(f"cuda:{rank}" if machine.device == "cuda" else "cpu")
+    device = torch.device("cuda", torch.cuda.current_device()) if machine.device == "cuda" else torch.device("cpu")
     network.to(device)
     if recipe.train.backbone_lr_factor == 0:
         freeze_backbone(network)

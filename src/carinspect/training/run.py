@@ -1,6 +1,7 @@
 """Owns a whole training as a stage starts it: what is checked before any process starts, and what each process then does."""
 
 import io
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from carinspect.core.errors import UserError
 from carinspect.core.files import sha256_of, write_bytes
 from carinspect.core.seeds import derive_seed
 from carinspect.core.tables import DATASET_COLUMNS, read_table
-from carinspect.images.store import open_store
+from carinspect.images.store import cache_folder, open_store
 from carinspect.model.backbones import build_backbone
 from carinspect.model.checkpoint import Checkpoint, save_checkpoint
 from carinspect.model.losses import is_labelled
@@ -85,13 +86,12 @@ def build_network(job: Job) -> CarInspectionNetwork:
 
 def run(job: Job) -> dict[str, Any]:
     """Train as one of torchrun's processes. Rank 0 writes the outputs and returns the metrics, the others return nothing."""
-    if job.machine.device == "cpu":
-        torch.set_num_threads(1)
+    _settle_arithmetic(job.machine)
     distributed.init_process_group("nccl" if job.machine.device == "cuda" else "gloo")
     rank = distributed.get_rank()
     state_file = job.state_file
     try:
-        with Tracker(Path("runs") / state_file.stem, rank=rank) as tracker:
+        with Tracker(cache_folder().parent / "runs" / state_file.stem, rank=rank) as tracker:
             progress = train(
                 build_network(job),
                 recipe=job.recipe,
@@ -104,6 +104,16 @@ def run(job: Job) -> dict[str, Any]:
         return _write_outputs(job, progress, state_file) if rank == 0 else {}
     finally:
         distributed.destroy_process_group()
+
+
+def _settle_arithmetic(machine: Machine) -> None:
+    """One card each, and sums in the same order every time."""
+    if machine.device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        # An operation without a repeatable form warns and goes on: a backbone of somebody's choice may hold one.
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    else:
+        torch.set_num_threads(1)
 
 
 def _write_outputs(job: Job, progress: Progress, state_file: Path) -> dict[str, Any]:
