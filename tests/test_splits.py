@@ -31,7 +31,7 @@ from carinspect.splits.labels import label_classes
 from carinspect.splits.ledger import Ledger, extend_ledger, read_ledger, write_ledger
 from carinspect.splits.near_duplicates import find_near_duplicates
 from carinspect.splits.placement import assign_splits
-from carinspect.splits.report import describe_links
+from carinspect.splits.report import describe_links, read_links, write_links
 from carinspect.splits.second_look import correlate_detail, correlate_layouts
 from carinspect.splits.split import require_no_leaks, split_photos
 
@@ -619,6 +619,15 @@ def test_the_sheet_shows_one_pair_of_each_group_and_straddling_ones_first(tmp_pa
     assert chosen["reason"].tolist() == ["bytes", "near-duplicate"]
     write_contact_sheet(chosen.head(0), tmp_path, tmp_path / "sheet.png")
     assert Image.open(tmp_path / "sheet.png").format == "PNG"
+
+
+def test_a_written_list_of_pairs_is_read_back(tmp_path: Path) -> None:
+    table = make_table(4, of_a_group=1).assign(declared_split=["train", "", "val", "test"], group=list("aabb"))
+    pairs = describe_links(table, [Link("family", 0, 1), Link("near-duplicate", 2, 3, 0.625)])
+    write_links(pairs, tmp_path / "pairs.csv")
+    pd.testing.assert_frame_equal(read_links(tmp_path / "pairs.csv"), pairs, check_dtype=False)
+    with pytest.raises(UserError, match="no such table"):
+        read_links(tmp_path / "none.csv")
 
 
 # Real photos

@@ -14,6 +14,8 @@ from carinspect.audit.shortcuts import Shortcut, find_shortcuts
 from carinspect.audit.source_profiles import find_grey_sources, profile_sources
 from carinspect.audit.suspects import Doubts, Suspect, find_contradictions, find_doubts
 
+_METRIC_KEYS = {"ROC AUC": "roc_auc", "R²": "r2"}
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -82,10 +84,9 @@ def make_metrics(examination: Examination) -> dict[str, Any]:
         place = shortcuts.setdefault(found.column, {})
         if found.within:
             place = place.setdefault("within", {}).setdefault(found.within, {})
-        place[found.evidence] = {
-            "metric": found.metric, "skill": found.skill, "chance": found.chance, "limit": found.limit, "warns": found.warns,
-            "photos": found.photos, "groups": found.groups,
-        }  # fmt: skip
+        # Few figures each: `dvc metrics show` has a column for every one.
+        figures = {_METRIC_KEYS[found.metric]: found.skill, "chance": found.chance, "warns": found.warns}
+        place[found.evidence] = {name: value for name, value in figures.items() if value is not None}
     return {
         "photos": len(examination.evidence.table),
         "groups": int(examination.evidence.table["group"].nunique()),
@@ -96,8 +97,7 @@ def make_metrics(examination: Examination) -> dict[str, Any]:
         "grey_share": examination.profile["grey_share"].to_dict(),
         "contradicting_labels": len(examination.contradictions),
         "doubts": {
-            doubts.column: {"metric": doubts.metric, "skill": doubts.skill, "trusted": doubts.trusted, "listed": len(doubts.suspects)}
-            for doubts in examination.doubts
+            doubts.column: {_METRIC_KEYS[doubts.metric]: doubts.skill, "listed": len(doubts.suspects)} for doubts in examination.doubts
         },
         "oddities": dict(Counter(oddity.kind for oddity in examination.oddities)),
         "warnings": examination.warnings,
