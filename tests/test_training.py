@@ -7,11 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import albumentations
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -366,16 +366,6 @@ def test_a_run_repeated_is_bit_identical_and_another_seed_is_not(tmp_path: Path,
     assert results[0] != results[2]
 
 
-def children_of(pid: int) -> list[int]:
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return [int(line) for line in listed.stdout.split()]
-
-
-def is_running(pid: int) -> bool:
-    state = Path(f"/proc/{pid}/stat")
-    return state.exists() and state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
-
-
 @pytest.mark.slow
 def test_a_run_killed_between_epochs_ends_as_if_it_never_was_and_leaves_no_orphan(tmp_path: Path, tiny_recipe: Recipe) -> None:
     recipe = Recipe(model=tiny_recipe.model, train=tiny_recipe.train.model_copy(update={"epochs": 6}))
@@ -387,14 +377,12 @@ def test_a_run_killed_between_epochs_ends_as_if_it_never_was_and_leaves_no_orpha
     for line in process.stdout:
         if line.startswith("epoch   3"):
             break
-    workers = children_of(process.pid)
+    workers = psutil.Process(process.pid).children()
     assert len(workers) == 2
     process.send_signal(signal.SIGKILL)
     process.wait()
-    deadline = time.monotonic() + 20
-    while any(is_running(worker) for worker in workers):
-        assert time.monotonic() < deadline, "a worker outlived its launcher"
-        time.sleep(0.1)
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive, "a worker outlived its launcher"
     assert not (killed / "models/best.pt").exists()
     output = run_training(killed)
     assert "going on after epoch" in output

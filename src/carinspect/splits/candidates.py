@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 _ROWS, _COLUMNS = 32, 2048  # of a tile: half a MB of 64-bit words
 
@@ -24,7 +25,9 @@ class Candidates(NamedTuple):
 def find_candidates(hashes: np.ndarray, *, at_most_bits: int) -> Candidates:
     """Every pair of rows of `hashes`, uint64 (N, V), of which one in some variant differs from the other, upright, in few bits."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        tiles = pool.map(lambda start: _search_rows(hashes, start, at_most_bits), range(0, len(hashes), _ROWS))
+        starts = range(0, len(hashes), _ROWS)
+        found = pool.map(lambda start: _search_rows(hashes, start, at_most_bits), starts)
+        tiles = tqdm(found, total=len(starts), desc="comparing photos", unit_scale=_ROWS, unit="photo", disable=None)
         first, second = np.concatenate([np.zeros((2, 0), np.int64), *tiles], axis=1)
     # Each hit stands for an ordered pair; its best variant is looked up now, for the hits are few.
     distances = np.bitwise_count(hashes[first] ^ hashes[second, :1])

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image
 from scipy.fft import dctn
+from tqdm import tqdm
 
 from carinspect.core.errors import UserError
 from carinspect.images.decode import PhotoError, decode_photo
@@ -67,7 +68,8 @@ def read_fingerprints(paths: Sequence[Path]) -> Fingerprints:
     """Read each photo once. Raises `UserError` that names a photo which cannot be read."""
     # Decoding lets go of the interpreter's lock; `map` keeps the order, so the number of threads cannot be seen in the result.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return fingerprint_thumbnails(np.array(list(pool.map(_read_thumbnail, paths)), dtype=np.uint8).reshape(-1, SIDE_PX, SIDE_PX))
+        read = tqdm(pool.map(_read_thumbnail, paths), total=len(paths), desc="reading photos", unit="photo", disable=None)
+        return fingerprint_thumbnails(np.array(list(read), dtype=np.uint8).reshape(-1, SIDE_PX, SIDE_PX))
 
 
 def _read_thumbnail(path: Path) -> np.ndarray:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
+from tqdm import tqdm
 
 from carinspect.splits.candidates import find_candidates
 from carinspect.splits.fingerprints import VARIANTS, Fingerprints
@@ -29,7 +30,7 @@ def find_near_duplicates(fingerprints: Fingerprints, known: Sequence[Link], *, b
     labels, links = label_groups(photos, known), list[Link]()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         # The size of a batch, unlike the number of threads, shows in which of a group's pairs are listed: it is fixed.
-        for start in range(0, len(pairs), _BATCH):
+        for start in tqdm(range(0, len(pairs), _BATCH), desc="second looks", unit="batch", disable=None):
             batch = pairs[start : start + _BATCH]
             batch = batch[labels[batch[:, 0]] != labels[batch[:, 1]]]
             for (first, second, _), seen in zip(batch.tolist(), pool.map(partial(_compare, fingerprints), batch.tolist()), strict=True):
