@@ -19,22 +19,26 @@ $(VENV)/installed: requirements.txt constraints.txt pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
+$(VENV)/installed-tests: $(VENV)/installed tests/requirements.txt
+	$(VENV)/bin/python -m pip install --quiet -r tests/requirements.txt -c constraints.txt
+	touch $@
+
 repro: setup  ## run the pipeline: photos, split, model, threshold, model file
 	dvc repro
 
-test: setup  ## lint, types and the whole test suite
+test: $(VENV)/installed-tests  ## lint, types and the whole test suite
 	$(MAKE) --no-print-directory lint
 	python -m pytest
 
-test-fast: setup  ## the test suite without its end-to-end checks
+test-fast: $(VENV)/installed-tests  ## the test suite without its end-to-end checks
 	python -m pytest -m "not slow"
 
-lint: setup  ## formatter, linter and type checker
+lint: $(VENV)/installed-tests  ## formatter, linter and type checker
 	ruff format --check
 	ruff check
 	mypy
 
-format: setup  ## let the formatter and the linter mend what they can
+format: $(VENV)/installed-tests  ## let the formatter and the linter mend what they can
 	ruff format
 	ruff check --fix
 

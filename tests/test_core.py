@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from carinspect.core.errors import UserError, did_you_mean, run_stage
 from carinspect.core.files import sha256_of, write_bytes, write_json
+from carinspect.core.machine import usable_memory_bytes
 from carinspect.core.params import Number, Section, load_params, parse_section, read_section
 from carinspect.core.seeds import derive_seed
 from carinspect.core.tables import check_table, read_table, write_table
@@ -194,3 +195,23 @@ def test_a_missing_table_column_or_a_word_for_a_number_is_named(tmp_path: Path) 
     path.write_text("image_path,clean\na,yes\n")
     with pytest.raises(UserError, match="clean has the value 'yes' in row 2"):
         read_table(path, columns=("image_path", "clean"))
+
+
+def test_memory_is_bounded_by_the_control_group_too(tmp_path: Path) -> None:
+    everything = usable_memory_bytes(tmp_path)
+    (tmp_path / "memory.max").write_text("max\n")
+    assert usable_memory_bytes(tmp_path) > 0.5 * everything
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    assert usable_memory_bytes(tmp_path) == 2_000_000
+
+
+def test_cores_are_those_of_the_affinity() -> None:
+    code = """
+import os
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+from carinspect.core.machine import usable_cores
+print(usable_cores())
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent / "src")}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout == "1\n"

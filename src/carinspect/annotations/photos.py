@@ -1,6 +1,5 @@
 """Owns reading every photo once: its size, the hash of its bytes and its perceptual hash, or the reason why it cannot be used."""
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,6 +14,7 @@ from carinspect.annotations import memory
 from carinspect.annotations.listing import show_name
 from carinspect.core.errors import UserError
 from carinspect.core.files import sha256_of
+from carinspect.core.machine import usable_cores
 from carinspect.images.decode import PhotoError, decode_photo
 
 Item = TypeVar("Item")
@@ -78,7 +78,7 @@ def _hash_file(root: Path, image_path: str) -> tuple[str, str]:
 
 def _map_all(function: Callable[[Item], Result], items: Sequence[Item], *, what: str, processes: int | None) -> list[Result]:
     progress = partial(tqdm, total=len(items), desc=what, unit="photo", disable=None)
-    processes = processes or len(os.sched_getaffinity(0))
+    processes = processes or usable_cores()
     if processes == 1 or len(items) < _FEW:
         return list(progress(map(function, items)))
     try:

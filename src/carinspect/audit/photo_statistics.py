@@ -1,6 +1,5 @@
 """Owns what can be measured of a photo without knowing what it shows: its file, colours, light, sharpness, coarse layout."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -15,6 +14,7 @@ from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from carinspect.core.errors import UserError
+from carinspect.core.machine import usable_cores
 from carinspect.images.decode import PhotoError, decode_photo, open_photo
 
 STATISTICS: dict[str, str] = {
@@ -58,7 +58,7 @@ class Measured(NamedTuple):
 def measure_photos(root: Path, image_paths: Sequence[str]) -> Measured:
     """Read each photo once. Raises `UserError` that names one which cannot be read."""
     # Decoding lets go of the interpreter's lock; `map` keeps the order, so the number of threads cannot be seen in the result.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         found = pool.map(partial(_measure_named, root), image_paths)
         measured = list(tqdm(found, total=len(image_paths), desc="measuring photos", unit="photo", disable=None))
     statistics = pd.DataFrame([statistics for statistics, _ in measured], columns=list(STATISTICS), dtype="float64")

@@ -1,7 +1,6 @@
 """Owns turning shots into files and truths, in several processes; the result does not depend on how many."""
 
 import multiprocessing
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from carinspect.core.machine import usable_cores
 from carinspect.demo.copies import draw_copy
 from carinspect.demo.light import encode, store_turned
 from carinspect.demo.photo import draw_photo
@@ -49,7 +49,7 @@ def develop(shot: Shot) -> list[Developed]:
 def develop_all(shots: list[Shot], *, processes: int | None) -> Iterator[Developed]:
     """All files of `shots`, in their order. `processes` None is one for each processor, up to eight."""
     if processes is None:
-        processes = min(os.cpu_count() or 1, 8)
+        processes = min(usable_cores(), 8)
     with tqdm(total=len(shots), desc="photos", unit="photo", disable=None) as progress:
         for batch in _develop_in_order(shots, processes):
             progress.update()

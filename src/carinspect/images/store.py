@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from carinspect.core.errors import UserError
+from carinspect.core.machine import usable_cores
 from carinspect.images.decode import RESIZE_CONTRACT, PhotoError, load_image
 
 
@@ -23,7 +24,7 @@ def load_photos(root: Path, image_paths: Sequence[str], *, side_px: int) -> Iter
     """The photos in order, uint8 (side_px, side_px, 3), decoded in parallel. Raises `UserError` that names a broken one."""
     load = partial(_load_named, root, side_px=side_px)
     progress = partial(tqdm, total=len(image_paths), desc="reading photos", unit="photo", disable=None)
-    processes = len(os.sched_getaffinity(0))
+    processes = usable_cores()
     if processes == 1 or len(image_paths) < 64:
         yield from progress(map(load, image_paths))
         return

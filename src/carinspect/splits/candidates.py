@@ -3,12 +3,13 @@
 Plain comparison of all with all: N x N x V exclusive-ors of 64 bits, in tiles that stay in the processor's cache, on every core.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
+
+from carinspect.core.machine import usable_cores
 
 _ROWS, _COLUMNS = 32, 2048  # of a tile: half a MB of 64-bit words
 
@@ -24,7 +25,7 @@ class Candidates(NamedTuple):
 
 def find_candidates(hashes: np.ndarray, *, at_most_bits: int) -> Candidates:
     """Every pair of rows of `hashes`, uint64 (N, V), of which one in some variant differs from the other, upright, in few bits."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         starts = range(0, len(hashes), _ROWS)
         found = pool.map(lambda start: _search_rows(hashes, start, at_most_bits), starts)
         tiles = tqdm(found, total=len(starts), desc="comparing photos", unit_scale=_ROWS, unit="photo", disable=None)

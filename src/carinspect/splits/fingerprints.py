@@ -6,7 +6,6 @@ exports apply leave it nearly unchanged, and a plain wall is zero in it, so that
 Shapes: N photos; S = `SIDE_PX`; L = `LAYOUT_PX`; V = len(`VARIANTS`).
 """
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -20,6 +19,7 @@ from scipy.fft import dctn
 from tqdm import tqdm
 
 from carinspect.core.errors import UserError
+from carinspect.core.machine import usable_cores
 from carinspect.images.decode import PhotoError, decode_photo
 
 SIDE_PX = 96
@@ -67,7 +67,7 @@ class Fingerprints(NamedTuple):
 def read_fingerprints(paths: Sequence[Path]) -> Fingerprints:
     """Read each photo once. Raises `UserError` that names a photo which cannot be read."""
     # Decoding lets go of the interpreter's lock; `map` keeps the order, so the number of threads cannot be seen in the result.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         read = tqdm(pool.map(_read_thumbnail, paths), total=len(paths), desc="reading photos", unit="photo", disable=None)
         return fingerprint_thumbnails(np.array(list(read), dtype=np.uint8).reshape(-1, SIDE_PX, SIDE_PX))
 
@@ -82,7 +82,7 @@ def _read_thumbnail(path: Path) -> np.ndarray:
 
 def fingerprint_thumbnails(thumbnails: np.ndarray) -> Fingerprints:
     """The fingerprints of grey pictures, uint8 (N, S, S)."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         layouts = np.array(list(pool.map(_layout, thumbnails)), dtype=np.float16).reshape(-1, LAYOUT_PX, LAYOUT_PX)
         hashes = np.array(list(pool.map(hash_variants, layouts)), dtype=np.uint64).reshape(-1, len(VARIANTS))
     return Fingerprints(thumbnails, layouts, hashes)

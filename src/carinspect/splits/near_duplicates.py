@@ -1,6 +1,5 @@
 """Owns finding photos that show the same picture: a first look by hash, a second one by detail."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -8,6 +7,7 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
+from carinspect.core.machine import usable_cores
 from carinspect.splits.candidates import find_candidates
 from carinspect.splits.fingerprints import VARIANTS, Fingerprints
 from carinspect.splits.groups import Link, label_groups
@@ -28,7 +28,7 @@ def find_near_duplicates(fingerprints: Fingerprints, known: Sequence[Link], *, b
     candidates = find_candidates(fingerprints.hashes, at_most_bits=bits)
     pairs = np.stack([candidates.first, candidates.second, candidates.variant], axis=1)
     labels, links = label_groups(photos, known), list[Link]()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         # The size of a batch, unlike the number of threads, shows in which of a group's pairs are listed: it is fixed.
         for start in tqdm(range(0, len(pairs), _BATCH), desc="second looks", unit="batch", disable=None):
             batch = pairs[start : start + _BATCH]

@@ -1,11 +1,11 @@
 """Owns what a machine decides: device, processes, loader workers. None of it changes the result."""
 
-import os
 from dataclasses import dataclass
 
 import torch
 
 from carinspect.core.errors import UserError
+from carinspect.core.machine import usable_cores
 from carinspect.training.config import Runtime, TrainRecipe
 
 
@@ -19,11 +19,6 @@ class Machine:
     workers: int
     compile: bool
     pin_memory: bool
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 def settle_runtime(runtime: Runtime, recipe: TrainRecipe) -> Machine:
