@@ -26,20 +26,22 @@ from conftest import make_recipe
 
 SIDE = 32
 TEMPERATURE = {"clean": 2.0, "weather": 0.5}
+UNCERTAINTY = {"samples": 10, "dropout": 0.2, "seed": 3}
 
 
-def answering(recipe: Recipe) -> AnsweringNetwork:
+def answering(recipe: Recipe, uncertainty: dict[str, Any] | None = UNCERTAINTY) -> AnsweringNetwork:
     torch.manual_seed(0)
     network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=SIDE))
     # Statistics of their own, as training would leave: with the first ones a batch norm does nothing.
     network.train()(torch.randint(0, 256, (8, SIDE, SIDE, 3), dtype=torch.uint8))
-    return AnsweringNetwork(network.eval(), TEMPERATURE)
+    return AnsweringNetwork(network.eval(), TEMPERATURE, uncertainty)
 
 
 def export(recipe: Recipe, network: AnsweringNetwork, *, threshold: float | None = 0.5) -> onnx.ModelProto:
     model = to_onnx(network, image_side_px=SIDE)
     checkpoint = Checkpoint(model=recipe.model, image_side_px=SIDE, weights={}, lineage={"data_revision": "abc"})
-    calibration, selection = {"temperature": TEMPERATURE}, {"T_clean": threshold}
+    uncertainty = None if network.spread is None else UNCERTAINTY
+    calibration, selection = {"temperature": TEMPERATURE, "uncertainty": uncertainty}, {"T_clean": threshold}
     describe_model(
         model, checkpoint=checkpoint, calibration=calibration, threshold=selection, metrics={"test": {"clean": {"roc_auc": 0.9}}}
     )
@@ -78,7 +80,7 @@ def test_the_file_answers_as_torch_does_at_any_batch_size(exported: tuple[Answer
 
 def test_another_model_or_another_temperature_is_found(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
     network, model = exported
-    other = AnsweringNetwork(network.network, TEMPERATURE | {"clean": 1.0})
+    other = AnsweringNetwork(network.network, TEMPERATURE | {"clean": 1.0}, UNCERTAINTY)
     with pytest.raises(UserError, match=r"disagree: p_clean_max_difference is"):
         refuse_disparity(compare(other, bundle_of(model), photos()), tolerance=1e-4)
 
@@ -99,6 +101,7 @@ def test_temperature_and_normalisation_are_inside(exported: tuple[AnsweringNetwo
     assert np.allclose(answers["p_weather"], weather / weather.sum(axis=1, keepdims=True), atol=1e-5)
     assert {name: values.shape for name, values in answers.items()} == {
         "clean_logit": (7,), "p_clean": (7,), "cleanliness": (7,), "damage": (7,), "weather_logits": (7, 4), "p_weather": (7, 4),
+        "p_clean_std": (7,), "cleanliness_std": (7,), "damage_std": (7,), "p_weather_std": (7,),
     }  # fmt: skip
 
 
@@ -121,8 +124,24 @@ def test_a_task_that_was_not_trained_has_no_answer() -> None:
     recipe = make_recipe()
     only = Recipe(model=recipe.model.model_copy(update={"tasks": ["weather"]}), train=recipe.train)
     bundle = bundle_of(export(only, answering(only), threshold=None))
-    assert set(bundle.predict(photos(2))) == {"weather_logits", "p_weather"}
+    assert set(bundle.predict(photos(2))) == {"weather_logits", "p_weather", "p_weather_std"}
     assert bundle.threshold is None
+
+
+def test_the_spreads_in_the_file_are_those_of_its_own_masks(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
+    network, model = exported
+    assert bundle_of(model).info["uncertainty"] == UNCERTAINTY
+    assert (bundle_of(model).predict(photos())["damage_std"] > 0).all()
+    other = AnsweringNetwork(network.network, TEMPERATURE, UNCERTAINTY | {"seed": 4})
+    with pytest.raises(UserError, match=r"disagree: p_clean_std_max_difference is"):
+        refuse_disparity(compare(other, bundle_of(model), photos()), tolerance=1e-5)
+
+
+def test_without_dropout_the_file_has_no_spreads() -> None:
+    recipe = make_recipe()
+    bundle = bundle_of(export(recipe, answering(recipe, uncertainty=None)))
+    assert bundle.info["uncertainty"] is None
+    assert not [name for name in bundle.predict(photos(2)) if name.endswith("_std")]
 
 
 def test_a_missing_broken_or_foreign_file_is_refused(tmp_path: Path, exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
