@@ -12,6 +12,7 @@ from carinspect.core.files import write_json
 from carinspect.core.params import read_section
 from carinspect.core.tables import DATASET_COLUMNS, read_table, write_table
 from carinspect.evaluation.calibration import add_probabilities, fit_calibration
+from carinspect.evaluation.confidence_plot import write_confidence_plot
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.curves import make_curves, write_curves
 from carinspect.evaluation.gallery import write_gallery
@@ -44,6 +45,7 @@ def main() -> None:
     curves = make_curves(predictions)
     write_curves(curves, REPORTS)
     write_overview(curves, REPORTS / "evaluation.png", train_labels=train)
+    write_confidence_plot(curves, REPORTS / "confidence.png")
     write_gallery(predictions, root, REPORTS)
     for alarm in report["alarms"]:
         print(f"alarm: {alarm}")

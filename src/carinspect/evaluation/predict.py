@@ -8,11 +8,11 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from carinspect.core.tasks import WEATHER_CLASSES
+from carinspect.core.tasks import SPREAD, WEATHER_CLASSES
 from carinspect.images.store import open_store
 from carinspect.model.answers import calibrated
 from carinspect.model.network import CarInspectionNetwork
-from carinspect.model.uncertainty import SPREADS, DropoutSpread
+from carinspect.model.uncertainty import DropoutSpread
 
 SCORED_SPLITS = ("val", "calib", "test")
 BATCH = 64
@@ -48,9 +48,9 @@ def add_spreads(
 ) -> pd.DataFrame:
     """`table` with the spreads `*_std` over the masks of `calibration["uncertainty"]`; NaN where there are none."""
     plan = calibration["uncertainty"]
-    columns: dict[str, Any] = dict.fromkeys(SPREADS.values(), np.nan)
+    columns: dict[str, Any] = dict.fromkeys(SPREAD.values(), np.nan)
     if plan is not None:
         spread = DropoutSpread(network, plan, calibrated(calibration["temperature"])).to(features_NF.device)
         parts = [spread(features_BF) for features_BF in features_NF.split(BATCH)]
-        columns |= {SPREADS[task]: torch.cat([part[task] for part in parts]).double().cpu().numpy() for task in network.heads}
+        columns |= {SPREAD[task]: torch.cat([part[task] for part in parts]).double().cpu().numpy() for task in network.heads}
     return table.assign(**columns)

@@ -9,9 +9,10 @@ import onnx
 import torch
 from torch import nn
 
+from carinspect.core.tasks import SPREAD
 from carinspect.model.answers import calibrated
 from carinspect.model.network import CarInspectionNetwork
-from carinspect.model.uncertainty import SPREADS, DropoutSpread
+from carinspect.model.uncertainty import DropoutSpread
 
 INPUT = "photos"
 OPSET = 20
@@ -21,7 +22,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "damage": ("damage",),
     "weather": ("weather_logits", "p_weather"),
 }
-"""Names of each task's outputs: float32 (B,), and (B, 4) for weather. Its spread, `SPREADS`, follows where there are spreads: (B,)."""
+"""Names of each task's outputs: float32 (B,), and (B, 4) for weather. Its spread, `SPREAD`, follows where there are spreads: (B,)."""
 
 
 class AnsweringNetwork(nn.Module):
@@ -39,7 +40,7 @@ class AnsweringNetwork(nn.Module):
     @property
     def output_names(self) -> list[str]:
         """In the order of `forward`."""
-        spreads = [] if self.spread is None else [SPREADS[task] for task in self.network.heads]
+        spreads = [] if self.spread is None else [SPREAD[task] for task in self.network.heads]
         return [name for task in self.network.heads for name in OUTPUTS[task]] + spreads
 
     def forward(self, photos_BSS3: torch.Tensor) -> tuple[torch.Tensor, ...]:

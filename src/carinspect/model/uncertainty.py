@@ -18,9 +18,6 @@ from carinspect.core.seeds import derive_seed
 from carinspect.model.answers import ToAnswer
 from carinspect.model.network import HEAD_WIDTH, CarInspectionNetwork
 
-SPREADS: dict[str, str] = {"clean": "p_clean_std", "cleanliness": "cleanliness_std", "damage": "damage_std", "weather": "p_weather_std"}
-"""The name of each task's spread, in the table of predictions and among the outputs of the model file."""
-
 
 def plan_dropout(*, samples: int, dropout: float, seed: int) -> dict[str, Any] | None:
     """What models/calibration.json and the model file say of the spreads: `{samples, dropout, seed}`; None where there are none."""
