@@ -50,7 +50,7 @@ def describe(
 def compare(
     a: Annotated[str, typer.Argument(help="A git revision, an experiment's name, or workspace.")],
     b: Annotated[str, typer.Argument(help="The same, of the model that may be better.")],
-    samples: Annotated[int, typer.Option(help="Resamples of groups behind each interval.", min=1000)] = 5000,
+    samples: Annotated[int, typer.Option(help="Resamples of groups behind each interval.", min=1000)] = 10_000,
     json: Annotated[Path | None, typer.Option(help="Also write all figures to this file.")] = None,
 ) -> None:
     """Say whether B is better than A on the same test photos: differences with intervals, tests of the decisions, a verdict in words."""
