@@ -148,9 +148,7 @@ def test_the_rule_decides_not_the_score_alone() -> None:
         (lambda table: table.assign(clean=table["clean"].mask(table.index == 7)), "'clean' differs for 1 of 200 photos"),
     ],
 )
-def test_different_test_photos_or_labels_are_refused_with_what_differs(
-    change: Callable[[pd.DataFrame], pd.DataFrame], words: str
-) -> None:
+def test_different_test_photos_or_labels_are_refused_with_what_differs(change: Callable[[pd.DataFrame], pd.DataFrame], words: str) -> None:
     a, b = draw_sides()
     with pytest.raises(UserError, match=f"the test photos differ: .*{words}"):
         compare(a, Side("b", change(b.predictions), 0.6))
