@@ -6,7 +6,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast lint format repro-real metrics plots
+.PHONY: help setup repro test test-fast lint format repro-real metrics plots remote
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -45,6 +45,12 @@ format: $(VENV)/installed-tests  ## let the formatter and the linter mend what t
 metrics: setup  ## what changed against the last commit
 	dvc metrics diff
 	dvc params diff
+
+remote: setup  ## share data and models: URL=s3://bucket/path, ssh://host/path or a folder; ENDPOINT=http://… for an S3 of one's own
+	@test -n "$(URL)" || { echo "URL is empty: make remote URL=s3://bucket/path" >&2; exit 1; }
+	dvc remote add --force --default storage "$(URL)"
+	dvc remote modify storage verify true
+	$(if $(ENDPOINT),dvc remote modify storage endpointurl "$(ENDPOINT)")
 
 plots: setup  ## draw every plot into dvc_plots/index.html
 	dvc plots show

@@ -46,6 +46,27 @@ def describe(
         describe_table(what, root=root, sources=sources, out=out)
 
 
+store = typer.Typer(no_args_is_help=True, help="The cache and the remotes that hold data and models.")
+app.add_typer(store, name="store")
+
+
+@store.callback()
+def store_commands() -> None:
+    """The cache and the remotes that hold data and models."""
+
+
+@store.command("verify")
+def verify_store(
+    remote: Annotated[list[str] | None, typer.Option(help="Look at this remote, and at the cache. Default: all remotes.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Put sound copies in the place of broken and missing objects.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Objects read at once.")] = 8,
+) -> None:
+    """Read every object and compare its content with its name, which DVC itself does not. Exit status 1 when a fault is left."""
+    from carinspect.cli.store import verify
+
+    raise typer.Exit(verify(remote, mend=repair, jobs=jobs))
+
+
 def run() -> None:
     """The command's entry point."""
     run_stage(app, "carinspect")
