@@ -261,6 +261,7 @@ def test_a_server_killed_in_the_middle_of_a_push_and_of_a_pull_loses_nothing(tmp
             ):
                 moved.set()
             time.sleep(0.01)
+        assert moved.is_set(), "the transfer was over before the server could be killed"
         s3_server.kill()
         client.send_signal(signal.SIGKILL)
         client.wait()
