@@ -6,7 +6,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast lint format repro-real metrics plots remote check-lock summary
+.PHONY: help setup repro test test-fast lint format repro-real metrics plots remote check-lock summary job
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -59,6 +59,14 @@ remote: setup  ## share data and models: URL=s3://bucket/path, ssh://host/path o
 	dvc remote add --force --default storage "$(URL)"
 	dvc remote modify storage verify true
 	$(if $(ENDPOINT),dvc remote modify storage endpointurl "$(ENDPOINT)")
+
+job: setup  ## train on a borrowed machine: REMOTE=<url> STATE=<folder that outlives it> ARGS="-S …"; the same line goes on after a kill
+	@test -n "$(REMOTE)" -a -n "$(STATE)" || { echo "job needs REMOTE=<url of the DVC remote> and STATE=<folder>" >&2; exit 1; }
+	mkdir -p .carinspect "$(STATE)"
+	ln -sfnT "$(abspath $(STATE))" .carinspect/train
+	$(MAKE) --no-print-directory remote URL="$(REMOTE)"
+	dvc exp run --pull $(ARGS)
+	dvc push --run-cache
 
 plots: setup  ## draw every plot into dvc_plots/index.html
 	dvc plots show
