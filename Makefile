@@ -60,13 +60,17 @@ remote: setup  ## share data and models: URL=s3://bucket/path, ssh://host/path o
 	dvc remote modify storage verify true
 	$(if $(ENDPOINT),dvc remote modify storage endpointurl "$(ENDPOINT)")
 
-job: setup  ## train on a borrowed machine: REMOTE=<url> STATE=<folder that outlives it> ARGS="-S …"; the same line goes on after a kill
-	@test -n "$(REMOTE)" -a -n "$(STATE)" || { echo "job needs REMOTE=<url of the DVC remote> and STATE=<folder>" >&2; exit 1; }
+# The experiment goes to the git remote GIT, its files to the DVC remote. Training states lie in STATE: on another machine the same line goes on.
+GIT ?= origin
+NAME ?= job
+job: setup  ## train on a machine that may vanish: REMOTE=<url> STATE=<folder that stays> NAME=<experiment> ARGS="-S …"
+	@test -n "$(REMOTE)" -a -n "$(STATE)" || { echo "job needs REMOTE=<url of the DVC remote> and STATE=<folder that outlives the machine>" >&2; exit 1; }
 	mkdir -p .carinspect "$(STATE)"
 	ln -sfnT "$(abspath $(STATE))" .carinspect/train
 	$(MAKE) --no-print-directory remote URL="$(REMOTE)"
-	dvc exp run --pull $(ARGS)
-	dvc push --run-cache
+	@! dvc exp list --name-only | grep -qx "$(NAME)" || dvc exp remove --quiet "$(NAME)"
+	dvc exp run --pull --name "$(NAME)" $(ARGS)
+	dvc exp push --force "$(GIT)" "$(NAME)"
 
 plots: setup  ## draw every plot into dvc_plots/index.html
 	dvc plots show
