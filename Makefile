@@ -60,16 +60,13 @@ remote: setup  ## share data and models: URL=s3://bucket/path, ssh://host/path o
 	dvc remote modify storage verify true
 	$(if $(ENDPOINT),dvc remote modify storage endpointurl "$(ENDPOINT)")
 
-# The experiment goes to the git remote GIT, its files to the DVC remote. Training states lie in STATE: on another machine the same line goes on.
+# Its result: dvc exp pull $(GIT) $(NAME) && dvc exp apply $(NAME). On the next machine the same line goes on where this one stopped.
 GIT ?= origin
 NAME ?= job
-job: setup  ## train on a machine that may vanish: REMOTE=<url> STATE=<folder that stays> NAME=<experiment> ARGS="-S …"
-	@test -n "$(REMOTE)" -a -n "$(STATE)" || { echo "job needs REMOTE=<url of the DVC remote> and STATE=<folder that outlives the machine>" >&2; exit 1; }
-	mkdir -p .carinspect "$(STATE)"
-	ln -sfnT "$(abspath $(STATE))" .carinspect/train
+job: setup  ## train on a machine that may vanish: REMOTE=<url> NAME=<experiment> ARGS="-S …"
 	$(MAKE) --no-print-directory remote URL="$(REMOTE)"
 	@! dvc exp list --name-only | grep -qx "$(NAME)" || dvc exp remove --quiet "$(NAME)"
-	dvc exp run --pull --name "$(NAME)" $(ARGS)
+	carinspect store keep-states -- dvc exp run --pull --name "$(NAME)" $(ARGS)
 	dvc exp push --force "$(GIT)" "$(NAME)"
 
 plots: setup  ## draw every plot into dvc_plots/index.html

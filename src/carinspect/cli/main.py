@@ -67,6 +67,20 @@ def verify_store(
     raise typer.Exit(verify(remote, mend=repair, jobs=jobs))
 
 
+@store.command("keep-states", context_settings={"ignore_unknown_options": True})
+def keep_states(
+    command: Annotated[list[str], typer.Argument(help="What to run, after two dashes: -- dvc exp run …")],
+    remote: Annotated[str | None, typer.Option(help="Default: the default remote.")] = None,
+    every_s: Annotated[
+        float, typer.Option(min=1, envvar="CARINSPECT_STATES_EVERY_S", help="Seconds between two looks at the states.")
+    ] = 60,
+) -> None:
+    """Run a command that trains on a machine that may vanish: the states of interrupted trainings come from the remote and go there."""
+    from carinspect.cli.store import run_with_states
+
+    raise typer.Exit(run_with_states(command, remote=remote, every_s=every_s))
+
+
 def run() -> None:
     """The command's entry point."""
     run_stage(app, "carinspect")

@@ -1,6 +1,10 @@
-"""Owns `carinspect store verify`: looks into every object of the cache and the remotes, and mends what it can."""
+"""Owns `carinspect store`: looking into every object of the cache and the remotes, and keeping training states in a remote."""
 
+import signal
+import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from dvc.exceptions import NotDvcRepoError
 from dvc.repo import Repo
@@ -9,15 +13,12 @@ from carinspect.core.errors import UserError
 from carinspect.storage.objects import Inspection, inspect_store
 from carinspect.storage.repair import Repair, repair
 from carinspect.storage.repository import find_in_workspace, list_stores
+from carinspect.storage.states import RemoteStates
 
 
 def verify(remotes: Sequence[str] | None, *, mend: bool, jobs: int) -> int:
     """Print what was found; the exit status: 0 when all objects are sound, or are after the repair."""
-    try:
-        repo = Repo()
-    except NotDvcRepoError:
-        raise UserError("the current folder lies in no DVC repository. Run it inside the project.") from None
-    with repo, repo.lock:
+    with open_repo() as repo, repo.lock:
         inspections = [inspect_store(store, jobs=jobs) for store in list_stores(repo, remotes)]
         for inspection in inspections:
             _say(inspection)
@@ -49,3 +50,40 @@ def _say_repair(done: Repair) -> bool:
     else:
         print(f"{store.name}: {fault.oid} is missing, no sound copy was found. dvc repro and dvc push bring it back.")
     return source is not None
+
+
+STATES = "training-states"
+"""Folder of the states in a remote, beside DVC's own."""
+
+
+def run_with_states(command: Sequence[str], *, remote: str | None, every_s: float) -> int:
+    """Run `command` with the states that the remote has, and copy their changes there; returns the command's exit status.
+
+    The command is told to end when this process is.
+    """
+    with open_repo() as repo:
+        storage = repo.cloud.get_remote(remote)
+        states = RemoteStates(storage.fs, storage.fs.join(storage.path, STATES), Path(repo.root_dir) / ".carinspect" / "train")
+    for name in states.fetch():
+        print(f"fetched the training state {name}")
+    child = subprocess.Popen(command)
+    previous = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    try:
+        while child.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(every_s)
+            states.keep()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        if child.poll() is None:
+            child.terminate()
+            child.wait()
+    return child.returncode
+
+
+def open_repo() -> Repo:
+    """The DVC repository that the current folder lies in; raises `UserError` outside of one."""
+    try:
+        return Repo()
+    except NotDvcRepoError:
+        raise UserError("the current folder lies in no DVC repository. Run it inside the project.") from None
