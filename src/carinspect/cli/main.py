@@ -71,9 +71,7 @@ def verify_store(
 def keep_states(
     command: Annotated[list[str], typer.Argument(help="What to run, after two dashes: -- dvc exp run …")],
     remote: Annotated[str | None, typer.Option(help="Default: the default remote.")] = None,
-    every_s: Annotated[
-        float, typer.Option(min=1, envvar="CARINSPECT_STATES_EVERY_S", help="Seconds between two looks at the states.")
-    ] = 60,
+    every_s: Annotated[float, typer.Option(min=1, envvar="CARINSPECT_STATES_EVERY_S", help="Seconds between two looks.")] = 60,
 ) -> None:
     """Run a command that trains on a machine that may vanish: the states of interrupted trainings come from the remote and go there."""
     from carinspect.cli.store import run_with_states
