@@ -26,11 +26,11 @@ from carinspect.model.network import CarInspectionNetwork
 from carinspect.model.priors import clean_offset, logit_offsets
 from carinspect.training.balance import class_weights, draw_epoch, expected_draws, training_priors
 from carinspect.training.batches import MicroBatchLoader, Photos, Step, plan_epoch
-from carinspect.training.config import Recipe, TrainParams, TrainRecipe
+from carinspect.training.config import Recipe, Runtime, TrainParams, TrainRecipe
 from carinspect.training.objective import Objective
 from carinspect.training.optimiser import build_optimiser, count_plateaus, learning_rate, parameter_groups, set_training_mode
 from carinspect.training.recipe import resolve_recipe
-from carinspect.training.runtime import Machine
+from carinspect.training.runtime import Machine, settle_runtime
 from carinspect.training.step import NormStatistics, train_step
 from carinspect.training.task_weights import TaskWeights
 from carinspect.training.validation import undo_prior
@@ -82,6 +82,7 @@ def skewed_labels(photos: int = 300, *, seed: int = 0) -> dict[str, torch.Tensor
         ({"focal_alpha": [0.7, 0.3]}, r"belongs to clean_loss: focal.*train\.class_weights: \{clean: \[0\.7, 0\.3\]\} instead"),
         ({"class_weights": {"clean": [1.0, 2.0, 3.0]}}, r"train\.class_weights: has the value \[1\.0, 2\.0, 3\.0\] for 'clean'\. Give 2"),
         ({"class_weights": {"wether": [1, 1, 1, 1]}}, r"'wether' has no classes\. Did you mean 'weather'"),
+        ({"class_weights": {"clean": [1.0, float("nan")]}}, r"Give 2 numbers above 0"),
         ({"class_weights": "balanced"}, r"has the value 'balanced'\. Give none, auto, or lists"),
         ({"clean_loss": "focal", "focal_alpha": [0.5, 0.0]}, r"Give 2 numbers above 0"),
     ],
@@ -108,6 +109,20 @@ def test_precision_auto_is_the_profiles_and_never_the_cards(monkeypatch: pytest.
     params["profiles"]["rtx3090_x2"]["recipe"]["precision"] = "auto"
     with pytest.raises(UserError, match=r"profiles\.rtx3090_x2\.recipe\.precision has the value 'auto'"):
         resolve_recipe(params, pretrained="none")
+
+
+def test_bfloat16_on_a_card_without_it_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some Card")
+    runtime = Runtime(device="cuda", processes=1, workers=0, compile=False, pin_memory=True)
+    for supported in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda supported=supported, **_: supported)
+        if supported:
+            assert settle_runtime(runtime, recipe_with(precision="bf16").train).device == "cuda"
+        else:
+            with pytest.raises(UserError, match=r"'bf16', which Some Card does not have\. Set it to fp16 or fp32"):
+                settle_runtime(runtime, recipe_with(precision="bf16").train)
 
 
 def test_the_shipped_params_shift_nothing() -> None:
