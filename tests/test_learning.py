@@ -1,7 +1,10 @@
 """What is learnt and how: class balance and the prior that it shifts, losses, task weights, optimiser, schedule, backbones."""
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from torchvision.ops import sigmoid_focal_loss
 from carinspect.core.errors import UserError
 from carinspect.core.params import parse_section
 from carinspect.evaluation.calibration import add_probabilities, fit_calibration
+from carinspect.inference.bundle import open_bundle
 from carinspect.model.backbones import build_backbone
 from carinspect.model.losses import binary_cross_entropy, focal_loss, label_weights, summed_losses
 from carinspect.model.network import CarInspectionNetwork
@@ -35,7 +39,7 @@ from carinspect.training.step import NormStatistics, train_step
 from carinspect.training.task_weights import TaskWeights
 from carinspect.training.validation import undo_prior
 from conftest import make_recipe
-from test_training import final_files, make_workspace, run_training, shipped_params, start_training
+from test_training import ROOT, final_files, make_workspace, run_training, shipped_params, start_training
 
 TASKS = ["clean", "cleanliness", "damage", "weather"]
 LINE = Machine(device="cpu", processes=1, workers=0, compile=False, pin_memory=False)
@@ -640,6 +644,25 @@ def test_a_killed_run_with_every_new_state_ends_as_if_it_never_was(tmp_path: Pat
     priors = torch.load(killed / "models/best.pt", weights_only=True)["lineage"]["priors"]
     assert priors["clean"]["trained"] == pytest.approx([0.5, 0.5])
     assert json.loads((killed / "metrics/train_ddp.json").read_text())["task_weight_clean"] > 0
+
+
+@pytest.mark.slow
+def test_the_prior_of_training_reaches_the_model_file_and_is_undone_there(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path, recipe_with(class_weights={"clean": [6.0, 1.0], "weather": [1.0, 1.0, 4.0, 1.0]}), processes=1)
+    run_training(workspace)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "DVC_ROOT": str(workspace)}
+    for stage in ("evaluate", "select_threshold", "export_onnx"):
+        subprocess.run([sys.executable, str(ROOT / "stages" / f"{stage}.py")], cwd=workspace, env=environment, check=True)
+    priors = torch.load(workspace / "models/best.pt", weights_only=True)["lineage"]["priors"]
+    calibration = json.loads((workspace / "models/calibration.json").read_text())
+    assert calibration["logit_offset"] == logit_offsets(priors)
+    bundle = open_bundle((workspace / "models/best.onnx").read_bytes())
+    assert bundle.info["calibration"]["logit_offset"] == calibration["logit_offset"]
+    answers = bundle.predict(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8))
+    temperature = calibration["temperature"]["clean"]
+    offset = clean_offset(calibration["logit_offset"])
+    assert offset > 1
+    assert answers["p_clean"] == pytest.approx(expit((answers["clean_logit"] + offset) / temperature), abs=1e-5)
 
 
 BACKBONES = [
