@@ -35,7 +35,7 @@ def main() -> None:
     network = build_network(checkpoint)
     raw, features_NF = predict(network, scored, root=root, image_side_px=checkpoint.image_side_px)
     dropout = plan_dropout(samples=params.dropout_samples, dropout=checkpoint.model.dropout, seed=params.seed)
-    calibration = fit_calibration(raw) | {"uncertainty": dropout}
+    calibration = fit_calibration(raw, priors=checkpoint.lineage["priors"]) | {"uncertainty": dropout}
     predictions = add_spreads(add_probabilities(raw, calibration), network, features_NF, calibration=calibration)
     write_json(Path("models/calibration.json"), calibration)
     write_table(predictions, Path("data/predictions.csv"))

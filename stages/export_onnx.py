@@ -34,7 +34,7 @@ def main() -> None:
     checkpoint = load_checkpoint(Path("models/best.pt"))
     calibration, threshold = _read_json("models/calibration.json"), _read_json("models/threshold.json")
     metrics = {stage: _read_json(f"metrics/{stage}.json") for stage in ("split", "describe", "evaluate")}
-    network = AnsweringNetwork(build_network(checkpoint), calibration["temperature"], calibration["uncertainty"])
+    network = AnsweringNetwork(build_network(checkpoint), calibration)
     model = to_onnx(network, image_side_px=checkpoint.image_side_px)
     describe_model(model, checkpoint=checkpoint, calibration=calibration, threshold=threshold, metrics=metrics["evaluate"])
     content = model.SerializeToString(deterministic=True)

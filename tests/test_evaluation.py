@@ -23,7 +23,7 @@ from carinspect.evaluation.gallery import choose_varied, least_certain, worst_er
 from carinspect.evaluation.overview import write_overview
 from carinspect.evaluation.predict import add_spreads, predict
 from carinspect.evaluation.report import evaluate_predictions
-from carinspect.model.answers import calibrated
+from carinspect.model.answers import Calibrated
 from carinspect.model.backbones import build_backbone
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.model.uncertainty import DropoutSpread
@@ -74,7 +74,7 @@ def without(table: pd.DataFrame, *, outputs: list[str]) -> pd.DataFrame:
 
 
 def evaluate(table: pd.DataFrame, *, tasks=TASKS, train_labels: pd.DataFrame | None = None) -> dict:
-    calibration = fit_calibration(table)
+    calibration = fit_calibration(table, priors={})
     completed = add_probabilities(table, calibration)
     return evaluate_predictions(completed, PARAMS, tasks=list(tasks), calibration=calibration, train_labels=train_labels)
 
@@ -94,7 +94,7 @@ def report(table: pd.DataFrame) -> dict:
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
 def test_the_temperature_recovers_a_known_scaling(scale: float) -> None:
-    temperature = fit_calibration(make_table(6000, sharpness=scale))["temperature"]
+    temperature = fit_calibration(make_table(6000, sharpness=scale), priors={})["temperature"]
     assert temperature["clean"] == pytest.approx(scale, rel=0.1)
     assert temperature["weather"] == pytest.approx(scale, rel=0.1)
 
@@ -120,11 +120,11 @@ def test_a_perfect_separation_of_val_does_not_make_every_probability_certain() -
 
 def test_only_val_decides_the_temperature(table: pd.DataFrame) -> None:
     turned = table.assign(clean=table["clean"].where(table["split"] == "val", 1 - table["clean"]))
-    assert fit_calibration(turned) == fit_calibration(table)
+    assert fit_calibration(turned, priors={}) == fit_calibration(table, priors={})
 
 
 def test_one_class_in_val_gives_no_temperature_but_a_reason(table: pd.DataFrame) -> None:
-    calibration = fit_calibration(table.assign(clean=1.0))
+    calibration = fit_calibration(table.assign(clean=1.0), priors={})
     assert calibration["temperature"]["clean"] is None
     assert "have the same 'clean' label" in calibration["clean"]["reason"]
     assert calibration["temperature"]["weather"] is not None
@@ -133,13 +133,13 @@ def test_one_class_in_val_gives_no_temperature_but_a_reason(table: pd.DataFrame)
 
 
 def test_no_label_in_val_gives_no_temperature_but_a_reason(table: pd.DataFrame) -> None:
-    calibration = fit_calibration(table.assign(weather_condition=np.nan))
+    calibration = fit_calibration(table.assign(weather_condition=np.nan), priors={})
     assert calibration["temperature"]["weather"] is None
     assert "no photo in val" in calibration["weather"]["reason"]
 
 
 def test_probabilities_are_the_sigmoid_and_the_softmax_of_the_tempered_logits(table: pd.DataFrame) -> None:
-    calibration = fit_calibration(table)
+    calibration = fit_calibration(table, priors={})
     completed = add_probabilities(table, calibration)
     assert completed["p_clean"].to_numpy() == pytest.approx(expit(table["clean_logit"] / calibration["temperature"]["clean"]))
     weather = softmax(table[LOGITS] / calibration["temperature"]["weather"], axis=1)
@@ -177,7 +177,7 @@ def test_the_report_has_its_documented_keys(report: dict) -> None:
 
 
 def test_the_figures_are_scikit_learns_on_the_labelled_photos_of_the_split(table: pd.DataFrame, report: dict) -> None:
-    rows = add_probabilities(table, fit_calibration(table)).query("split == 'test'")
+    rows = add_probabilities(table, fit_calibration(table, priors={})).query("split == 'test'")
     clean, damage, weather = (rows[rows[column].notna()] for column in ("clean", "damage_score", "weather_condition"))
     assert report["test"]["clean"]["photos"] == len(clean) < len(rows)
     assert report["test"]["clean"]["groups"] == clean["group"].nunique()
@@ -326,10 +326,14 @@ def test_the_spreads_in_the_table_are_those_of_the_calibrated_answers(tmp_path: 
     network = CarInspectionNetwork(recipe.model, backbone=build_backbone("test_resnet", image_side_px=32)).eval()
     dataset = read_table(make_dataset(tmp_path, photos=20), columns=DATASET_COLUMNS)
     raw, features_NF = predict(network, dataset, root=tmp_path / "root", image_side_px=32)
-    calibration = {"temperature": {"clean": 3.0, "weather": None}, "uncertainty": {"samples": 8, "dropout": 0.2, "seed": 1}}
+    calibration = {
+        "temperature": {"clean": 3.0, "weather": None},
+        "logit_offset": {"clean": [0.5, -0.5], "weather": [0.0, 1.0, 0.0, -1.0]},
+        "uncertainty": {"samples": 8, "dropout": 0.2, "seed": 1},
+    }
     found = add_spreads(raw, network, features_NF, calibration=calibration)
     with torch.inference_mode():
-        expected = DropoutSpread(network, calibration["uncertainty"], calibrated(calibration["temperature"]))(features_NF)
+        expected = DropoutSpread(network, calibration["uncertainty"], Calibrated(calibration))(features_NF)
     for task in TASKS:
         assert found[SPREAD[task]].to_numpy() == pytest.approx(expected[task].numpy(), abs=1e-6)
     assert add_spreads(raw, network, features_NF, calibration=calibration | {"uncertainty": None})[SPREADS].isna().all(axis=None)
@@ -368,7 +372,7 @@ def test_an_uncalibrated_classifier_is_called_one(table: pd.DataFrame) -> None:
 
 
 def completed(table: pd.DataFrame) -> pd.DataFrame:
-    return add_probabilities(table, fit_calibration(table))
+    return add_probabilities(table, fit_calibration(table, priors={}))
 
 
 def test_the_curves_are_of_the_test_split(table: pd.DataFrame) -> None:

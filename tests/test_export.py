@@ -32,6 +32,8 @@ SIDE = 32
 NAN = float("nan")
 TEMPERATURE = {"clean": 2.0, "weather": 0.5}
 UNCERTAINTY = {"samples": 10, "dropout": 0.2, "seed": 3}
+OFFSET = {"clean": [-0.2, 0.1], "weather": [0.0, 0.5, -1.0, 2.0]}
+CALIBRATION: dict[str, Any] = {"temperature": TEMPERATURE, "logit_offset": OFFSET, "uncertainty": UNCERTAINTY}
 
 
 def answering(recipe: Recipe, uncertainty: dict[str, Any] | None = UNCERTAINTY) -> AnsweringNetwork:
@@ -39,14 +41,14 @@ def answering(recipe: Recipe, uncertainty: dict[str, Any] | None = UNCERTAINTY) 
     network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=SIDE))
     # Statistics of their own, as training would leave: with the first ones a batch norm does nothing.
     network.train()(torch.randint(0, 256, (8, SIDE, SIDE, 3), dtype=torch.uint8))
-    return AnsweringNetwork(network.eval(), TEMPERATURE, uncertainty)
+    return AnsweringNetwork(network.eval(), CALIBRATION | {"uncertainty": uncertainty})
 
 
 def export(recipe: Recipe, network: AnsweringNetwork, *, threshold: float | None = 0.5) -> onnx.ModelProto:
     model = to_onnx(network, image_side_px=SIDE)
     checkpoint = Checkpoint(model=recipe.model, image_side_px=SIDE, weights={}, lineage={"data_revision": "abc"})
     uncertainty = None if network.spread is None else UNCERTAINTY
-    calibration, selection = {"temperature": TEMPERATURE, "uncertainty": uncertainty}, {"T_clean": threshold}
+    calibration, selection = CALIBRATION | {"uncertainty": uncertainty}, {"T_clean": threshold}
     describe_model(
         model, checkpoint=checkpoint, calibration=calibration, threshold=selection, metrics={"test": {"clean": {"roc_auc": 0.9}}}
     )
@@ -85,7 +87,7 @@ def test_the_file_answers_as_torch_does_at_any_batch_size(exported: tuple[Answer
 
 def test_another_model_or_another_temperature_is_found(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
     network, model = exported
-    other = AnsweringNetwork(network.network, TEMPERATURE | {"clean": 1.0}, UNCERTAINTY)
+    other = AnsweringNetwork(network.network, CALIBRATION | {"temperature": TEMPERATURE | {"clean": 1.0}})
     with pytest.raises(UserError, match=r"disagree: p_clean_max_difference is"):
         refuse_disparity(compare(other, bundle_of(model), photos()), tolerance=1e-4)
 
@@ -99,10 +101,10 @@ def test_a_decision_that_differs_is_refused_however_small_the_difference() -> No
         refuse_disparity(comparison | {"flipped_decisions": 0, "p_clean_max_difference": float("nan")}, tolerance=1e-4)
 
 
-def test_temperature_and_normalisation_are_inside(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
+def test_the_prior_temperature_and_normalisation_are_inside(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
     answers = bundle_of(exported[1]).predict(photos())
-    assert np.allclose(answers["p_clean"], 1 / (1 + np.exp(-answers["clean_logit"] / 2.0)), atol=1e-6)
-    weather = np.exp(answers["weather_logits"] / 0.5)
+    assert np.allclose(answers["p_clean"], 1 / (1 + np.exp(-(answers["clean_logit"] + 0.3) / 2.0)), atol=1e-6)
+    weather = np.exp((answers["weather_logits"] + OFFSET["weather"]) / 0.5)
     assert np.allclose(answers["p_weather"], weather / weather.sum(axis=1, keepdims=True), atol=1e-5)
     assert {name: values.shape for name, values in answers.items()} == {
         "clean_logit": (7,), "p_clean": (7,), "cleanliness": (7,), "damage": (7,), "weather_logits": (7, 4), "p_weather": (7, 4),
@@ -137,7 +139,7 @@ def test_the_spreads_in_the_file_are_those_of_its_own_masks(exported: tuple[Answ
     network, model = exported
     assert bundle_of(model).info["uncertainty"] == UNCERTAINTY
     assert (bundle_of(model).predict(photos())["damage_std"] > 0).all()
-    other = AnsweringNetwork(network.network, TEMPERATURE, UNCERTAINTY | {"seed": 4})
+    other = AnsweringNetwork(network.network, CALIBRATION | {"uncertainty": UNCERTAINTY | {"seed": 4}})
     with pytest.raises(UserError, match=r"disagree: p_clean_std_max_difference is"):
         refuse_disparity(compare(other, bundle_of(model), photos()), tolerance=1e-5)
 

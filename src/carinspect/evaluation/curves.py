@@ -3,7 +3,7 @@
 | file | columns |
 |---|---|
 | `precision_recall.csv` | `threshold`, `precision`, `recall` of "clean when p_clean >= threshold" |
-| `calibration.csv` | `calibrated` (no: before temperature, yes: after), `mean_probability`, `observed_share`, `photos`; no empty bins |
+| `calibration.csv` | `calibrated` (no: the bare model, yes: as served), `mean_probability`, `observed_share`, `photos`; no empty bins |
 | `weather_calibration.csv` | the same, for the likeliest weather and whether it is right |
 | `risk_coverage_<task>.csv` | `coverage`, `risk_dropout`, `risk_probability` (classifiers), `risk_oracle`; see confidence.py |
 | `clean_confusion.csv`, `weather_confusion.csv` | `actual`, `predicted`; one row a photo; clean from p_clean 0.5 on: the rule comes later |
@@ -61,14 +61,14 @@ def _precision_recall(clean: pd.DataFrame) -> pd.DataFrame:
 
 def _clean_calibration(clean: pd.DataFrame) -> pd.DataFrame:
     labels_N = numbers(clean, "clean")
-    before = _reliability(labels_N, probabilities_of(clean, "clean", temperature=None)[:, 1], calibrated="no")
+    before = _reliability(labels_N, probabilities_of(clean, "clean", None)[:, 1], calibrated="no")
     after = _reliability(labels_N, numbers(clean, "p_clean"), calibrated="yes")
     return pd.concat([before, after], ignore_index=True)
 
 
 def _weather_calibration(weather: pd.DataFrame) -> pd.DataFrame:
     right_N = 1.0 - losses_of(weather, "weather")
-    before = _reliability(right_N, probabilities_of(weather, "weather", temperature=None).max(axis=1), calibrated="no")
+    before = _reliability(right_N, probabilities_of(weather, "weather", None).max(axis=1), calibrated="no")
     after = _reliability(right_N, probability_of_answer(weather, "weather"), calibrated="yes")
     return pd.concat([before, after], ignore_index=True)
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from carinspect.core.tasks import SPREAD, WEATHER_CLASSES
 from carinspect.images.store import open_store
-from carinspect.model.answers import calibrated
+from carinspect.model.answers import Calibrated
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.model.uncertainty import DropoutSpread
 
@@ -50,7 +50,7 @@ def add_spreads(
     plan = calibration["uncertainty"]
     columns: dict[str, Any] = dict.fromkeys(SPREAD.values(), np.nan)
     if plan is not None:
-        spread = DropoutSpread(network, plan, calibrated(calibration["temperature"])).to(features_NF.device)
+        spread = DropoutSpread(network, plan, Calibrated(calibration)).to(features_NF.device)
         parts = [spread(features_BF) for features_BF in features_NF.split(BATCH)]
         columns |= {SPREAD[task]: torch.cat([part[task] for part in parts]).double().cpu().numpy() for task in network.heads}
     return table.assign(**columns)

@@ -1,4 +1,4 @@
-"""Owns the ONNX graph: uint8 photos in, named answers out, normalisation and temperature inside.
+"""Owns the ONNX graph: uint8 photos in, named answers out, normalisation and calibration inside.
 
 Shapes: B photos, side S pixels, RGB.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from carinspect.core.tasks import SPREAD
-from carinspect.model.answers import calibrated
+from carinspect.model.answers import Calibrated
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.model.uncertainty import DropoutSpread
 
@@ -26,16 +26,17 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 
 
 class AnsweringNetwork(nn.Module):
-    """The trained network with everything that stands between a photo and an answer.
+    """The trained network with everything that stands between a photo and an answer; `calibration` as in models/calibration.json.
 
-    `temperature` and `uncertainty` as in models/calibration.json; without `uncertainty` there are no spreads.
+    Where its `uncertainty` is None there are no spreads.
     """
 
-    def __init__(self, network: CarInspectionNetwork, temperature: dict[str, float | None], uncertainty: dict[str, Any] | None) -> None:
+    def __init__(self, network: CarInspectionNetwork, calibration: dict[str, Any]) -> None:
         super().__init__()
         self.network = network
-        self.to_answer = calibrated(temperature)
-        self.spread = None if uncertainty is None else DropoutSpread(network, uncertainty, self.to_answer)
+        self.to_answer = Calibrated(calibration)
+        plan = calibration["uncertainty"]
+        self.spread = None if plan is None else DropoutSpread(network, plan, self.to_answer)
 
     @property
     def output_names(self) -> list[str]:

@@ -1,24 +1,30 @@
 """Owns the step from a logit to the answer that a person reads, in torch: alike in the evaluation's spreads and in the model file."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from typing import Any
 
 import torch
+from torch import nn
 
-ToAnswer = Callable[[str, torch.Tensor], torch.Tensor]
-"""(task, logits (...), or (..., 4) for weather) -> probability or score 0..1, of the same shape."""
-
-
-def calibrated(temperature: Mapping[str, float | None]) -> ToAnswer:
-    """`temperature` as in models/calibration.json: one that could not be fitted (None) leaves the logits as they are."""
-    return partial(_to_answer, temperature)
+from carinspect.model.priors import clean_offset
 
 
-def _to_answer(temperature: Mapping[str, float | None], task: str, logits: torch.Tensor) -> torch.Tensor:
-    match task:
-        case "clean":
-            return torch.sigmoid(logits / (temperature[task] or 1.0))
-        case "weather":
-            return torch.softmax(logits / (temperature[task] or 1.0), dim=-1)
-        case _:
-            return torch.sigmoid(logits)
+class Calibrated(nn.Module):
+    """`calibration` as in models/calibration.json: the offset is added first; a temperature that could not be fitted (None) counts as 1."""
+
+    weather_offset_K: torch.Tensor
+
+    def __init__(self, calibration: dict[str, Any]) -> None:
+        super().__init__()
+        self.temperature = {task: value or 1.0 for task, value in calibration["temperature"].items()}
+        self.clean_offset = clean_offset(calibration["logit_offset"])
+        self.register_buffer("weather_offset_K", torch.tensor(calibration["logit_offset"]["weather"]))
+
+    def forward(self, task: str, logits: torch.Tensor) -> torch.Tensor:
+        """Probability or score 0..1, of the shape of `logits`: (...), or (..., 4) for weather."""
+        match task:
+            case "clean":
+                return torch.sigmoid((logits + self.clean_offset) / self.temperature[task])
+            case "weather":
+                return torch.softmax((logits + self.weather_offset_K) / self.temperature[task], dim=-1)
+            case _:
+                return torch.sigmoid(logits)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from carinspect.core.seeds import derive_seed
-from carinspect.model.answers import ToAnswer
+from carinspect.model.answers import Calibrated
 from carinspect.model.network import HEAD_WIDTH, CarInspectionNetwork
 
 
@@ -36,7 +36,7 @@ class DropoutSpread(nn.Module):
 
     masks_TF: torch.Tensor
 
-    def __init__(self, network: CarInspectionNetwork, plan: dict[str, Any], to_answer: ToAnswer) -> None:
+    def __init__(self, network: CarInspectionNetwork, plan: dict[str, Any], to_answer: Calibrated) -> None:
         super().__init__()
         self.heads = network.heads
         self.to_answer = to_answer
