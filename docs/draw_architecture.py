@@ -48,7 +48,8 @@ def main() -> None:
         x = (3 + place) * STEP
         box(axes, x, 0.75, use, SERVE, "white")
         arrow(axes, (5 * STEP, 2.1), (x, 0.75))
-    axes.text(4 * STEP, 0.22, "no torch needed: the model file says all that an answer depends on", ha="center", fontsize=9, color="#5f6875")
+    note = "no torch needed: the model file says all that an answer depends on"
+    axes.text(4 * STEP, 0.22, note, ha="center", fontsize=9, color="#5f6875")
     figure.savefig(Path(__file__).parent / "architecture.png", bbox_inches="tight", metadata={"Software": None})
 
 

@@ -28,9 +28,14 @@ def test_the_tutorial_works(tmp_path: Path) -> None:
     dvc = {f"DVC_{name}": str(tmp_path / "dvc") for name in ("SITE_CACHE_DIR", "GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR")}
     git = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     kept = {name: value for name, value in os.environ.items() if name not in ("MFLAGS", "PYTHONPATH", "DVC_ROOT")}
-    environment = kept | dvc | git | {"PATH": f"{BIN}:{os.environ['PATH']}", "MAKEFLAGS": f"--assume-old={BIN.parent}/installed -o .venv/installed"}
+    make = {"PATH": f"{BIN}:{os.environ['PATH']}", "MAKEFLAGS": "--assume-old=.venv/installed"}
     done = subprocess.run(
-        ["bash", "-c", commands(ROOT / "docs" / "tutorial.md")], cwd=project, env=environment, capture_output=True, text=True, check=False
+        ["bash", "-c", commands(ROOT / "docs" / "tutorial.md")],
+        cwd=project,
+        env=kept | dvc | git | make,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     # The new photos moved something, and the colleague trained nothing.
