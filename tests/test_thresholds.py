@@ -77,7 +77,7 @@ def count_broken(choose, truth: Truth, *, cars: int, photos_each: int, count_pho
         reference, _, _ = draw_cars(random, cars // 2, 1)
         p_clean, clean, car = draw_cars(random, cars, photos_each)
         drawn = np.ones(len(car), dtype=bool) if count_photos else one_of_each(car)
-        thresholds.append(choose(Sample(p_clean, clean, drawn), reference).T_clean)
+        thresholds.append(choose(Sample(p_clean, clean, drawn), as_reference(reference)).T_high)
     return sum(not truth.keeps(threshold) for threshold in thresholds), sum(threshold is not None for threshold in thresholds)
 
 
@@ -221,7 +221,7 @@ def test_the_labels_of_test_change_only_what_is_said_of_test(table: pd.DataFrame
 
 def test_the_labels_of_calib_move_no_candidate(table: pd.DataFrame) -> None:
     reference = table.loc[table["split"] == "val", "p_clean"].to_numpy()
-    plan = make_plan(reference, groups=400, params=make_params(), word="clean")
+    plan = make_plan(reference, groups=400, params=make_params(), side="above")
     assert (np.diff(plan.thresholds) < 0).all()
     assert not np.isin(plan.thresholds, reference).any()
     assert 0 in plan.starts
@@ -310,20 +310,20 @@ def test_one_photo_is_drawn_from_each_group_and_neither_score_nor_label_decides_
 
 def test_decisions_are_counted_on_either_side_of_the_threshold() -> None:
     sample = Sample(np.array([0.1, 0.4, 0.4, 0.9]), np.array([0, 1, 0, 1]), np.ones(4, dtype=bool))
-    accepted, wrong = count_decisions(sample, np.array([0.4, 0.95]), word="clean")
+    accepted, wrong = count_decisions(sample, np.array([0.4, 0.95]), side="above")
     assert (accepted.tolist(), wrong.tolist()) == ([3, 0], [1, 0])
-    accepted, wrong = count_decisions(sample, np.array([0.4, 0.95]), word="dirty")
+    accepted, wrong = count_decisions(sample, np.array([0.4, 0.95]), side="below")
     assert (accepted.tolist(), wrong.tolist()) == ([1, 4], [0, 2])
 
 
-@pytest.mark.parametrize("word", ["clean", "dirty"])
-def test_cut_points_lie_between_scores_and_give_every_possible_decision(word) -> None:
+@pytest.mark.parametrize("side", ["above", "below"])
+def test_cut_points_lie_between_scores_and_give_every_possible_decision(side) -> None:
     scores = np.array([0.2, 0.2, 0.5, 0.999999, 1.0])
     sample = Sample(scores, np.ones(5, dtype=np.int64), np.ones(5, dtype=bool))
-    cuts = cut_points(scores, word=word)
+    cuts = cut_points(scores, side=side)
     assert not np.isin(cuts, scores[scores < 1]).any()
-    accepted, _ = count_decisions(sample, cuts, word=word)
-    assert accepted.tolist() == ([1, 2, 3, 5] if word == "clean" else [2, 3, 4, 4])
+    accepted, _ = count_decisions(sample, cuts, side=side)
+    assert accepted.tolist() == ([1, 2, 3, 5] if side == "above" else [2, 3, 4, 4])
 
 
 def test_the_curve_rises_in_threshold_and_knows_the_base_rate(table: pd.DataFrame) -> None:
