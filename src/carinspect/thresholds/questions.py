@@ -30,7 +30,6 @@ def ask_clean(table: pd.DataFrame, params: SelectThresholdParams, decision: Deci
     source, test = _samples(table, params, score="p_clean", upper="clean")
     p_clean = table.loc[table["split"] == reference_split(params), "p_clean"].to_numpy(np.float64)
     return Question(
-        task="clean",
         above="clean",
         below="dirty",
         unit="photo",
@@ -56,7 +55,6 @@ def ask_car(table: pd.DataFrame, params: SelectThresholdParams, decision: Decisi
     elif not len(p_clean):
         obstacle = f"no car of {reference_split(params)} has two labelled photos, whose scores fix the thresholds that are tried"
     return Question(
-        task="car",
         above="clean",
         below="dirty",
         unit="car",
@@ -86,7 +84,6 @@ def ask_damage(table: pd.DataFrame, params: SelectThresholdParams, decision: Dam
     )
     costs = decision.costs
     return Question(
-        task="damage",
         above="undamaged",
         below="damaged",
         unit="photo",

@@ -27,7 +27,7 @@ def say(rules: Selection) -> list[str]:
 
 def _say_word(rules: Selection, word: str, *, score: str) -> str:
     """The rule of one word and what it proves, then what it does on the test split."""
-    above = f"T_{word}" in rules
+    above = word == rules["above"]
     end, threshold = ("", rules["T_high"]) if above else ("_low", rules["T_low"])
     if threshold is None:
         name = f"No threshold for {word}"
@@ -44,7 +44,7 @@ def _say_word(rules: Selection, word: str, *, score: str) -> str:
     if test["precision"] is None:
         return f"{first} On test it accepts none of {test['groups']} labelled groups."
     bounds = f"{test['precision_low']:.3f} to {test['precision_high']:.3f}"
-    place = "On test" if not proof or "at_rate" not in proof else "On test, at its own rate"
+    place = "On test, at its own rate" if proof and "at_rate" in proof else "On test"
     return f"{first} {place}: precision {test['precision']:.3f} ({bounds}), recall {test['recall']:.3f}, {test['accepted_groups']} groups."
 
 
@@ -53,8 +53,7 @@ def _say_cost(rules: Selection) -> str:
     on_test = rules["forecast"]["on_test"]
     if on_test["cost"] is None or rules["cheapest"] is None:
         return ""
-    above = next(key for key in rules if key.startswith("T_") and key not in ("T_high", "T_low"))[2:]
-    below = next(key for key in rules if key.endswith("_on_source") and key != "on_source").removesuffix("_on_source")
+    above, below = rules["above"], rules["below"]
     cheapest = rules["cheapest"]["forecast"]["on_test"]
     review = f"{on_test['review']:.0f} ({on_test['review_low']:.0f} to {on_test['review_high']:.0f}) to review"
     wrong = f"{on_test['wrong_above']:.0f} wrongly {above}, {on_test['wrong_below']:.0f} wrongly {below}"
@@ -66,16 +65,14 @@ def _say_field(rules: Selection) -> str:
     field = rules["field"]
     if field["break_even_rate"] is None:
         return ""
-    at_rate = ""
-    if field["precision_on_test"] is not None:
-        low = field["lower_bound_on_test"]
-        at_rate = (
-            f" On test, weighed to the field rate {field['dirty_rate']:g}: precision {field['precision_on_test']:.3f} (at least {low:.3f})."
-        )
-    return (
+    holds = (
         f"The promise of clean holds up to a share of {field['break_even_rate']:.3f} dirty cars in the field "
-        f"({rules['source']} has {field['source_dirty_rate']:.3f}; test alone proves it up to {_number(field['test_break_even_rate'])}).{at_rate}"
+        f"({rules['source']} has {field['source_dirty_rate']:.3f}; test alone proves it up to {_number(field['test_break_even_rate'])})."
     )
+    if field["precision_on_test"] is None:
+        return holds
+    precision = f"precision {field['precision_on_test']:.3f} (at least {field['lower_bound_on_test']:.3f})"
+    return f"{holds} On test, weighed to the field rate {field['dirty_rate']:g}: {precision}."
 
 
 def _number(value: float | None) -> str:
@@ -84,17 +81,18 @@ def _number(value: float | None) -> str:
 
 def headline(rules: Selection) -> dict[str, Any]:
     """The content of metrics/select_threshold.json: numbers that two experiments are compared by."""
-    metrics = _headline_of(rules, above="clean", below="dirty")
+    metrics = _headline_of(rules)
     for name, method in rules["methods"].items():
         metrics[name] = {"T_clean": method["T_clean"]} | {f"test_{key}": method["on_test"][key] for key in ("precision", "recall")}
     metrics["field"] = rules["field"]
-    metrics["damage"] = _headline_of(rules["damage"], above="undamaged", below="damaged") | {"cutoff": rules["damage"]["cutoff"]}
+    metrics["damage"] = _headline_of(rules["damage"]) | {"cutoff": rules["damage"]["cutoff"]}
     car = rules["car"]
-    metrics["car"] = _headline_of(car, above="clean", below="dirty") | {key: car[key] for key in ("cars", "photos_a_car")}
+    metrics["car"] = _headline_of(car) | {key: car[key] for key in ("cars", "photos_a_car")}
     return metrics
 
 
-def _headline_of(rules: Selection, *, above: str, below: str) -> dict[str, Any]:
+def _headline_of(rules: Selection) -> dict[str, Any]:
+    above, below = rules["above"], rules["below"]
     keys = ("feasible", f"T_{above}", "T_high", "T_low", "base_rate", "target_precision", "confidence", "confidence_of_both")
     metrics = {key: rules[key] for key in keys}
     metrics |= {"proven": rules["proves"] is not None, "proven_low": rules["proves_low"] is not None, "forecast": rules["forecast"]}

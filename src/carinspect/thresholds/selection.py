@@ -3,6 +3,7 @@
 | key | meaning |
 |---|---|
 | `method`, `source`, `target_precision`, `confidence`, `starts` | from params.yaml |
+| `above`, `below` | the two words |
 | `feasible` | whether the chosen method found a T_high |
 | `T_high` | the word above (clean, undamaged) is said when score >= T_high; also under its own name, e.g. `T_clean`. None: never |
 | `T_low` | the word below (dirty, damaged) is said when score < T_low; between the two *unsure*. None: never |
@@ -40,7 +41,6 @@ Selection = dict[str, Any]
 class Question:
     """A question of two words, and what is known about it."""
 
-    task: str
     above: str
     below: str
     unit: str
@@ -73,6 +73,8 @@ def select(question: Question, params: SelectThresholdParams) -> tuple[Selection
         "target_precision": promise.target_precision,
         "confidence": confidence,
         "starts": promise.starts,
+        "above": above,
+        "below": below,
         "feasible": chosen.T_high is not None,
         f"T_{above}": chosen.T_high,
         "T_high": chosen.T_high,
