@@ -1,4 +1,4 @@
-"""Owns the verdict on one car from the answers to its photos: worst damage, and clean only as the car's own rule allows. No torch, no pandas."""
+"""Owns the verdict on one car from the answers to its photos: the worst damage, and clean by the car's own rule. No torch, no pandas."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ class CarRule:
     T_high: float | None
     T_low: float | None
     level: Literal["car", "photo"]
-    """`car`: chosen on cars. `photo`: the photo's rule, put to every photo, for want of cars to choose one on; it proves nothing of a car."""
+    """`car`: chosen on cars. `photo`: the photo's rule put to every photo, for want of cars to choose one on; it proves nothing of cars."""
     promise: dict[str, Any] | None
     """What "clean" proves of a car of several photos: `{precision, confidence, of}`; None where nothing is proven."""
     promise_low: dict[str, Any] | None

@@ -22,7 +22,7 @@ def write_cost_plot(costs: CostMap | None, rules: Selection, path: Path, *, abov
     axes.set(xlabel=f"share of {rules['source']} called {below}", ylabel=f"share called {above}", xlim=(0, 1), ylim=(0, 1))
     axes.spines[["top", "right"]].set_visible(False)
     if costs is None:
-        axes.set_title(f"No costs: {rules['reason']}", fontsize=10)
+        axes.set_title(f"Too few labels to say what {above} and {below} would have cost", fontsize=10)
     else:
         # Thresholds crowd at both ends of 0..1; over shares the map can be read everywhere. What is left to 1 is reviewed.
         said_below, said_above, cost = costs.grid(POINTS)

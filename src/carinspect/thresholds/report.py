@@ -22,7 +22,8 @@ def say(rules: Selection) -> list[str]:
     damage, car = rules["damage"], rules["car"]
     lines += [_say_word(damage, "undamaged", score="damage"), _say_word(damage, "damaged", score="damage"), _say_cost(damage)]
     lines.append(f"A car of several photos: {_say_word(car, 'clean', score='its lowest p_clean')}")
-    return [line for line in lines if line] + rules["warnings"] + damage["warnings"]
+    # Some warnings are of both questions.
+    return [line for line in lines if line] + list(dict.fromkeys(rules["warnings"] + damage["warnings"]))
 
 
 def _say_word(rules: Selection, word: str, *, score: str) -> str:

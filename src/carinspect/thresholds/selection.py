@@ -56,7 +56,7 @@ class Question:
 
 
 def select(question: Question, params: SelectThresholdParams) -> tuple[Selection, CostMap | None]:
-    """What the module's table says, and the costs of all pairs, to draw; None where nothing could be chosen."""
+    """What the module's table says, and the costs of all pairs, to draw; None where no label says what a pair would have cost."""
     promise, source, test = question.promise, question.source, question.test
     choices = {"guaranteed": NEVER, "empirical": NEVER}
     needed: dict[Side, dict[str, Any] | None] = {"above": None, "below": None}
@@ -96,7 +96,7 @@ def select(question: Question, params: SelectThresholdParams) -> tuple[Selection
     }
     both = selection["proves"] is not None and selection["proves_low"] is not None
     selection["confidence_of_both"] = 2 * confidence - 1 if both else None
-    if question.obstacle is not None:
+    if question.obstacle is not None or selection["forecast"]["on_source"]["cost"] is None:
         return selection | {"cheapest": None, "cheapest_allowed": None}, None
     cuts = {side: cut_points(source.one_a_group().score, side=side) for side in needed}
     costs = _costs(question, low=cuts["below"], high=cuts["above"])
