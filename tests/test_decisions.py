@@ -260,7 +260,8 @@ def make_table(random: np.random.Generator, *, groups: int = 900) -> pd.DataFram
         names = [f"fleet/{split}-{index:04}" for index in car]
         parts.append(pd.DataFrame({
             "image_path": [f"{name}-{index:05}.jpg" for index, name in enumerate(names)], "source": "fleet",
-            "family": names, "group": names, "split": split, "clean": clean.astype(float), "damaged": 1.0 - whole, "damage_score": np.where(whole, 1.0, 0.6),
+            "family": names, "group": names, "split": split, "clean": clean.astype(float), "damaged": 1.0 - whole,
+            "damage_score": np.where(whole, 1.0, 0.6),
             "p_clean": p_clean.round(6), "damage": damage.round(6),
         }))  # fmt: skip
     return pd.concat(parts, ignore_index=True)
