@@ -35,7 +35,7 @@ def write_cost_plot(costs: CostMap | None, rules: Selection, path: Path, *, abov
         _mark(axes, costs, rules["cheapest_allowed"], marker="s", color="#a9c6e8", label="cheapest that the promise allows")
         _mark(axes, costs, rules["cheapest"], marker="*", color="#e07b39", label="cheapest of all, proves nothing")
         axes.set_title(f"Cost of {above} / {below} for pairs of thresholds", fontsize=11)
-        figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+        axes.legend(loc="upper right", frameon=False, fontsize=8, labelspacing=1.1)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     write_bytes(path, buffer.getvalue())
