@@ -80,6 +80,7 @@ LAYERS = [
     {"core"}, {"images", "scoring"}, {"model", "inference"},
     {"annotations", "splits", "training", "evaluation", "thresholds", "export", "demo", "audit", "storage"},
     {"comparison"},
+    {"registry"},
     {"cli"},
 ]  # fmt: skip
 
