@@ -48,6 +48,8 @@ def parameter_groups(network: CarInspectionNetwork, recipe: TrainRecipe) -> list
     """
     groups: list[dict[str, Any]] = []
     if recipe.backbone_lr_factor > 0:
+        # timm passes over what is frozen at the moment, and this may thaw.
+        network.backbone.requires_grad_(True)
         undecayed: Any = getattr(network.backbone, "no_weight_decay", set)()
         if recipe.layer_decay < 1:
             groups += param_groups_layer_decay(
