@@ -91,8 +91,8 @@ def _meeting(cluster: Cluster) -> list[str]:
     return [
         f"--nnodes={cluster.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={cluster.endpoint}", "--rdzv-id=carinspect",
         f"--rdzv-conf=is_host={'false' if cluster.joins else 'true'}",
-        # A machine that dies and comes back costs one.
-        "--max-restarts=100",
+        # A machine that dies and comes back costs one; a mistake is tried as often.
+        "--max-restarts=5",
     ]  # fmt: skip
 
 
