@@ -20,6 +20,7 @@ from carinspect.export.graph import AnsweringNetwork, to_onnx
 from carinspect.export.parity import compare, refuse_disparity
 from carinspect.images.store import load_photos
 from carinspect.inference.bundle import open_bundle
+from carinspect.inference.seal import seal
 from carinspect.model.checkpoint import build_network, load_checkpoint
 
 TABLE = Path("data/car_inspection_dataset.csv")
@@ -37,7 +38,7 @@ def main() -> None:
     network = AnsweringNetwork(build_network(checkpoint), temperature)
     model = to_onnx(network, image_side_px=checkpoint.image_side_px)
     describe_model(model, checkpoint=checkpoint, calibration=calibration, threshold=threshold, metrics=metrics)
-    content = model.SerializeToString(deterministic=True)
+    content = seal(model.SerializeToString(deterministic=True))
 
     table = read_table(TABLE, columns=DATASET_COLUMNS)
     paths = table.loc[table["split"] == "val", "image_path"].tolist()[: params.parity_photos]

@@ -1,7 +1,7 @@
 """Owns the command `carinspect`: its words and options. Each command imports its work when it is called, so that `--help` is instant."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -44,6 +44,34 @@ def describe(
         describe_root(what, sources or what / "sources.yaml", out)
     else:
         describe_table(what, root=root, sources=sources, out=out)
+
+
+@app.command()
+def score(
+    photos: Annotated[list[str], typer.Argument(help="Files, folders (with all below them) and globs; with --column one table.")],
+    out: Annotated[Path, typer.Option(help="The table to write: .csv, .jsonl or .parquet; with --engine ray a folder.")],
+    model: Annotated[Path, typer.Option(help="The model file.")] = Path("models/best.onnx"),
+    column: Annotated[str | None, typer.Option(help="Column of a CSV or Parquet table that names the photos.")] = None,
+    root: Annotated[Path | None, typer.Option(help="What the column's names are relative to. Default: the table's folder.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Photos that the model sees at once.")] = 32,
+    workers: Annotated[int | None, typer.Option(min=1, help="Batches decoded and answered at once. Default: one a core.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Cores that one batch's answer may take on a CPU.")] = 1,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: the GPU where onnxruntime can use one.")] = "auto",
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="ray: a cluster over shared storage.")] = "local",
+    ray_address: Annotated[str | None, typer.Option(help="Of the cluster's head. Default: one started on this machine.")] = None,
+) -> None:
+    """Score photos into a table. Interrupted or killed, the same command goes on where it was.
+
+    Exit status 0: all scored, 1: some could not be read (their rows say why), 2: nothing was begun, and the reason said.
+    """
+    from carinspect.cli.exit_status import status_of
+    from carinspect.cli.score import ScoreOptions, score_photos
+
+    options = ScoreOptions(
+        out=out, model=model, column=column, root=root, batch=batch, workers=workers, threads=threads, device=device, engine=engine,
+        ray_address=ray_address,
+    )  # fmt: skip
+    raise typer.Exit(status_of(lambda: score_photos(photos, options)))
 
 
 def run() -> None:
