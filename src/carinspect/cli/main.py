@@ -74,6 +74,30 @@ def score(
     raise typer.Exit(status_of(lambda: score_photos(photos, options)))
 
 
+@app.command("inspect")
+def inspect_model(
+    model: Annotated[Path, typer.Argument(help="A model file, e.g. models/best.onnx.")],
+    json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Say all that a model file knows of itself. One that is foreign, or altered since its export, is refused with the reason."""
+    from carinspect.cli.inspect import show_model
+
+    raise typer.Exit(show_model(model, as_json=json))
+
+
+@app.command()
+def drift(
+    log: Annotated[Path, typer.Argument(help="The log of histograms that a service wrote.")],
+    model: Annotated[Path, typer.Option(help="The model file that answered.")] = Path("models/best.onnx"),
+    since: Annotated[str | None, typer.Option(help="Only what was answered after this time, e.g. 2026-11-01T00:00:00 (UTC).")] = None,
+) -> None:
+    """Say whether the photos in use are still like those on which the promise was proved. Exit status 1 when not, 2 when that is unknown."""
+    from carinspect.cli.drift import report_drift
+    from carinspect.cli.exit_status import status_of
+
+    raise typer.Exit(status_of(lambda: report_drift(log, model, since=since)))
+
+
 def run() -> None:
     """The command's entry point."""
     run_stage(app, "carinspect")
