@@ -91,7 +91,7 @@ def drift(
     model: Annotated[Path, typer.Option(help="The model file that answered.")] = Path("models/best.onnx"),
     since: Annotated[str | None, typer.Option(help="Only what was answered after this time, e.g. 2026-11-01T00:00:00 (UTC).")] = None,
 ) -> None:
-    """Say whether the photos in use are still like those on which the promise was proved. Exit status 1 when not, 2 when that is unknown."""
+    """Say whether photos in use are still like those on which the promise was proved. Exit status 1: they are not, 2: unknown."""
     from carinspect.cli.drift import report_drift
     from carinspect.cli.exit_status import status_of
 
