@@ -1,7 +1,7 @@
-"""Exports the trained model as one file that describes itself, proves that it answers as torch does, and makes the smaller copies asked for.
+"""Exports the trained model as one file that describes itself, proves that it answers as torch does, and makes smaller copies of it.
 
-Reads: models/best.pt, models/calibration.json, models/threshold.json, metrics/evaluate.json, data/car_inspection_dataset.csv and its photos.
-Writes: models/best.onnx, models/variants, metrics/export_onnx.json. Params: export_onnx, data.
+Reads: models/best.pt, models/calibration.json, models/threshold.json, metrics/evaluate.json, data/car_inspection_dataset.csv and its
+photos. Writes: models/best.onnx, models/variants, metrics/export_onnx.json. Params: export_onnx, data.
 """
 
 import json
@@ -37,9 +37,8 @@ def main() -> None:
     for name, variant in export_variants(exported, photos, params):
         write_bytes(FOLDER / "variants" / f"best.{name}.onnx", variant.content)
         report["variants"][name] = variant.comparison | {"bytes": len(variant.content)}
-        print(
-            f"models/variants/best.{name}.onnx: {len(variant.content) / 1e6:.1f} MB, {variant.comparison['flipped_decisions']} decisions flip"
-        )
+        flips, megabytes = variant.comparison["flipped_decisions"], len(variant.content) / 1e6
+        print(f"models/variants/best.{name}.onnx: {megabytes:.1f} MB, {flips} decisions flip")
     write_json(Path("metrics/export_onnx.json"), report)
 
 

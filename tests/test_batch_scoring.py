@@ -356,12 +356,15 @@ def test_a_silent_fallback_from_the_gpu_is_found(model_file: Path, monkeypatch: 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Two nodes' worth of Ray's processes with one CPU each, on loopback; the address of their head."""
+    """Two nodes' worth of Ray's processes with one CPU each; the address of their head, which is this machine's own.
+
+    Ray looks for a head said to be on 127.0.0.1 at this machine's own address, and finds none there.
+    """
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
+    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
     nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     nodes.add_node(**node)
     yield nodes.address

@@ -16,8 +16,10 @@ def show_model(path: Path, *, as_json: bool) -> int:
         print(json.dumps(facts_of(bundle), indent=2, sort_keys=True, ensure_ascii=False))
         return 0
     print(f"{path}: intact")
-    for name, value in _lines(bundle, rule):
-        print(f"{name:<26} {value}")
+    lines = _lines(bundle, rule)
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        print(f"{name:<{width}}  {value}")
     return 0
 
 

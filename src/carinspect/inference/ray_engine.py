@@ -50,9 +50,6 @@ def connect(address: str | None) -> tuple[int, int]:
         raise UserError("--engine ray: Ray is not installed. Install it: pip install 'carinspect[ray]'.") from None
     if not ray.is_initialized():
         own: dict[str, Any] = {} if address else {"object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
-        if address is None or address.startswith("127."):
-            # Ray looks for its node at this machine's outer address, and waits for ever where there is only loopback.
-            own["_node_ip_address"] = "127.0.0.1"
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
         except (ConnectionError, ValueError, RuntimeError) as error:
