@@ -27,7 +27,8 @@ PARAMS = ExportParams(
     flip_rate=0.5,
 )  # fmt: skip
 CALIBRATION = {
-    "temperature": {"clean": 1.0, "weather": 1.0}, "logit_offset": {"clean": [0.0, 0.0], "weather": [0.0] * 4}, "uncertainty": None,
+    "temperature": {"clean": 1.0, "weather": 1.0}, "logit_offset": {"clean": [0.0, 0.0], "weather": [0.0] * 4},
+    "uncertainty": {"samples": 4, "dropout": 0.2, "seed": 1},
 }  # fmt: skip
 FACTS = {"calibration": CALIBRATION, "threshold": THRESHOLD, "metrics": {"test": {}}}
 
