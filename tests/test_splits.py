@@ -27,7 +27,7 @@ from carinspect.splits.check import find_leaks
 from carinspect.splits.chunks import Chunk, plan_chunks
 from carinspect.splits.config import SplitParams, read_tasks
 from carinspect.splits.contact_sheet import choose_pairs, write_contact_sheet
-from carinspect.splits.fingerprints import LAYOUT_PX, SIDE_PX, VARIANTS, fingerprint_thumbnails, hash_variants, hold_picture
+from carinspect.splits.fingerprints import LAYOUT_PX, SIDE_PX, VARIANTS, Fingerprints, fingerprint_thumbnail, hash_variants, hold_picture
 from carinspect.splits.groups import Link, label_groups, link_equal, name_groups
 from carinspect.splits.labels import label_classes
 from carinspect.splits.ledger import Ledger, extend_ledger, read_ledger, write_ledger
@@ -44,7 +44,16 @@ RESPECT = PARAMS.model_copy(update={"policy": "respect"})
 NO_LEDGER = Ledger({}, {})
 
 
+@pytest.fixture(autouse=True)
+def _own_memory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("checkout")))
+
+
 # Pictures
+
+
+def fingerprint_thumbnails(thumbnails: np.ndarray) -> Fingerprints:
+    return Fingerprints(*(np.stack(parts) for parts in zip(*map(fingerprint_thumbnail, thumbnails), strict=True)))
 
 
 def draw_scene(seed: int) -> Image.Image:
