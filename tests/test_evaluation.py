@@ -20,7 +20,7 @@ from carinspect.evaluation.gallery import choose_varied, worst_errors, write_gal
 from carinspect.evaluation.overview import write_overview
 from carinspect.evaluation.report import evaluate_predictions
 
-PARAMS = EvaluateParams(bootstrap_samples=200, confidence=0.95, seed=1)
+PARAMS = EvaluateParams(bootstrap_samples=200, confidence=0.95, seed=1, leave_one_source_out=False)
 LOGITS = [f"weather_logit_{name}" for name in WEATHER_CLASSES]
 
 

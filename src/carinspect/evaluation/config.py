@@ -14,6 +14,8 @@ class EvaluateParams(Section):
     """Share of other data sets for which the interval holds its metric, between 0 and 1."""
     seed: int
     """Of the resampling."""
+    leave_one_source_out: bool
+    """Also train once without each source, and score its photos by a model that never saw it."""
 
     @field_validator("bootstrap_samples")
     @classmethod
