@@ -134,6 +134,16 @@ def test_a_file_that_changes_while_it_is_read_teaches_nothing_wrong(root: Path, 
     assert read_photos(paths, make_memory(), read_width).records["width"].tolist() == [5]
 
 
+def test_a_memory_that_cannot_be_written_is_said_and_costs_only_time(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths, memory = write_files(root, [b"one"]), make_memory()
+    memory.folder.parent.parent.mkdir(parents=True)
+    memory.folder.parent.write_text("a file where the folder should be")
+    for times in (1, 2):
+        assert read_photos(paths, make_memory(), read_width).records["width"].tolist() == [3]
+        assert "cannot be written" in capsys.readouterr().err
+        assert reads() == times
+
+
 # ---- what is not believed
 
 

@@ -49,12 +49,16 @@ class Memory:
         return records, known
 
     def remember(self, digests: Sequence[str], records: np.ndarray) -> None:
-        """Add a segment: the records of the photos with these SHA-256."""
+        """Add a segment: the records of the photos with these SHA-256. A disk that takes none is told of, and costs only time."""
         segment = np.zeros(len(digests), self._segment)
         segment["sha256"], segment["record"] = np.array(digests, "S64"), records
         buffer = io.BytesIO()
         np.save(buffer, segment)
-        write_bytes(self.folder / f"{sha256(buffer.getvalue()).hexdigest()}.npy", buffer.getvalue())
+        try:
+            write_bytes(self.folder / f"{sha256(buffer.getvalue()).hexdigest()}.npy", buffer.getvalue())
+        except OSError as error:
+            print(f"{self.folder}: cannot be written ({error.strerror}). The next run reads these photos again.", file=sys.stderr)
+            return
         for other in self.folder.parent.glob(f"{self.kind}-*"):
             if other != self.folder:
                 shutil.rmtree(other, ignore_errors=True)
