@@ -431,6 +431,7 @@ def test_unusable_photos_are_rejected_each_with_its_reason() -> None:
     (folder / "truncated.jpg").write_bytes(sound.read_bytes()[:-400])
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "text.jpg").write_text("no photo")
+    draw(folder / "moving.jpg", format="GIF")
     (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     draw(folder / "small.png", width_px=7, height_px=90)
     draw(folder / "tab\there.png")
@@ -440,10 +441,11 @@ def test_unusable_photos_are_rejected_each_with_its_reason() -> None:
     assert "truncated" in reasons["f/clean/truncated.jpg"]
     assert "empty file" in reasons["f/clean/empty.jpg"]
     assert "not a photo" in reasons["f/clean/text.jpg"]
+    assert "not a photo in a known format (JPEG, PNG" in reasons["f/clean/moving.jpg"]
     assert reasons["f/clean/phone.heic"] == "a HEIC photo, which Pillow cannot read: convert it to JPEG"
     assert "7 x 90 px: a side is shorter than 8 px" in reasons["f/clean/small.png"]
     assert "rename it" in reasons["f/clean/tab\\there.png"]
-    assert found.metrics["rejected"] == {"unreadable": 5, "too_small": 1}
+    assert found.metrics["rejected"] == {"unreadable": 6, "too_small": 1}
 
 
 def test_a_name_that_is_not_unicode_is_rejected_and_the_tables_can_be_written() -> None:
@@ -744,6 +746,16 @@ def test_a_second_run_decodes_no_photo_again(monkeypatch: pytest.MonkeyPatch) ->
     assert decoded == [Path("root/shop/b.jpg").read_bytes()]
 
 
+def test_a_photo_with_another_formats_suffix_is_read_and_counted() -> None:
+    draw(Path("root/shop/really.jpg"), format="PNG")
+    draw(Path("root/shop/camera.JPG"), seed=1)
+    draw(Path("root/shop/two_eyes.jpg"), seed=2, format="MPO")
+    write_coco(Path("root/shop"), coco(["really.jpg", "camera.JPG", "two_eyes.jpg"]), with_photos=False)
+    found = run(SHOP)
+    assert len(found.table) == 3
+    assert found.metrics["pictures"]["misnamed"] == 1
+
+
 def test_grey_turned_and_dark_photos_are_counted_in_the_same_look() -> None:
     draw(Path("root/shop/bright.jpg"))
     Image.new("L", (SIDE_PX, SIDE_PX), 3).save("root/shop/grey.jpg")
@@ -752,6 +764,7 @@ def test_grey_turned_and_dark_photos_are_counted_in_the_same_look() -> None:
     draw(Path("root/shop/turned.jpg"), seed=1, exif=exif)
     write_coco(Path("root/shop"), coco(["bright.jpg", "grey.jpg", "turned.jpg"]), with_photos=False)
     pictures = run(SHOP).metrics["pictures"]
+    assert pictures["misnamed"] == 0
     assert (pictures["grey"], pictures["turned_by_exif"]) == (1, 1)
     assert pictures["brightness"]["p10"] < pictures["brightness"]["p50"]
     assert pictures["dark_share"]["p90"] > 0.5

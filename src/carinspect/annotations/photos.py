@@ -1,8 +1,10 @@
 """Owns what the conversion wants to know of each photo: its size, its hashes and how it looks, or the reason why it cannot be used."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
+
+from PIL import Image
 
 from carinspect.annotations.listing import show_name
 from carinspect.images.look import read_looks
@@ -20,6 +22,8 @@ class Look(NamedTuple):
     """Size as a person sees it."""
     phash: str = ""
     """See `images.look`."""
+    misnamed: bool = False
+    """Whether its suffix is another format's; it is read as what it is."""
     grey: bool = False
     turned: bool = False
     """Whether EXIF says that the pixels are to be turned or mirrored."""
@@ -42,6 +46,7 @@ def read_looks_by_path(root: Path, image_paths: Sequence[str], *, processes: int
             width_px=int(seen["width_px"]),
             height_px=int(seen["height_px"]),
             phash=seen["phash"].decode(),
+            misnamed=is_misnamed(path, seen["format"].decode()),
             grey=bool(seen["grey"]),
             turned=bool(seen["orientation"] > 1),
             sharpness=float(seen["sharpness"]),
@@ -55,3 +60,8 @@ def read_looks_by_path(root: Path, image_paths: Sequence[str], *, processes: int
     }
     unnamed = Look(problem="its name holds control characters or is not Unicode: rename it")
     return {path: looks.get(path, unnamed) for path in image_paths}
+
+
+def is_misnamed(path: str, kind: str) -> bool:
+    """Whether the suffix of `path` says another format than `kind`, Pillow's word. Cameras call an MPO, a JPEG with more inside, .jpg."""
+    return Image.registered_extensions().get(PurePosixPath(path).suffix.lower()) != ("JPEG" if kind == "MPO" else kind)

@@ -93,9 +93,10 @@ def _describe_copies(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _describe_pictures(looks: Iterable[Look]) -> dict[str, Any]:
-    """How many are grey or turned upright by EXIF, and how sharp and how exposed they are."""
+    """How many bear another format's suffix, are grey or are turned upright by EXIF, and how sharp and how exposed they are."""
     seen = pd.DataFrame(looks)
     return {
+        "misnamed": int(seen["misnamed"].sum()),
         "grey": int(seen["grey"].sum()),
         "turned_by_exif": int(seen["turned"].sum()),
         **{name: {word: float(seen[name].quantile(_QUANTILES[word])) for word in ("p10", "p50", "p90")} for name in _MEASURES},

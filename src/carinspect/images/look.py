@@ -18,13 +18,15 @@ LAYOUT_SIDE = 6
 """The layout is the photo stretched to this many places square."""
 
 LOOK = np.dtype([
+    ("format", "S8"),
     ("phash", "S16"),
     ("orientation", np.uint8),
     *((name, np.float64) for name in STATISTICS),
     ("layout", np.uint8, (LAYOUT_SIDE, LAYOUT_SIDE, 3)),
 ])  # fmt: skip
-"""`phash`: 64-bit perceptual hash of the upright RGB photo, 16 hexadecimal digits (ImageHash's `phash`: signs of the lowest 8 x 8 cosines
-against their median). `orientation`: what EXIF states, 1..8, or 0. `layout`: RGB. Sizes are those that a person sees."""
+"""`format`: Pillow's word for what the file really is. `phash`: 64-bit perceptual hash of the upright RGB photo, 16 hexadecimal digits
+(ImageHash's `phash`: signs of the lowest 8 x 8 cosines against their median). `orientation`: what EXIF states, 1..8, or 0. `layout`: RGB.
+Sizes are those that a person sees."""
 
 
 def read_looks(root: Path, image_paths: Sequence[str], *, processes: int | None = None) -> Readings:
@@ -42,4 +44,4 @@ def look_at(content: bytes) -> tuple[Any, ...]:
     seen = view_photo(photo)
     measured = measure_photo(file, seen, file_bytes=len(content))
     layout = np.asarray(seen.resize((LAYOUT_SIDE, LAYOUT_SIDE), Image.Resampling.BOX))
-    return (str(imagehash.phash(photo)).encode(), orientation(file), *measured.values(), layout)
+    return ((file.format or "").encode(), str(imagehash.phash(photo)).encode(), orientation(file), *measured.values(), layout)
