@@ -14,7 +14,7 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 from carinspect.core.tables import DATASET_COLUMNS, read_table, write_table
-from carinspect.core.tasks import TASKS
+from carinspect.core.tasks import SPREAD, TASKS
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.left_out import FIGURES, learnable_tasks, score_source, taught_tasks, without_source
 from carinspect.evaluation.predict import predict
@@ -24,7 +24,7 @@ from carinspect.training.recipe import write_recipe
 from conftest import make_dataset
 
 ROOT = Path(__file__).parents[1]
-PARAMS = EvaluateParams(bootstrap_samples=200, confidence=0.95, seed=1, leave_one_source_out=True)
+PARAMS = EvaluateParams(bootstrap_samples=200, confidence=0.95, seed=1, dropout_samples=0, slice_min_groups=10, leave_one_source_out=True)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_a_photo_known_only_as_damaged_teaches_damage(table: pd.DataFrame) -> No
 def test_figures_have_intervals_over_groups_and_unknown_ones_are_none(table: pd.DataFrame) -> None:
     random = np.random.default_rng(0)
     rows = table.assign(clean_logit=random.normal(size=len(table)), damage=random.random(len(table)), cleanliness=0.5)
-    rows = rows.assign(p_clean=1 / (1 + np.exp(-rows["clean_logit"])))
+    rows = rows.assign(p_clean=1 / (1 + np.exp(-rows["clean_logit"])), **dict.fromkeys(SPREAD.values(), np.nan))
     found, known = score_source(rows, "clean", PARAMS), rows[rows["clean"].notna()]
     assert found["roc_auc"] == pytest.approx(roc_auc_score(known["clean"], known["clean_logit"]))
     assert found["roc_auc_low"] < found["roc_auc"] < found["roc_auc_high"]
@@ -135,7 +135,7 @@ def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
         left = "lot" if kept == "wash" else "wash"
         assert rows["image_path"].tolist() == without_source(table, left)["image_path"].tolist()
         own = table[table["source"] == left].reset_index(drop=True)
-        answers = predict(build_network(load_checkpoint(folder / "models/best.pt")), own, root=tmp_path / "root", image_side_px=32)
+        answers, _ = predict(build_network(load_checkpoint(folder / "models/best.pt")), own, root=tmp_path / "root", image_side_px=32)
         known = answers[answers["clean"].notna()]
         auc = roc_auc_score(known["clean"], known["clean_logit"])
         assert found[left]["clean"]["left_out"]["roc_auc"] == pytest.approx(auc)

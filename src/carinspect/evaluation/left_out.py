@@ -11,14 +11,16 @@ a damage score that nobody gave has none, and `damaged_photos` counts those know
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from carinspect.core.tables import DATASET_COLUMNS, LABEL_COLUMNS
-from carinspect.core.tasks import Task
-from carinspect.evaluation.calibration import add_probabilities
+from carinspect.core.tasks import SPREAD, Task
+from carinspect.evaluation.calibration import add_probabilities, fit_calibration
 from carinspect.evaluation.config import EvaluateParams
-from carinspect.evaluation.metrics import Report, score_task
+from carinspect.evaluation.intervals import Report
+from carinspect.evaluation.metrics import score_task
 from carinspect.evaluation.predict import predict
 from carinspect.evaluation.retraining import retrain
 from carinspect.model.checkpoint import Checkpoint, build_network
@@ -30,9 +32,7 @@ FIGURES: dict[Task, tuple[str, ...]] = {
     "damage": ("mae", "spearman", "damaged_roc_auc"),
     "weather": ("accuracy", "macro_f1"),
 }
-"""Figures that no calibration changes: on a source that was never seen there is none."""
-
-_NO_CALIBRATION = {"temperature": {"clean": None, "weather": None}}
+"""Figures that no temperature changes: for a source that was never seen there is none."""
 
 
 def leave_sources_out(
@@ -62,8 +62,10 @@ def leave_sources_out(
             continue
         print(f"{what}: training on {len(learnt):,} photos of the others", flush=True)
         model = retrain(checkpoint, others[list(DATASET_COLUMNS)], tasks=tasks, params=params, what=what)
-        raw = predict(build_network(model), own, root=root, image_side_px=model.image_side_px)
-        answers = add_probabilities(raw, _NO_CALIBRATION)
+        raw, _ = predict(build_network(model), own, root=root, image_side_px=model.image_side_px)
+        # Of no split, so that no temperature is fitted: none of the source's photos may have a say in its answers.
+        calibration = fit_calibration(raw.assign(split=""), priors=model.lineage["priors"])
+        answers = add_probabilities(raw, calibration).assign(**dict.fromkeys(SPREAD.values(), np.nan))
         seen = predictions[(predictions["source"] == source) & (predictions["split"] == "test")]
         for task in sorted(set(asked) & set(tasks)):
             report[source][task] = {
