@@ -39,10 +39,48 @@ def make_recipe() -> Recipe:
         loss_weights={"clean": 1.0, "cleanliness": 1.0, "damage": 1.0, "weather": 1.0}, damaged_below=0.98,
         optimiser="adamw", momentum=0.9, lr=0.002, backbone_lr_factor=1.0, layer_decay=1.0, freeze_backbone_epochs=0,
         schedule="cosine", warmup_fraction=0.1, plateau_factor=0.3, plateau_epochs=2, weight_decay=0.02, grad_clip_norm=1.0,
-        ema_decay=0.9, early_stop_epochs=0, augment=augment,
+        ema_decay=0.9, early_stop_epochs=0, on_nonfinite="stop", resume="none", augment=augment,
         batch_size=16, accumulate_steps=1, norm_batch_size=8, image_side_px=32, precision="fp32",
     )  # fmt: skip
     return Recipe(model=model, train=train)
+
+
+THRESHOLD = {"T_clean": 0.5, "T_low": 0.2, "T_high": 0.5, "proves": {"precision": 0.95, "confidence": 0.95, "of": "a photo"}}
+"""What a model file must hold of models/threshold.json."""
+
+
+@pytest.fixture(scope="session")
+def model_content() -> bytes:
+    """The bytes of an untrained model's file: the network of `make_recipe`, with statistics of its own in its batch norms."""
+    import torch
+
+    from carinspect.export.describe import describe_model
+    from carinspect.export.graph import AnsweringNetwork, to_onnx
+    from carinspect.inference.seal import seal
+    from carinspect.model.backbones import build_backbone
+    from carinspect.model.checkpoint import Checkpoint
+    from carinspect.model.network import CarInspectionNetwork
+
+    recipe = make_recipe()
+    torch.manual_seed(0)
+    network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=32))
+    network.train()(torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8))
+    calibration = {
+        "temperature": {"clean": 0.05, "weather": 0.5}, "logit_offset": {"clean": [0.0, 0.0], "weather": [0.0] * 4},
+        "uncertainty": {"samples": 4, "dropout": 0.2, "seed": 1},
+    }  # fmt: skip
+    model = to_onnx(AnsweringNetwork(network.eval(), calibration), image_side_px=32)
+    checkpoint = Checkpoint(model=recipe.model, image_side_px=32, weights={}, lineage={"data_revision": "abc"})
+    describe_model(model, checkpoint=checkpoint, calibration=calibration, threshold=THRESHOLD, metrics={"test": {}})
+    return seal(model.SerializeToString(deterministic=True))
+
+
+@pytest.fixture
+def model_file(model_content: bytes, tmp_path: Path) -> Path:
+    """`model_content` as a file."""
+    path = tmp_path / "best.onnx"
+    path.write_bytes(model_content)
+    return path
 
 
 def make_dataset(folder: Path, *, photos: int = 80, seed: int = 0) -> Path:
