@@ -20,6 +20,7 @@ from carinspect.core.files import write_bytes, write_json
 from carinspect.core.tables import write_table
 from carinspect.images.decode import RESIZE_CONTRACT
 from carinspect.inference.bundle import FORMAT, METADATA_KEY, open_bundle
+from carinspect.inference.seal import seal
 from carinspect.registry.gate import Candidate, not_better, unproved
 from carinspect.registry.releases import Reference, parse_reference
 from test_cli import Done, carinspect
@@ -100,7 +101,7 @@ def model_carrying(threshold: dict[str, Any]) -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     info = {"format": FORMAT, "resize_contract": RESIZE_CONTRACT, "threshold": threshold}
     helper.set_model_props(model, {METADATA_KEY: json.dumps(info)})
-    return bytes(model.SerializeToString())
+    return seal(model.SerializeToString())
 
 
 @pytest.fixture(autouse=True, scope="module")
