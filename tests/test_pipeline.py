@@ -82,7 +82,7 @@ LAYERS = [
     {"core"}, {"images", "scoring"}, {"model", "inference"},
     {"annotations", "splits", "training", "evaluation", "thresholds", "export", "demo", "audit", "storage"},
     {"comparison"},
-    {"registry"},
+    {"registry", "sweep"},
     {"cli"},
 ]  # fmt: skip
 
