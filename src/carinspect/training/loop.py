@@ -62,6 +62,7 @@ def train(
 
     for epoch in range(progress.epochs_done, recipe.train.epochs):
         plan = plan_epoch(recipe.train, photo_count=len(photos), epoch=epoch)
+        labelled = photos.in_epoch(recipe.train, epoch)
         network.train()
         if recipe.train.backbone_lr_factor == 0:
             network.backbone.eval()
@@ -77,7 +78,7 @@ def train(
             own_parts = list(range(rank, len(step.micro_batches), world_size))
             losses = train_step(
                 runner, optimiser, scaler,
-                recipe=recipe, photos=photos, step=step, step_number=number, own_parts=own_parts,
+                recipe=recipe, photos=labelled, step=step, step_number=number, own_parts=own_parts,
                 images=(next(images) for _ in own_parts), statistics=statistics,
             )  # fmt: skip
             averaged.update(network, step=number)
