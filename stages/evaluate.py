@@ -31,7 +31,7 @@ def main() -> None:
     train, scored = table[table["split"] == "train"], table[table["split"].isin(SCORED_SPLITS)].reset_index(drop=True)
 
     raw = predict(build_network(checkpoint), scored, root=root, image_side_px=checkpoint.image_side_px)
-    calibration = fit_calibration(raw)
+    calibration = fit_calibration(raw, priors=checkpoint.lineage["priors"])
     predictions = add_probabilities(raw, calibration)
     write_json(Path("models/calibration.json"), calibration)
     write_table(predictions, Path("data/predictions.csv"))

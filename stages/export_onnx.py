@@ -34,7 +34,7 @@ def main() -> None:
     )
     # A temperature that could not be fitted leaves the logits as they are, here as in the evaluation.
     temperature = {task: value or 1.0 for task, value in calibration["temperature"].items()}
-    network = AnsweringNetwork(build_network(checkpoint), temperature)
+    network = AnsweringNetwork(build_network(checkpoint), temperature, calibration["logit_offset"])
     model = to_onnx(network, image_side_px=checkpoint.image_side_px)
     describe_model(model, checkpoint=checkpoint, calibration=calibration, threshold=threshold, metrics=metrics)
     content = model.SerializeToString(deterministic=True)

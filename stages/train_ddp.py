@@ -1,7 +1,8 @@
 """Trains the model under torchrun: as many processes as the machine has cards, or shares of cores.
 
-Reads: data/recipe.yaml, data/car_inspection_dataset.csv, the photos. Writes: models/best.pt, reports/train_ddp/curves.csv,
-metrics/train_ddp.json. Params: the recipe. `data`, `hardware` and `model.pretrained` are read too, and change no result beyond the recipe.
+Reads: data/recipe.yaml, data/car_inspection_dataset.csv, the photos. Writes: models/best.pt, reports/train_ddp (curves.csv,
+curves.png, augmented.png), metrics/train_ddp.json. Params: the recipe. `data`, `hardware`, `tracking` and `model.pretrained` are read too,
+and change no result beyond the recipe.
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ from carinspect.core.data import DataParams
 from carinspect.core.errors import run_stage
 from carinspect.core.files import write_json
 from carinspect.core.params import load_params, read_section
+from carinspect.training.config import TrackingParams
 from carinspect.training.launch import exec_torchrun, is_worker, join_launcher
 from carinspect.training.recipe import read_profiles, read_recipe
 from carinspect.training.run import Job, prepare, run
@@ -31,6 +33,9 @@ def main() -> None:
         pretrained=params["model"]["pretrained"],
         checkpoint=Path("models/best.pt"),
         curves=Path("reports/train_ddp/curves.csv"),
+        curves_picture=Path("reports/train_ddp/curves.png"),
+        contact_sheet=Path("reports/train_ddp/augmented.png"),
+        tracking=read_section("tracking", TrackingParams, params),
     )
     if not is_worker():
         prepare(job)

@@ -13,12 +13,12 @@ from PIL import Image
 from carinspect.core.errors import UserError
 from carinspect.core.params import load_params, parse_section
 from carinspect.core.seeds import derive_seed
+from carinspect.model.losses import is_labelled
 from carinspect.training.augment import Augmentation, build_augmentation
 from carinspect.training.batches import MicroBatchLoader, Photos
 from carinspect.training.config import AugmentParams, TrainRecipe
 from carinspect.training.contact_sheet import write_contact_sheet
 from carinspect.training.runtime import Machine
-from carinspect.training.step import count_labelled
 from carinspect.training.weather import FOG, MIN_TRANSMISSION, RAIN, SNOW, WeatherEffect, apply_weather, label_under, weather_effect
 from conftest import make_recipe
 
@@ -43,8 +43,8 @@ def draw_photo(side_px: int = 64) -> np.ndarray:
     return np.asarray(Image.fromarray(coarse).resize((side_px, side_px), Image.Resampling.BICUBIC))
 
 
-def vary(recipe: TrainRecipe, image_path: str, *, label: float = UNKNOWN, epoch: int = 0) -> np.ndarray:
-    return Augmentation(recipe)(draw_photo(), epoch=epoch, image_path=image_path, weather_label=label)
+def vary(recipe: TrainRecipe, image_path: str, *, epoch: int = 0, turn: int = 0) -> np.ndarray:
+    return Augmentation(recipe)(draw_photo(), epoch=epoch, image_path=image_path, weather_label=UNKNOWN, turn=turn)
 
 
 # ---- the draw
@@ -55,11 +55,11 @@ def test_augmentation_is_a_function_of_seed_epoch_and_photo() -> None:
     stormy = recipe.model_copy(update={"augment": recipe.augment.model_copy(update={"rain": 0.5, "snow": 0.5})})
     for chosen in (recipe, stormy):
         other_seed = chosen.model_copy(update={"seed": 2})
-        draws = [(which, path, epoch) for which in (chosen, other_seed) for path in "ab" for epoch in (0, 1)]
-        first = [vary(which, path, epoch=epoch) for which, path, epoch in draws]
+        draws = [(which, path, epoch, turn) for which in (chosen, other_seed) for path in "ab" for epoch in (0, 1) for turn in (0, 1)]
+        first = [vary(which, path, epoch=epoch, turn=turn) for which, path, epoch, turn in draws]
         random.seed(5)
         np.random.seed(5)
-        again = [vary(which, path, epoch=epoch) for which, path, epoch in reversed(draws)][::-1]
+        again = [vary(which, path, epoch=epoch, turn=turn) for which, path, epoch, turn in reversed(draws)][::-1]
         assert all((one == other).all() for one, other in zip(first, again, strict=True))
         assert len({image.tobytes() for image in first}) == len(draws)
 
@@ -230,7 +230,7 @@ def test_the_loader_changes_the_pixels_of_exactly_those_photos_whose_labels_the_
     loader = MicroBatchLoader(photos, recipe, Machine(device="cpu", processes=1, workers=0, compile=False, pin_memory=False))
     before = photos.labels["weather_condition"]
     for epoch in (0, 1):
-        (images,) = loader.epoch(epoch, [np.arange(60)])
+        (images,) = loader.epoch(epoch, [(np.arange(60), np.zeros(60, dtype=int))])
         touched = torch.tensor([bool((image.numpy() != draw_photo()).any()) for image in images])
         seen = photos.in_epoch(recipe, epoch).labels["weather_condition"]
         moved = ~torch.isclose(seen, before, equal_nan=True)
@@ -246,9 +246,9 @@ def test_every_rank_counts_the_labels_that_the_epoch_leaves_true(clear_and_other
     always_masked = recipe_with(fog=1.0).model_copy(
         update={"augment": recipe_with(fog=1.0).augment.model_copy(update={"weather_sure_from": 1.0})}
     )
-    counts = count_labelled(clear_and_other_photos.in_epoch(always_masked, 0).labels_of(np.arange(60)))
-    assert (counts["weather"], counts["clean"]) == (30, 60)
-    assert count_labelled(clear_and_other_photos.labels_of(np.arange(60)))["weather"] == 50
+    known = is_labelled(clear_and_other_photos.in_epoch(always_masked, 0).labels_of(np.arange(60)))
+    assert (known["weather"].sum(), known["clean"].sum()) == (30, 60)
+    assert is_labelled(clear_and_other_photos.labels)["weather"].sum() == 50
     assert clear_and_other_photos.in_epoch(recipe_with(flip=0.5), 0) is clear_and_other_photos
 
 

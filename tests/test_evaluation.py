@@ -60,7 +60,7 @@ def without(table: pd.DataFrame, *, outputs: list[str]) -> pd.DataFrame:
 
 
 def evaluate(table: pd.DataFrame, *, tasks=TASKS, train_labels: pd.DataFrame | None = None) -> dict:
-    calibration = fit_calibration(table)
+    calibration = fit_calibration(table, priors={})
     completed = add_probabilities(table, calibration)
     return evaluate_predictions(completed, PARAMS, tasks=list(tasks), calibration=calibration, train_labels=train_labels)
 
@@ -80,7 +80,7 @@ def report(table: pd.DataFrame) -> dict:
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
 def test_the_temperature_recovers_a_known_scaling(scale: float) -> None:
-    temperature = fit_calibration(make_table(6000, sharpness=scale))["temperature"]
+    temperature = fit_calibration(make_table(6000, sharpness=scale), priors={})["temperature"]
     assert temperature["clean"] == pytest.approx(scale, rel=0.1)
     assert temperature["weather"] == pytest.approx(scale, rel=0.1)
 
@@ -106,11 +106,11 @@ def test_a_perfect_separation_of_val_does_not_make_every_probability_certain() -
 
 def test_only_val_decides_the_temperature(table: pd.DataFrame) -> None:
     turned = table.assign(clean=table["clean"].where(table["split"] == "val", 1 - table["clean"]))
-    assert fit_calibration(turned) == fit_calibration(table)
+    assert fit_calibration(turned, priors={}) == fit_calibration(table, priors={})
 
 
 def test_one_class_in_val_gives_no_temperature_but_a_reason(table: pd.DataFrame) -> None:
-    calibration = fit_calibration(table.assign(clean=1.0))
+    calibration = fit_calibration(table.assign(clean=1.0), priors={})
     assert calibration["temperature"]["clean"] is None
     assert "have the same 'clean' label" in calibration["clean"]["reason"]
     assert calibration["temperature"]["weather"] is not None
@@ -119,13 +119,13 @@ def test_one_class_in_val_gives_no_temperature_but_a_reason(table: pd.DataFrame)
 
 
 def test_no_label_in_val_gives_no_temperature_but_a_reason(table: pd.DataFrame) -> None:
-    calibration = fit_calibration(table.assign(weather_condition=np.nan))
+    calibration = fit_calibration(table.assign(weather_condition=np.nan), priors={})
     assert calibration["temperature"]["weather"] is None
     assert "no photo in val" in calibration["weather"]["reason"]
 
 
 def test_probabilities_are_the_sigmoid_and_the_softmax_of_the_tempered_logits(table: pd.DataFrame) -> None:
-    calibration = fit_calibration(table)
+    calibration = fit_calibration(table, priors={})
     completed = add_probabilities(table, calibration)
     assert completed["p_clean"].to_numpy() == pytest.approx(expit(table["clean_logit"] / calibration["temperature"]["clean"]))
     weather = softmax(table[LOGITS] / calibration["temperature"]["weather"], axis=1)
@@ -163,7 +163,7 @@ def test_the_report_has_its_documented_keys(report: dict) -> None:
 
 
 def test_the_figures_are_scikit_learns_on_the_labelled_photos_of_the_split(table: pd.DataFrame, report: dict) -> None:
-    rows = add_probabilities(table, fit_calibration(table)).query("split == 'test'")
+    rows = add_probabilities(table, fit_calibration(table, priors={})).query("split == 'test'")
     clean, damage, weather = (rows[rows[column].notna()] for column in ("clean", "damage_score", "weather_condition"))
     assert report["test"]["clean"]["photos"] == len(clean) < len(rows)
     assert report["test"]["clean"]["groups"] == clean["group"].nunique()
@@ -283,7 +283,7 @@ def test_an_uncalibrated_classifier_is_called_one(table: pd.DataFrame) -> None:
 
 
 def completed(table: pd.DataFrame) -> pd.DataFrame:
-    return add_probabilities(table, fit_calibration(table))
+    return add_probabilities(table, fit_calibration(table, priors={}))
 
 
 def test_the_curves_are_of_the_test_split(table: pd.DataFrame) -> None:

@@ -26,6 +26,7 @@ from conftest import make_recipe
 
 SIDE = 32
 TEMPERATURE = {"clean": 2.0, "weather": 0.5}
+OFFSET = {"clean": [-0.2, 0.1], "weather": [0.0, 0.5, -1.0, 2.0]}
 
 
 def answering(recipe: Recipe) -> AnsweringNetwork:
@@ -33,13 +34,13 @@ def answering(recipe: Recipe) -> AnsweringNetwork:
     network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=SIDE))
     # Statistics of their own, as training would leave: with the first ones a batch norm does nothing.
     network.train()(torch.randint(0, 256, (8, SIDE, SIDE, 3), dtype=torch.uint8))
-    return AnsweringNetwork(network.eval(), TEMPERATURE)
+    return AnsweringNetwork(network.eval(), TEMPERATURE, OFFSET)
 
 
 def export(recipe: Recipe, network: AnsweringNetwork, *, threshold: float | None = 0.5) -> onnx.ModelProto:
     model = to_onnx(network, image_side_px=SIDE)
     checkpoint = Checkpoint(model=recipe.model, image_side_px=SIDE, weights={}, lineage={"data_revision": "abc"})
-    calibration, selection = {"temperature": TEMPERATURE}, {"T_clean": threshold}
+    calibration, selection = {"temperature": TEMPERATURE, "logit_offset": OFFSET}, {"T_clean": threshold}
     describe_model(
         model, checkpoint=checkpoint, calibration=calibration, threshold=selection, metrics={"test": {"clean": {"roc_auc": 0.9}}}
     )
@@ -78,7 +79,7 @@ def test_the_file_answers_as_torch_does_at_any_batch_size(exported: tuple[Answer
 
 def test_another_model_or_another_temperature_is_found(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
     network, model = exported
-    other = AnsweringNetwork(network.network, TEMPERATURE | {"clean": 1.0})
+    other = AnsweringNetwork(network.network, TEMPERATURE | {"clean": 1.0}, OFFSET)
     with pytest.raises(UserError, match=r"disagree: p_clean_max_difference is"):
         refuse_disparity(compare(other, bundle_of(model), photos()), tolerance=1e-4)
 
@@ -92,10 +93,10 @@ def test_a_decision_that_differs_is_refused_however_small_the_difference() -> No
         refuse_disparity(comparison | {"flipped_decisions": 0, "p_clean_max_difference": float("nan")}, tolerance=1e-4)
 
 
-def test_temperature_and_normalisation_are_inside(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
+def test_the_prior_temperature_and_normalisation_are_inside(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
     answers = bundle_of(exported[1]).predict(photos())
-    assert np.allclose(answers["p_clean"], 1 / (1 + np.exp(-answers["clean_logit"] / 2.0)), atol=1e-6)
-    weather = np.exp(answers["weather_logits"] / 0.5)
+    assert np.allclose(answers["p_clean"], 1 / (1 + np.exp(-(answers["clean_logit"] + 0.3) / 2.0)), atol=1e-6)
+    weather = np.exp((answers["weather_logits"] + OFFSET["weather"]) / 0.5)
     assert np.allclose(answers["p_weather"], weather / weather.sum(axis=1, keepdims=True), atol=1e-5)
     assert {name: values.shape for name, values in answers.items()} == {
         "clean_logit": (7,), "p_clean": (7,), "cleanliness": (7,), "damage": (7,), "weather_logits": (7, 4), "p_weather": (7, 4),

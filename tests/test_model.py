@@ -1,6 +1,7 @@
 """model: network, masked losses, backbones, checkpoints."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from carinspect.model.checkpoint import Checkpoint, build_network, load_checkpoi
 from carinspect.model.config import ModelParams
 from carinspect.model.losses import is_labelled, summed_losses
 from carinspect.model.network import CarInspectionNetwork
+from carinspect.training.balance import class_weights
 from carinspect.training.config import Recipe
+from conftest import make_recipe
 
 NAN = float("nan")
 
@@ -27,8 +30,9 @@ def labels(**columns: list[float]) -> dict[str, torch.Tensor]:
     return {name: torch.tensor(columns.get(name, [NAN] * count), dtype=torch.float32) for name in names}
 
 
-def losses(logits: dict[str, torch.Tensor], truth: dict[str, torch.Tensor], regression: str = "smooth_l1") -> dict[str, torch.Tensor]:
-    return summed_losses(logits, truth, regression=regression, damaged_below=0.98)
+def losses(logits: dict[str, torch.Tensor], truth: dict[str, torch.Tensor], **knobs: Any) -> dict[str, torch.Tensor]:
+    train = make_recipe().train.model_copy(update=knobs)
+    return summed_losses(logits, truth, train, class_weights=class_weights(train, truth))
 
 
 def test_classification_losses_agree_with_scikit_learn() -> None:
@@ -42,7 +46,10 @@ def test_classification_losses_agree_with_scikit_learn() -> None:
 @pytest.mark.parametrize("kind", ["smooth_l1", "mse", "bce"])
 def test_regression_losses_are_least_at_the_label(kind: str) -> None:
     shares = torch.linspace(0.01, 0.99, 99)
-    values = [losses({"cleanliness": torch.logit(share).view(1)}, labels(cleanliness_score=[0.3]), kind)["cleanliness"] for share in shares]
+    values = [
+        losses({"cleanliness": torch.logit(share).view(1)}, labels(cleanliness_score=[0.3]), regression_loss=kind)["cleanliness"]
+        for share in shares
+    ]
     assert shares[int(np.argmin([value.item() for value in values]))] == pytest.approx(0.3, abs=0.006)
 
 

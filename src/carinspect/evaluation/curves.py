@@ -3,7 +3,7 @@
 | file | columns |
 |---|---|
 | `precision_recall.csv` | `threshold`, `precision`, `recall` of "clean when p_clean >= threshold" |
-| `calibration.csv` | `calibrated` (no: before temperature, yes: after), `mean_probability`, `observed_share`, `photos`; no empty bins |
+| `calibration.csv` | `calibrated` (no: the bare model, yes: as served), `mean_probability`, `observed_share`, `photos`; no empty bins |
 | `clean_confusion.csv`, `weather_confusion.csv` | `actual`, `predicted`; one row a photo; clean from p_clean 0.5 on: the rule comes later |
 | `cleanliness_scatter.csv`, `damage_scatter.csv` | `label`, `answer`; one row a photo |
 """
@@ -57,7 +57,7 @@ def _precision_recall(clean: pd.DataFrame) -> pd.DataFrame:
 
 def _calibration(clean: pd.DataFrame) -> pd.DataFrame:
     labels_N = numbers(clean, "clean")
-    before = _reliability(labels_N, probabilities_of(clean, "clean", temperature=None)[:, 1], calibrated="no")
+    before = _reliability(labels_N, probabilities_of(clean, "clean", None)[:, 1], calibrated="no")
     after = _reliability(labels_N, numbers(clean, "p_clean"), calibrated="yes")
     return pd.concat([before, after], ignore_index=True)
 

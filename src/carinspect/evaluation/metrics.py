@@ -5,7 +5,7 @@ that any interval had to leave out), and besides
 
 | task | metrics with `<name>_low` and `<name>_high` | without an interval |
 |---|---|---|
-| `clean` | `roc_auc`, `average_precision`, `brier` | `clean_share`, `ece`, `brier_before`, `ece_before` (temperature) |
+| `clean` | `roc_auc`, `average_precision`, `brier` | `clean_share`, `ece`, `brier_before`, `ece_before` (calibration) |
 | `cleanliness` | `mae`, `rmse`, `pearson`, `spearman`, `mae_over_constant` | `constant_mae` |
 | `damage` | the same, and `damaged_roc_auc` (1 - damage against `damaged`) | `constant_mae`, `damaged_photos` |
 | `weather` | `accuracy`, `macro_f1` | `constant_accuracy`, `ece`, `ece_before` |
@@ -77,7 +77,7 @@ def constant_answer(labels: pd.DataFrame, task: Task) -> float | None:
 
 def _score_clean(known: pd.DataFrame, params: EvaluateParams) -> Report:
     labels_N, p_clean_N = numbers(known, "clean"), numbers(known, "p_clean")
-    before_N = probabilities_of(known, "clean", temperature=None)[:, 1]
+    before_N = probabilities_of(known, "clean", None)[:, 1]
     metrics: dict[str, Metric] = {"roc_auc": roc_auc, "average_precision": average_precision, "brier": brier}
     return _with_intervals(known, metrics, labels_N, p_clean_N, params) | {
         "clean_share": float(labels_N.mean()) if len(known) else None,
@@ -110,7 +110,7 @@ def _score_weather(known: pd.DataFrame, params: EvaluateParams, constant: float 
     return _with_intervals(known, metrics, labels_N, classes_N, params) | {
         "constant_accuracy": None if constant is None else point(accuracy, labels_N, np.full_like(labels_N, constant)),
         "ece": ece(right_N, weather_probabilities(known).max(axis=1)) if len(known) else None,
-        "ece_before": ece(right_N, probabilities_of(known, "weather", temperature=None).max(axis=1)) if len(known) else None,
+        "ece_before": ece(right_N, probabilities_of(known, "weather", None).max(axis=1)) if len(known) else None,
     }
 
 

@@ -44,7 +44,7 @@ def _reliability(axes: Axes, curve: pd.DataFrame) -> None:
     axes.set(title="clean: said and happened", xlabel="mean p_clean of a bin", ylabel="share clean", xlim=(0, 1), ylim=(0, 1.02))
     _tidy(axes, empty=curve.empty)
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
-    for calibrated, color, label in (("no", GREY, "before temperature"), ("yes", BLUE, "after")):
+    for calibrated, color, label in (("no", GREY, "before calibration"), ("yes", BLUE, "after")):
         bins = curve[curve["calibrated"] == calibrated]
         axes.plot(bins["mean_probability"], bins["observed_share"], color=color, lw=1, alpha=0.6)
         # A bin's dot is as large as its evidence.

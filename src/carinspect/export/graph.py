@@ -1,4 +1,4 @@
-"""Owns the ONNX graph: uint8 photos in, named answers out, normalisation and temperature inside.
+"""Owns the ONNX graph: uint8 photos in, named answers out, normalisation and calibration inside.
 
 Shapes: B photos, side S pixels, RGB.
 """
@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from carinspect.model.network import CarInspectionNetwork
+from carinspect.model.priors import clean_offset
 
 INPUT = "photos"
 OPSET = 20
@@ -21,12 +22,17 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 
 
 class AnsweringNetwork(nn.Module):
-    """The trained network with everything that stands between a photo and an answer. `temperature` as in models/calibration.json."""
+    """The trained network with everything that stands between a photo and an answer."""
 
-    def __init__(self, network: CarInspectionNetwork, temperature: dict[str, float]) -> None:
+    weather_offset_K: torch.Tensor
+
+    def __init__(self, network: CarInspectionNetwork, temperature: dict[str, float], logit_offset: dict[str, list[float]]) -> None:
+        """Both as in models/calibration.json; the offset is added first."""
         super().__init__()
         self.network = network
         self.temperature = temperature
+        self.clean_offset = clean_offset(logit_offset)
+        self.register_buffer("weather_offset_K", torch.tensor(logit_offset["weather"]))
 
     @property
     def output_names(self) -> list[str]:
@@ -39,9 +45,9 @@ class AnsweringNetwork(nn.Module):
         for task, logits in self.network(photos_BSS3).items():
             match task:
                 case "clean":
-                    answers += [logits, torch.sigmoid(logits / self.temperature[task])]
+                    answers += [logits, torch.sigmoid((logits + self.clean_offset) / self.temperature[task])]
                 case "weather":
-                    answers += [logits, torch.softmax(logits / self.temperature[task], dim=1)]
+                    answers += [logits, torch.softmax((logits + self.weather_offset_K) / self.temperature[task], dim=1)]
                 case _:
                     answers += [torch.sigmoid(logits)]
         return tuple(answers)

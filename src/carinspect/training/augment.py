@@ -28,16 +28,21 @@ class Augmentation:
         covered = recipe.augment.model_copy(update={"shadow": 0.0, "flare": 0.0})
         self._covered_sky = build_augmentation(covered, side_px=recipe.image_side_px, names_effects=names_effects)
 
-    def __call__(self, photo: np.ndarray, *, epoch: int, image_path: str, weather_label: float) -> np.ndarray:
-        """The photo, uint8 (side, side, 3), as `epoch` sees it. `weather_label`: its weather_condition in the table, NaN where unknown."""
-        return self._vary(photo, epoch, image_path, weather_label)["image"]
+    def __call__(self, photo: np.ndarray, *, epoch: int, image_path: str, weather_label: float, turn: int = 0) -> np.ndarray:
+        """The photo, uint8 (side, side, 3), as `epoch` sees it. `weather_label`: its weather_condition in the table, NaN where unknown.
 
-    def explain(self, photo: np.ndarray, *, epoch: int, image_path: str, weather_label: float) -> tuple[np.ndarray, list[str]]:
+        `turn`: how often it came up before in the epoch; it looks different each time, in the same weather: its labels are the epoch's.
+        """
+        return self._vary(photo, epoch, image_path, weather_label, turn)["image"]
+
+    def explain(
+        self, photo: np.ndarray, *, epoch: int, image_path: str, weather_label: float, turn: int = 0
+    ) -> tuple[np.ndarray, list[str]]:
         """The same pixels, and the names of the transforms that changed them; needs `names_effects`."""
-        varied = self._vary(photo, epoch, image_path, weather_label)
+        varied = self._vary(photo, epoch, image_path, weather_label, turn)
         return varied["image"], [name for name, _ in varied.get("applied_transforms", [])]
 
-    def _vary(self, photo: np.ndarray, epoch: int, image_path: str, weather_label: float) -> dict[str, Any]:
+    def _vary(self, photo: np.ndarray, epoch: int, image_path: str, weather_label: float, turn: int) -> dict[str, Any]:
         seed = self._recipe.seed
         weather = weather_effect(self._recipe.augment, seed=seed, epoch=epoch, image_path=image_path, label=weather_label)
         if weather is not None:
@@ -46,7 +51,7 @@ class Augmentation:
         compose = self._open_sky if weather is None and not weather_label > CLEAR else self._covered_sky
         if not compose.transforms:
             return {"image": photo}
-        drawn = derive_seed(seed, "augment", epoch, image_path)
+        drawn = derive_seed(derive_seed(seed, "turn", turn) if turn else seed, "augment", epoch, image_path)
         # `set_random_seed` would give every transform the same stream: all would fire on the same photos.
         compose.set_random_state(np.random.default_rng(drawn), random.Random(drawn))
         return compose(image=photo)

@@ -19,12 +19,15 @@ from carinspect.model.backbones import build_backbone
 from carinspect.model.checkpoint import Checkpoint, save_checkpoint
 from carinspect.model.losses import is_labelled
 from carinspect.model.network import CarInspectionNetwork
+from carinspect.training.balance import training_priors
 from carinspect.training.batches import Photos, labels_as_tensors
-from carinspect.training.config import Recipe
+from carinspect.training.config import Recipe, TrackingParams
+from carinspect.training.contact_sheet import write_contact_sheet
+from carinspect.training.curves import draw_curves
 from carinspect.training.loop import Progress, train
 from carinspect.training.resume import code_revision, state_path
 from carinspect.training.runtime import Machine
-from carinspect.training.tracking import Tracker
+from carinspect.training.tracking import Tracker, check_tracking
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class Job:
     """As in params.yaml: only a path is looked at here; what it holds stands in the recipe."""
     checkpoint: Path
     curves: Path
+    curves_picture: Path
+    contact_sheet: Path
+    tracking: TrackingParams
 
     @property
     def state_file(self) -> Path:
@@ -49,11 +55,16 @@ class Job:
 
 def prepare(job: Job) -> None:
     """Find every mistake that can be found, and decode the photos, before a process is started."""
+    check_tracking(job.tracking)
     for split in ("train", "val"):
         photos = open_photos(job, split)
         for task, known in is_labelled(photos.labels).items():
             if task in job.recipe.model.tasks and not known.any():
                 raise UserError(f"{job.table}: no photo of the split '{split}' has a label for '{task}'. Take it out of model.tasks.")
+        if split == "train":
+            # Refuses a sampler that has only one class to draw from.
+            training_priors(job.recipe.train, photos.labels, tasks=list(job.recipe.model.tasks))
+            write_contact_sheet(photos, job.recipe.train, job.contact_sheet)
     build_network(job)
 
 
@@ -91,7 +102,8 @@ def run(job: Job) -> dict[str, Any]:
     rank = distributed.get_rank()
     state_file = job.state_file
     try:
-        with Tracker(cache_folder().parent / "runs" / state_file.stem, rank=rank) as tracker:
+        folder = cache_folder().parent / "runs" / state_file.stem
+        with Tracker(folder, rank=rank, params=job.tracking, recipe=job.recipe) as tracker:
             progress = train(
                 build_network(job),
                 recipe=job.recipe,
@@ -101,7 +113,11 @@ def run(job: Job) -> dict[str, Any]:
                 state_file=state_file,
                 tracker=tracker,
             )
-        return _write_outputs(job, progress, state_file) if rank == 0 else {}
+            if rank > 0:
+                return {}
+            metrics = _write_outputs(job, progress, state_file)
+            tracker.write_model(job.checkpoint, metrics)
+            return metrics
     finally:
         distributed.destroy_process_group()
 
@@ -124,11 +140,13 @@ def _write_outputs(job: Job, progress: Progress, state_file: Path) -> dict[str, 
         "code_revision": code_revision(),
         "best_epoch": progress.best_epoch,
         "val_score": progress.best_score,
+        "priors": training_priors(job.recipe.train, open_photos(job, "train").labels, tasks=list(job.recipe.model.tasks)),
     }
     model = Checkpoint(model=job.recipe.model, image_side_px=job.recipe.train.image_side_px, weights=progress.best_weights, lineage=lineage)
     buffer = io.StringIO()
     pd.DataFrame(progress.history).to_csv(buffer, index=False, float_format="%.6f", lineterminator="\n")
     write_bytes(job.curves, buffer.getvalue().encode())
+    draw_curves(progress.history, best_epoch=progress.best_epoch, path=job.curves_picture)
     save_checkpoint(model, job.checkpoint)
     state_file.unlink()
     return {"epochs": progress.epochs_done, "best_epoch": progress.best_epoch} | {k: v for k, v in best.items() if k not in ("epoch", "lr")}
