@@ -1,6 +1,7 @@
 """What is learnt and how: class balance and the prior that it shifts, losses, task weights, optimiser, schedule, backbones."""
 
 import json
+import runpy
 import signal
 from collections import Counter
 from pathlib import Path
@@ -20,22 +21,24 @@ from torchvision.ops import sigmoid_focal_loss
 from carinspect.core.errors import UserError
 from carinspect.core.params import parse_section
 from carinspect.evaluation.calibration import add_probabilities, fit_calibration
+from carinspect.inference.bundle import open_bundle
 from carinspect.model.backbones import build_backbone
+from carinspect.model.checkpoint import Checkpoint, save_checkpoint
 from carinspect.model.losses import binary_cross_entropy, focal_loss, label_weights, summed_losses
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.model.priors import clean_offset, logit_offsets
 from carinspect.training.balance import class_weights, draw_epoch, expected_draws, training_priors
 from carinspect.training.batches import MicroBatchLoader, Photos, Step, plan_epoch
-from carinspect.training.config import Recipe, TrainParams, TrainRecipe
+from carinspect.training.config import Recipe, Runtime, TrainParams, TrainRecipe
 from carinspect.training.objective import Objective
 from carinspect.training.optimiser import build_optimiser, count_plateaus, learning_rate, parameter_groups, set_training_mode
 from carinspect.training.recipe import resolve_recipe
-from carinspect.training.runtime import Machine
+from carinspect.training.runtime import Machine, settle_runtime
 from carinspect.training.step import NormStatistics, train_step
 from carinspect.training.task_weights import TaskWeights
 from carinspect.training.validation import undo_prior
 from conftest import make_recipe
-from test_training import final_files, make_workspace, run_training, shipped_params, start_training
+from test_training import ROOT, final_files, make_workspace, run_training, shipped_params, start_training
 
 TASKS = ["clean", "cleanliness", "damage", "weather"]
 LINE = Machine(device="cpu", processes=1, workers=0, compile=False, pin_memory=False)
@@ -82,6 +85,7 @@ def skewed_labels(photos: int = 300, *, seed: int = 0) -> dict[str, torch.Tensor
         ({"focal_alpha": [0.7, 0.3]}, r"belongs to clean_loss: focal.*train\.class_weights: \{clean: \[0\.7, 0\.3\]\} instead"),
         ({"class_weights": {"clean": [1.0, 2.0, 3.0]}}, r"train\.class_weights: has the value \[1\.0, 2\.0, 3\.0\] for 'clean'\. Give 2"),
         ({"class_weights": {"wether": [1, 1, 1, 1]}}, r"'wether' has no classes\. Did you mean 'weather'"),
+        ({"class_weights": {"clean": [1.0, float("nan")]}}, r"Give 2 numbers above 0"),
         ({"class_weights": "balanced"}, r"has the value 'balanced'\. Give none, auto, or lists"),
         ({"clean_loss": "focal", "focal_alpha": [0.5, 0.0]}, r"Give 2 numbers above 0"),
     ],
@@ -108,6 +112,20 @@ def test_precision_auto_is_the_profiles_and_never_the_cards(monkeypatch: pytest.
     params["profiles"]["rtx3090_x2"]["recipe"]["precision"] = "auto"
     with pytest.raises(UserError, match=r"profiles\.rtx3090_x2\.recipe\.precision has the value 'auto'"):
         resolve_recipe(params, pretrained="none")
+
+
+def test_bfloat16_on_a_card_without_it_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some Card")
+    runtime = Runtime(device="cuda", processes=1, workers=0, compile=False, pin_memory=True)
+    for supported in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda supported=supported, **_: supported)
+        if supported:
+            assert settle_runtime(runtime, recipe_with(precision="bf16").train).device == "cuda"
+        else:
+            with pytest.raises(UserError, match=r"'bf16', which Some Card does not have\. Set it to fp16 or fp32"):
+                settle_runtime(runtime, recipe_with(precision="bf16").train)
 
 
 def test_the_shipped_params_shift_nothing() -> None:
@@ -626,6 +644,23 @@ def test_a_killed_run_with_every_new_state_ends_as_if_it_never_was(tmp_path: Pat
     priors = torch.load(killed / "models/best.pt", weights_only=True)["lineage"]["priors"]
     assert priors["clean"]["trained"] == pytest.approx([0.5, 0.5])
     assert json.loads((killed / "metrics/train_ddp.json").read_text())["task_weight_clean"] > 0
+
+
+def test_the_prior_of_training_reaches_the_model_file_and_is_undone_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = make_recipe()
+    monkeypatch.chdir(make_workspace(tmp_path, recipe, processes=1))
+    priors = {"clean": {"natural": [0.2, 0.8], "trained": [0.5, 0.5]}, "weather": {"natural": [0.4, 0.4, 0.1, 0.1], "trained": [0.25] * 4}}
+    checkpoint = Checkpoint(model=recipe.model, image_side_px=32, weights=build(recipe).state_dict(), lineage={"priors": priors})
+    save_checkpoint(checkpoint, Path("models/best.pt"))
+    for stage in ("evaluate", "select_threshold", "export_onnx"):
+        runpy.run_path(str(ROOT / "stages" / f"{stage}.py"))["main"]()
+    calibration = json.loads(Path("models/calibration.json").read_text())
+    assert {task: pytest.approx(offset) for task, offset in logit_offsets(priors).items()} == calibration["logit_offset"]
+    bundle = open_bundle(Path("models/best.onnx").read_bytes())
+    assert bundle.info["calibration"]["logit_offset"] == calibration["logit_offset"]
+    answers = bundle.predict(np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8))
+    expected = expit((answers["clean_logit"] + np.log(4)) / calibration["temperature"]["clean"])
+    assert answers["p_clean"] == pytest.approx(expected, abs=1e-5)
 
 
 BACKBONES = [

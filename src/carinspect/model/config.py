@@ -1,5 +1,6 @@
 """Owns the `model` section of params.yaml, and the part of `train` that steers the losses."""
 
+import math
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -126,5 +127,5 @@ class LossKnobs(Section):
 def _check_class_weights(task: str, values: Any) -> None:
     wanted = CLASS_COUNT[task]
     numeric = isinstance(values, list) and all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
-    if not numeric or len(values) != wanted or min(values) <= 0:
+    if not numeric or len(values) != wanted or not all(0 < value < math.inf for value in values):
         raise ValueError(f"has the value {values!r} for '{task}'. Give {wanted} numbers above 0.")

@@ -68,7 +68,7 @@ class Step:
 
     micro_batches: list[np.ndarray]
     turns: list[np.ndarray] = field(default_factory=list)
-    """How often each of these photos came up before in the epoch; more than 0 only under a sampler."""
+    """How often each of these photos came up before in the epoch, above 0 only under a sampler; for the loader."""
 
     @property
     def positions(self) -> np.ndarray:
@@ -87,18 +87,13 @@ def plan_epoch(recipe: TrainRecipe, *, clean: torch.Tensor, epoch: int) -> list[
     `clean`: the labels that `train.sampler` balances, shape (photos,). Each epoch has the same number of steps.
     """
     order = draw_epoch(recipe, clean=clean, epoch=epoch)
-    turns = _turns(order)
+    turns = pd.Series(order).groupby(order).cumcount().to_numpy()
     size = min(recipe.effective_batch_size, len(order))
     parts = -(-size // recipe.norm_batch_size)
     return [
         Step(np.array_split(order[start : start + size], parts), np.array_split(turns[start : start + size], parts))
         for start in range(0, len(order) - size + 1, size)
     ]
-
-
-def _turns(order: np.ndarray) -> np.ndarray:
-    turns = pd.Series(order).groupby(order).cumcount()
-    return turns.to_numpy()
 
 
 class _AugmentedPhotos(Dataset):
