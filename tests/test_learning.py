@@ -38,7 +38,8 @@ from carinspect.training.step import NormStatistics, train_step
 from carinspect.training.task_weights import TaskWeights
 from carinspect.training.validation import undo_prior
 from conftest import make_recipe
-from test_training import ROOT, final_files, make_workspace, run_training, shipped_params, start_training
+from test_engine import ROOT, final_files, make_workspace, run_training, start_training
+from test_training import shipped_params
 
 TASKS = ["clean", "cleanliness", "damage", "weather"]
 LINE = Machine(device="cpu", processes=1, workers=0, compile=False, pin_memory=False)

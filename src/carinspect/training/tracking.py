@@ -3,7 +3,7 @@
 Everything in them comes from the run's own state, so that an interrupted run, resumed, shows each epoch once.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -71,12 +71,23 @@ def check_tracking(params: TrackingParams) -> None:
         )
 
 
-class Tracker:
-    """Writes on rank 0, is silent on the others."""
+def open_sinks(folder: Path, params: TrackingParams, recipe: Recipe, epochs_done: int) -> list[Sink]:
+    """The sinks of one run. `folder`: of this run alone; its name is the run's identity."""
+    sinks: list[Sink] = [TensorBoardSink(folder, epochs_done=epochs_done)]
+    if params.wandb:
+        # Optional, and slow to import.
+        from carinspect.training.wandb_sink import WandbSink
 
-    def __init__(self, folder: Path, *, rank: int, params: TrackingParams, recipe: Recipe) -> None:
-        """`folder`: of this run alone; its name is the run's identity."""
-        self._folder, self._quiet, self._params, self._recipe = folder, rank > 0, params, recipe
+        sinks.append(WandbSink(folder, project=params.wandb_project, config=recipe.model_dump()))
+    return sinks
+
+
+class Tracker:
+    """Shows and keeps one run, or is silent."""
+
+    def __init__(self, open_sinks: Callable[[int], list[Sink]] | None) -> None:
+        """`open_sinks` is called with the number of epochs that are done; None for a process that neither shows nor writes."""
+        self._open_sinks = open_sinks
         self._sinks: list[Sink] = []
         self._bar: tqdm | None = None
 
@@ -97,16 +108,10 @@ class Tracker:
         # None: shown on a terminal, silent in a pipe or a file.
         self._bar = tqdm(
             total=photos_total, initial=photos_done, unit=" photos", unit_scale=True, leave=False, dynamic_ncols=True,
-            disable=True if self._quiet else None,
+            disable=True if self._open_sinks is None else None,
         )  # fmt: skip
-        if self._quiet:
-            return
-        self._sinks.append(TensorBoardSink(self._folder, epochs_done=epochs_done))
-        if self._params.wandb:
-            # Optional, and slow to import.
-            from carinspect.training.wandb_sink import WandbSink
-
-            self._sinks.append(WandbSink(self._folder, project=self._params.wandb_project, config=self._recipe.model_dump()))
+        if self._open_sinks is not None:
+            self._sinks = self._open_sinks(epochs_done)
 
     def advance(self, photos: int) -> None:
         """One step more, of so many photos."""
@@ -130,7 +135,7 @@ class Tracker:
         val_labels: Mapping[str, torch.Tensor],
     ) -> None:
         """One row of the history, the learning rate of each group, and the confusion matrices of the validation photos."""
-        if self._quiet:
+        if self._open_sinks is None:
             return
         epoch = row["epoch"]
         scalars = {_tag(name): float(value) for name, value in row.items() if name != "epoch"}
