@@ -48,7 +48,7 @@ def main() -> None:
     if not is_worker():
         prepare(job)
         if not cluster.joins:
-            lock_run(job.state_file.with_suffix(".lock"))
+            lock_run(job.lock_file)
         print(f"training on {machine.device} with {machine.processes} processes and {machine.workers} loader workers each", flush=True)
         exec_torchrun(__file__, sys.argv[1:], processes=machine.processes, cluster=cluster)
     metrics = run(job)

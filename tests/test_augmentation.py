@@ -227,7 +227,11 @@ def clear_and_other_photos() -> Photos:
 
 def test_the_loader_changes_the_pixels_of_exactly_those_photos_whose_labels_the_step_changes(clear_and_other_photos: Photos) -> None:
     photos, recipe = clear_and_other_photos, recipe_with(rain=0.3, fog=0.2, snow=0.2)
-    loader = MicroBatchLoader(photos, recipe, Machine(device="cpu", processes=1, workers=0, compile=False, pin_memory=False, micro_batch="norm", checkpoint_steps=0))
+    loader = MicroBatchLoader(
+        photos,
+        recipe,
+        Machine(device="cpu", processes=1, workers=0, compile=False, pin_memory=False, micro_batch="norm", checkpoint_steps=0),
+    )
     before = photos.labels["weather_condition"]
     for epoch in (0, 1):
         (images,) = loader.epoch(epoch, [(np.arange(60), np.zeros(60, dtype=int))])

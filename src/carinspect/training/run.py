@@ -58,6 +58,11 @@ class Job:
         """Where this run's state is kept."""
         return state_path(self.recipe, data_revision=sha256_of(self.table))
 
+    @property
+    def lock_file(self) -> Path:
+        """Held by the launcher while this run goes on."""
+        return self.state_file.with_name(f".{self.state_file.stem}.lock")
+
 
 def prepare(job: Job) -> None:
     """Find every mistake that can be found, and decode the photos, before a process is started."""
