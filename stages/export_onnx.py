@@ -1,11 +1,13 @@
 """Exports the trained model as one file that describes itself, and proves that it answers as torch does.
 
-Reads: models/best.pt, models/calibration.json, models/threshold.json, metrics/evaluate.json, data/car_inspection_dataset.csv and
-photos of the split val. Writes: models/best.onnx, metrics/export_onnx.json. Params: export_onnx, data.
+Reads: models/best.pt, models/calibration.json, models/threshold.json, metrics/{split,describe,evaluate}.json,
+data/car_inspection_dataset.csv and photos of the split val. Writes: models/best.onnx, reports/model_card.md, metrics/export_onnx.json.
+Params: export_onnx, data.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from carinspect.core.errors import run_stage
 from carinspect.core.files import write_bytes, write_json
 from carinspect.core.params import read_section
 from carinspect.core.tables import DATASET_COLUMNS, read_table
+from carinspect.export.card import CardFacts, draw_model_card
 from carinspect.export.config import ExportParams
 from carinspect.export.describe import describe_model
 from carinspect.export.graph import AnsweringNetwork, to_onnx
@@ -29,14 +32,11 @@ def main() -> None:
     params = read_section("export_onnx", ExportParams)
     data = read_section("data", DataParams)
     checkpoint = load_checkpoint(Path("models/best.pt"))
-    calibration, threshold, metrics = (
-        json.loads(Path(file).read_text()) for file in ("models/calibration.json", "models/threshold.json", "metrics/evaluate.json")
-    )
-    # A temperature that could not be fitted leaves the logits as they are, here as in the evaluation.
-    temperature = {task: value or 1.0 for task, value in calibration["temperature"].items()}
-    network = AnsweringNetwork(build_network(checkpoint), temperature, calibration["logit_offset"])
+    calibration, threshold = _read_json("models/calibration.json"), _read_json("models/threshold.json")
+    metrics = {stage: _read_json(f"metrics/{stage}.json") for stage in ("split", "describe", "evaluate")}
+    network = AnsweringNetwork(build_network(checkpoint), calibration)
     model = to_onnx(network, image_side_px=checkpoint.image_side_px)
-    describe_model(model, checkpoint=checkpoint, calibration=calibration, threshold=threshold, metrics=metrics)
+    describe_model(model, checkpoint=checkpoint, calibration=calibration, threshold=threshold, metrics=metrics["evaluate"])
     content = model.SerializeToString(deterministic=True)
 
     table = read_table(TABLE, columns=DATASET_COLUMNS)
@@ -46,7 +46,13 @@ def main() -> None:
     refuse_disparity(comparison, tolerance=params.tolerance)
     write_bytes(Path("models/best.onnx"), content)
     write_json(Path("metrics/export_onnx.json"), comparison | {"bytes": len(content)})
+    card = CardFacts(checkpoint, table, calibration=calibration, threshold=threshold, parity=comparison, **metrics)
+    write_bytes(Path("reports/model_card.md"), draw_model_card(card).encode())
     print(f"models/best.onnx: {len(content) / 1e6:.1f} MB, answers as torch does on {len(photos)} photos")
+
+
+def _read_json(file: str) -> Any:
+    return json.loads(Path(file).read_text())
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def heavy_imports(*words: str) -> list[str]:
     return done.stdout.splitlines()[-1].split()[1:]
 
 
-@pytest.mark.parametrize("words", [("--help",), ("check-split", "--help"), ("describe", "--help")])
+@pytest.mark.parametrize("words", [("--help",), ("check-split", "--help"), ("describe", "--help"), ("compare", "--help")])
 def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
     assert heavy_imports(*words) == []
 
@@ -84,6 +84,7 @@ def test_help_names_every_command() -> None:
     assert done.returncode == 0
     assert "check-split" in done.stdout
     assert "describe" in done.stdout
+    assert "compare" in done.stdout
 
 
 # ---- check-split
