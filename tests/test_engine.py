@@ -33,7 +33,7 @@ from carinspect.model.backbones import build_backbone
 from carinspect.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.batches import Photos, Step, labels_as_tensors
-from carinspect.training.config import Recipe
+from carinspect.training.config import Recipe, TrackingParams
 from carinspect.training.launch import lock_run, read_cluster
 from carinspect.training.loop import own_parts, train
 from carinspect.training.micro_batch import MicroBatch, recall
@@ -447,7 +447,8 @@ def checkpoint_of(recipe: Recipe, path: Path, **model: Any) -> Path:
 def job_for(recipe: Recipe, resume: Path | None) -> Job:
     return Job(
         recipe=recipe, machine=LINE, root=Path("root"), table=Path("table.csv"), pretrained=False, resume=resume, joins=False,
-        checkpoint=Path("best.pt"), curves=Path("curves.csv"),
+        checkpoint=Path("best.pt"), curves=Path("curves.csv"), curves_picture=Path("curves.png"), contact_sheet=Path("augmented.png"),
+        tracking=TrackingParams(wandb=False, wandb_project="none"),
     )  # fmt: skip
 
 
