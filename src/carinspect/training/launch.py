@@ -8,7 +8,6 @@ import fcntl
 import os
 import signal
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,6 @@ from typing import NoReturn
 from carinspect.core.errors import UserError
 
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
-
-HEARTBEAT_S, HEARTBEATS = 2, 4
-"""A machine that is silent for so many heartbeats is taken for dead."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +90,10 @@ def _meeting(cluster: Cluster) -> list[str]:
         return ["--standalone"]
     return [
         f"--nnodes={cluster.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={cluster.endpoint}", "--rdzv-id=carinspect",
-        f"--rdzv-conf=is_host={'false' if cluster.joins else 'true'},keep_alive_interval={HEARTBEAT_S},keep_alive_max_attempt={HEARTBEATS}",
+        f"--rdzv-conf=is_host={'false' if cluster.joins else 'true'}",
         # A machine that dies and comes back costs one; a mistake is tried as often.
         "--max-restarts=5",
     ]  # fmt: skip
-
-
-def wait_for_the_dead() -> None:
-    """Before a worker ends for want of another machine: as long as that one is not taken for dead, the next meeting would count it in."""
-    if int(os.environ["GROUP_WORLD_SIZE"]) > 1:
-        time.sleep(HEARTBEAT_S * (HEARTBEATS + 1))
 
 
 def join_launcher() -> None:

@@ -21,7 +21,6 @@ from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.balance import training_priors
 from carinspect.training.batches import Photos, labels_as_tensors
 from carinspect.training.config import Recipe
-from carinspect.training.launch import wait_for_the_dead
 from carinspect.training.loop import train
 from carinspect.training.processes import connect, local_rank, meet
 from carinspect.training.progress import Progress
@@ -144,10 +143,6 @@ def run(job: Job) -> dict[str, Any]:
                 tracker=tracker,
             )
         return _write_outputs(job, progress) if peers.writes else {}
-    except RuntimeError:
-        # What an exchange raises whose other side is gone.
-        wait_for_the_dead()
-        raise
     finally:
         distributed.destroy_process_group()
 
