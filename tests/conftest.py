@@ -45,6 +45,44 @@ def make_recipe() -> Recipe:
     return Recipe(model=model, train=train)
 
 
+THRESHOLD = {"T_clean": 0.5, "T_low": 0.2, "T_high": 0.5, "proves": {"precision": 0.95, "confidence": 0.95, "of": "a photo"}}
+"""What a model file must hold of models/threshold.json."""
+
+
+@pytest.fixture(scope="session")
+def model_content() -> bytes:
+    """The bytes of an untrained model's file: the network of `make_recipe`, with statistics of its own in its batch norms."""
+    import torch
+
+    from carinspect.export.describe import describe_model
+    from carinspect.export.graph import AnsweringNetwork, to_onnx
+    from carinspect.inference.seal import seal
+    from carinspect.model.backbones import build_backbone
+    from carinspect.model.checkpoint import Checkpoint
+    from carinspect.model.network import CarInspectionNetwork
+
+    recipe = make_recipe()
+    torch.manual_seed(0)
+    network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=32))
+    network.train()(torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8))
+    calibration = {
+        "temperature": {"clean": 0.05, "weather": 0.5}, "logit_offset": {"clean": [0.0, 0.0], "weather": [0.0] * 4},
+        "uncertainty": {"samples": 4, "dropout": 0.2, "seed": 1},
+    }  # fmt: skip
+    model = to_onnx(AnsweringNetwork(network.eval(), calibration), image_side_px=32)
+    checkpoint = Checkpoint(model=recipe.model, image_side_px=32, weights={}, lineage={"data_revision": "abc"})
+    describe_model(model, checkpoint=checkpoint, calibration=calibration, threshold=THRESHOLD, metrics={"test": {}})
+    return seal(model.SerializeToString(deterministic=True))
+
+
+@pytest.fixture
+def model_file(model_content: bytes, tmp_path: Path) -> Path:
+    """`model_content` as a file."""
+    path = tmp_path / "best.onnx"
+    path.write_bytes(model_content)
+    return path
+
+
 def make_dataset(folder: Path, *, photos: int = 80, seed: int = 0) -> Path:
     """Photos under `folder`/root and a dataset table beside it; each label shows in its own quarter. Returns the table's path."""
     random = np.random.default_rng(seed)

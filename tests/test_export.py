@@ -21,6 +21,7 @@ from carinspect.export.graph import AnsweringNetwork, to_onnx
 from carinspect.export.parity import compare, refuse_disparity
 from carinspect.images.decode import load_image
 from carinspect.inference.bundle import METADATA_KEY, ModelBundle, open_bundle
+from carinspect.inference.seal import KEY, SEAL_BYTES, seal
 from carinspect.model.backbones import build_backbone
 from carinspect.model.checkpoint import Checkpoint
 from carinspect.model.network import CarInspectionNetwork
@@ -44,11 +45,15 @@ def answering(recipe: Recipe, uncertainty: dict[str, Any] | None = UNCERTAINTY) 
     return AnsweringNetwork(network.eval(), CALIBRATION | {"uncertainty": uncertainty})
 
 
+def make_threshold(T_clean: float | None) -> dict[str, Any]:
+    return {"T_clean": T_clean, "T_low": None, "T_high": T_clean, "proves": None}
+
+
 def export(recipe: Recipe, network: AnsweringNetwork, *, threshold: float | None = 0.5) -> onnx.ModelProto:
     model = to_onnx(network, image_side_px=SIDE)
     checkpoint = Checkpoint(model=recipe.model, image_side_px=SIDE, weights={}, lineage={"data_revision": "abc"})
     uncertainty = None if network.spread is None else UNCERTAINTY
-    calibration, selection = CALIBRATION | {"uncertainty": uncertainty}, {"T_clean": threshold}
+    calibration, selection = CALIBRATION | {"uncertainty": uncertainty}, make_threshold(threshold)
     describe_model(
         model, checkpoint=checkpoint, calibration=calibration, threshold=selection, metrics={"test": {"clean": {"roc_auc": 0.9}}}
     )
@@ -73,7 +78,7 @@ def photos(count: int = 7) -> np.ndarray:
 
 
 def bundle_of(model: onnx.ModelProto) -> ModelBundle:
-    return open_bundle(model.SerializeToString())
+    return open_bundle(seal(model.SerializeToString()))
 
 
 def test_the_file_answers_as_torch_does_at_any_batch_size(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
@@ -114,7 +119,7 @@ def test_the_prior_temperature_and_normalisation_are_inside(exported: tuple[Answ
 
 def test_the_file_says_what_it_is(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
     info = bundle_of(exported[1]).info
-    assert (info["image_side_px"], info["threshold"], info["lineage"]) == (SIDE, {"T_clean": 0.5}, {"data_revision": "abc"})
+    assert (info["image_side_px"], info["threshold"], info["lineage"]) == (SIDE, make_threshold(0.5), {"data_revision": "abc"})
     assert info["weather_classes"] == ["clear", "rain", "fog", "snow"]
     assert info["metrics"] == {"clean": {"roc_auc": 0.9}}
 
@@ -151,26 +156,67 @@ def test_without_dropout_the_file_has_no_spreads() -> None:
     assert not [name for name in bundle.predict(photos(2)) if name.endswith("_std")]
 
 
+def foreign_model() -> onnx.ModelProto:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "foreign", [value], [result])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def with_info(model: onnx.ModelProto, **changes: Any) -> onnx.ModelProto:
+    altered = onnx.ModelProto()
+    altered.CopyFrom(model)
+    (entry,) = [entry for entry in altered.metadata_props if entry.key == METADATA_KEY]
+    entry.value = json.dumps(json.loads(entry.value) | changes)
+    return altered
+
+
 def test_a_missing_broken_or_foreign_file_is_refused(tmp_path: Path, exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
     path = tmp_path / "best.onnx"
     with pytest.raises(UserError, match=r"no such model file\. Make one \(dvc repro\)"):
         open_bundle(path)
-    path.write_bytes(exported[1].SerializeToString()[:1000])
-    with pytest.raises(UserError, match="not a model that onnxruntime can open"):
-        open_bundle(path)
-    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
-    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "foreign", [value], [result])
-    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString())
-    with pytest.raises(UserError, match="not of this project"):
-        open_bundle(path)
-    altered = onnx.ModelProto()
-    altered.CopyFrom(exported[1])
-    (entry,) = [entry for entry in altered.metadata_props if entry.key == METADATA_KEY]
-    entry.value = json.dumps(json.loads(entry.value) | {"resize_contract": "letterbox"})
-    path.write_bytes(altered.SerializeToString())
-    with pytest.raises(UserError, match="Export it again"):
-        open_bundle(path)
+    for content, reason in (
+        (b"", "does not end in a seal"),
+        (b"some text", "does not end in a seal"),
+        (foreign_model().SerializeToString(), "does not end in a seal"),
+        (seal(exported[1].SerializeToString())[:-1], "altered or damaged"),
+        (seal(exported[1].SerializeToString())[:1000], "does not end in a seal"),
+        (seal(b"some text"), "not a model that onnxruntime can open"),
+        (seal(foreign_model().SerializeToString()), "not of this project"),
+        (seal(with_info(exported[1], resize_contract="letterbox").SerializeToString()), "Export it again"),
+        (seal(with_info(exported[1], format=1).SerializeToString()), "Export it again"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=reason) as refusal:
+            open_bundle(path)
+        assert str(refusal.value).startswith(f"{path}: ")
+
+
+def test_a_flipped_byte_is_found_wherever_it_lies(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
+    content = seal(exported[1].SerializeToString(deterministic=True))
+    places = np.linspace(0, len(content) - 1, 40).astype(int).tolist()
+    # The threshold in the metadata, and every part of the seal.
+    places += [content.index(b"T_clean"), content.index(b"T_clean") + 10, *range(len(content) - SEAL_BYTES, len(content))]
+    for place in places:
+        flipped = bytearray(content)
+        flipped[place] ^= 1
+        with pytest.raises(UserError, match="altered or damaged|does not end in a seal"):
+            open_bundle(bytes(flipped))
+    open_bundle(content)
+
+
+def test_without_the_seal_an_edited_threshold_would_pass(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
+    edited = with_info(exported[1], threshold={"T_clean": 0.1}).SerializeToString(deterministic=True)
+    with pytest.raises(UserError, match="altered or damaged"):
+        open_bundle(edited + seal(exported[1].SerializeToString(deterministic=True))[-SEAL_BYTES:])
+    # Integrity, not authenticity: a seal made anew is a good seal.
+    assert open_bundle(seal(edited)).threshold == 0.1
+
+
+def test_other_onnx_tools_read_a_sealed_file(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
+    model = onnx.load_from_string(seal(exported[1].SerializeToString()))
+    onnx.checker.check_model(model, full_check=True)
+    assert [entry.key for entry in model.metadata_props] == [METADATA_KEY, KEY.decode()]
 
 
 # ---- the model card

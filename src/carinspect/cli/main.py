@@ -1,7 +1,7 @@
 """Owns the command `carinspect`: its words and options. Each command imports its work when it is called, so that `--help` is instant."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -44,6 +44,58 @@ def describe(
         describe_root(what, sources or what / "sources.yaml", out)
     else:
         describe_table(what, root=root, sources=sources, out=out)
+
+
+@app.command()
+def score(
+    photos: Annotated[list[str], typer.Argument(help="Files, folders (with all below them) and globs; with --column one table.")],
+    out: Annotated[Path, typer.Option(help="The table to write: .csv, .jsonl or .parquet; with --engine ray a folder.")],
+    model: Annotated[Path, typer.Option(help="The model file.")] = Path("models/best.onnx"),
+    column: Annotated[str | None, typer.Option(help="Column of a CSV or Parquet table that names the photos.")] = None,
+    root: Annotated[Path | None, typer.Option(help="What the column's names are relative to. Default: the table's folder.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Photos that the model sees at once.")] = 32,
+    workers: Annotated[int | None, typer.Option(min=1, help="Batches decoded and answered at once. Default: one a core.")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Cores that one batch's answer may take on a CPU.")] = 1,
+    device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: the GPU where onnxruntime can use one.")] = "auto",
+    engine: Annotated[Literal["local", "ray"], typer.Option(help="ray: a cluster over shared storage.")] = "local",
+    ray_address: Annotated[str | None, typer.Option(help="Of the cluster's head. Default: one started on this machine.")] = None,
+) -> None:
+    """Score photos into a table. Interrupted or killed, the same command goes on where it was.
+
+    Exit status 0: all scored, 1: some could not be read (their rows say why), 2: nothing was begun, and the reason said.
+    """
+    from carinspect.cli.exit_status import status_of
+    from carinspect.cli.score import ScoreOptions, score_photos
+
+    options = ScoreOptions(
+        out=out, model=model, column=column, root=root, batch=batch, workers=workers, threads=threads, device=device, engine=engine,
+        ray_address=ray_address,
+    )  # fmt: skip
+    raise typer.Exit(status_of(lambda: score_photos(photos, options)))
+
+
+@app.command("inspect")
+def inspect_model(
+    model: Annotated[Path, typer.Argument(help="A model file, e.g. models/best.onnx.")],
+    json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Say all that a model file knows of itself. One that is foreign, or altered since its export, is refused with the reason."""
+    from carinspect.cli.inspect import show_model
+
+    raise typer.Exit(show_model(model, as_json=json))
+
+
+@app.command()
+def drift(
+    log: Annotated[Path, typer.Argument(help="The log of histograms that a service wrote.")],
+    model: Annotated[Path, typer.Option(help="The model file that answered.")] = Path("models/best.onnx"),
+    since: Annotated[str | None, typer.Option(help="Only what was answered after this time, e.g. 2026-11-01T00:00:00 (UTC).")] = None,
+) -> None:
+    """Say whether photos in use are still like those on which the promise was proved. Exit status 1: they are not, 2: unknown."""
+    from carinspect.cli.drift import report_drift
+    from carinspect.cli.exit_status import status_of
+
+    raise typer.Exit(status_of(lambda: report_drift(log, model, since=since)))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import onnxruntime
 
 from carinspect.core.errors import UserError
 from carinspect.images.decode import RESIZE_CONTRACT
+from carinspect.inference.seal import check_seal
+from carinspect.inference.session import Device, open_session
 
-FORMAT = 1
+FORMAT = 2
 METADATA_KEY = "carinspect"
 
 
@@ -21,12 +24,21 @@ class ModelBundle:
 
     session: onnxruntime.InferenceSession
     info: dict[str, Any]
-    """All that the file says of itself: `image_side_px`, `tasks`, `weather_classes`, `threshold`, `calibration`, `lineage`, `metrics`."""
+    """All that the file says of itself; `carinspect inspect` prints it. export/describe.py writes it."""
+    sha256: str
+    """Of the whole file, as `sha256sum` prints it: the name of this very model."""
+    file_bytes: int
+    """Size of the file."""
 
     @property
     def threshold(self) -> float | None:
         """`p_clean` at or above this is clean; None when no threshold could be proved."""
         return self.info["threshold"]["T_clean"]
+
+    @property
+    def provider(self) -> str:
+        """Where the model runs: onnxruntime's own word, CPUExecutionProvider or CUDAExecutionProvider."""
+        return str(self.session.get_providers()[0])
 
     def predict(self, photos: np.ndarray, *, batch_size: int = 32) -> dict[str, np.ndarray]:
         """Named answers, float32, for uint8 photos of shape (N, side, side, 3) made by `images.decode.load_image`."""
@@ -36,16 +48,22 @@ class ModelBundle:
         return {name: np.concatenate([answer[place] for answer in answers]) for place, name in enumerate(names)}
 
 
-def open_bundle(model: Path | bytes) -> ModelBundle:
-    """Open a model file, or its bytes, on the CPU.
+def open_bundle(model: Path | bytes, *, device: Device = "cpu", threads: int | None = None) -> ModelBundle:
+    """Open a model file, or its bytes. device, threads: as in `session.open_session`.
 
-    Raises `UserError` when it is missing, is no model of this project, or was made for another resize contract.
+    Raises `UserError` when it is missing, foreign, altered since its export, made for another resize contract, or when `device` is out of
+    reach.
     """
-    if isinstance(model, Path) and not model.is_file():
-        raise UserError(f"{model}: no such model file. Make one (dvc repro) or pull one (dvc pull {model}).")
     name = model if isinstance(model, Path) else "the model"
+    content = _read(model) if isinstance(model, Path) else model
     try:
-        session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+        check_seal(content)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+    try:
+        session = open_session(content, device=device, threads=threads)
+    except UserError:
+        raise
     except Exception as error:  # onnxruntime's own exceptions share no public base
         raise UserError(f"{name}: not a model that onnxruntime can open ({' '.join(str(error).split())[:200]}).") from None
     metadata = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
@@ -55,4 +73,10 @@ def open_bundle(model: Path | bytes) -> ModelBundle:
     found = info.get("format"), info.get("resize_contract")
     if found != (FORMAT, RESIZE_CONTRACT):
         raise UserError(f"{name}: made for format and resize contract {found}, this code has {(FORMAT, RESIZE_CONTRACT)}. Export it again.")
-    return ModelBundle(session=session, info=info)
+    return ModelBundle(session=session, info=info, sha256=sha256(content).hexdigest(), file_bytes=len(content))
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise UserError(f"{path}: no such model file. Make one (dvc repro) or pull one (dvc pull {path}).")
+    return path.read_bytes()

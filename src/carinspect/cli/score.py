@@ -1,0 +1,157 @@
+"""Owns `carinspect score`: photos in, a table of their answers out, on this machine or on a Ray cluster."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from carinspect.core.errors import UserError
+from carinspect.core.machine import usable_cores
+from carinspect.inference.batches import batch_count, score_batches
+from carinspect.inference.bundle import open_bundle
+from carinspect.inference.journal import Journal
+from carinspect.inference.listing import Listing, list_column, list_photos
+from carinspect.inference.predictor import Predictor, make_predictor
+from carinspect.inference.ray_engine import connect, score_shards
+from carinspect.inference.rows import COLUMNS, FORMATS, Row, check_format
+from carinspect.inference.session import CPU, CUDA, Device
+from carinspect.inference.shards import open_folder
+
+ALL_SCORED, SOME_UNREADABLE, INTERRUPTED = 0, 1, 130
+_SHARD_PHOTOS = 1024
+_DECISION, _ERROR = COLUMNS.index("decision"), COLUMNS.index("error")
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """The command's options; each is explained in cli/main.py."""
+
+    out: Path
+    model: Path
+    column: str | None
+    root: Path | None
+    batch: int
+    workers: int | None
+    threads: int
+    device: Device
+    engine: Literal["local", "ray"]
+    ray_address: str | None
+
+
+def score_photos(photos: list[str], options: ScoreOptions) -> int:
+    """Score and print what came out; 0 when every photo was scored, 1 when some could not be read, 130 when interrupted."""
+    listing = _list(photos, options)
+    if options.engine == "ray":
+        return _score_on_ray(listing, options)
+    check_format(options.out)
+    predictor = make_predictor(open_bundle(options.model, device=options.device, threads=options.threads))
+    workers = options.workers or usable_cores()
+    _say(f"{options.model}: {_describe(predictor)}, {workers} workers")
+    with Journal(options.out, journal_header(predictor, listing, batch=options.batch)) as journal:
+        done = min(journal.batches * options.batch, len(listing.names))
+        if done:
+            _say(f"{journal.path}: going on after {done:,} of {len(listing.names):,} photos")
+        started = time.monotonic()
+        numbers = range(journal.batches, batch_count(listing, batch=options.batch))
+        try:
+            with tqdm(desc="scoring", total=len(listing.names), initial=done, unit="photo", disable=None) as progress:
+                for rows in score_batches(predictor, listing, numbers, batch=options.batch, workers=workers):
+                    journal.append(rows)
+                    progress.update(len(rows))
+        except KeyboardInterrupt:
+            _say(f"interrupted; the same command goes on from {journal.path}")
+            return INTERRUPTED
+        seconds = time.monotonic() - started
+        counts = _count(journal.rows())
+        journal.finish()
+    speed = f", {(len(listing.names) - done) / seconds:.0f} photos/s" if len(numbers) else ""
+    return _conclude(counts, options.out, speed)
+
+
+def journal_header(predictor: Predictor, listing: Listing, *, batch: int) -> dict[str, Any]:
+    """All that decides the rows: a run with another header must not go on from this one's."""
+    return {
+        "model_sha256": predictor.bundle.sha256,
+        "provider": predictor.bundle.provider,
+        "batch": batch,
+        "columns": list(COLUMNS),
+        "photos": len(listing.names),
+        "photos_sha256": listing.digest,
+    }
+
+
+def _list(photos: list[str], options: ScoreOptions) -> Listing:
+    if options.column is None:
+        if options.root is not None:
+            raise UserError(f"--root is {str(options.root)!r}, but only --column takes names relative to a folder.")
+        listing = list_photos(photos)
+    elif len(photos) != 1:
+        raise UserError(f"--column wants one table, and {len(photos)} were given.")
+    else:
+        listing = list_column(Path(photos[0]), options.column, root=options.root)
+    if listing.skipped:
+        _say(f"{listing.skipped:,} files without a photo's suffix are left out")
+    return listing
+
+
+def _describe(predictor: Predictor) -> str:
+    place = "on the GPU" if predictor.bundle.provider == CUDA else "on the CPU"
+    return f"{_describe_rule(predictor)}; {place} ({predictor.bundle.provider})"
+
+
+def _describe_rule(predictor: Predictor) -> str:
+    rule = predictor.rule
+    if rule.T_clean is None:
+        word = "no threshold could be proved, so nothing is called clean"
+    elif rule.promise is None:
+        word = f"clean when p_clean >= {rule.T_clean:.4f}, which promises nothing"
+    else:
+        word = f"clean when p_clean >= {rule.T_clean:.4f}, which promises a precision of {rule.promise['precision']:g}"
+    return f"{predictor.bundle.sha256[:12]}, {word}"
+
+
+def _score_on_ray(listing: Listing, options: ScoreOptions) -> int:
+    if options.out.suffix.lower() in FORMATS:
+        raise UserError(f"--out is {str(options.out)!r}. With --engine ray it is a folder of Parquet files, e.g. scores/.")
+    predictor = make_predictor(open_bundle(options.model, threads=options.threads))
+    cpus, gpus = connect(options.ray_address)
+    if options.device == "cuda" and not gpus:
+        raise UserError("--device cuda: the cluster has no GPU.")
+    device: Device = "cuda" if gpus and options.device != "cpu" else "cpu"
+    actors = options.workers or (gpus if device == "cuda" else max(1, cpus // options.threads))
+    _say(f"{options.model}: {_describe_rule(predictor)}; on {actors} Ray actors, each with {'a GPU' if device == 'cuda' else 'the CPU'}")
+    shard = max(1, _SHARD_PHOTOS // options.batch) * options.batch
+    header = journal_header(predictor, listing, batch=options.batch) | {"provider": CUDA if device == "cuda" else CPU, "shard": shard}
+    open_folder(options.out, header)
+    scored = score_shards(
+        listing, out=options.out, model=options.model, model_sha256=predictor.bundle.sha256, device=device, threads=options.threads,
+        batch=options.batch, shard=shard, actors=actors,
+    )  # fmt: skip
+    with tqdm(desc="scoring", total=len(listing.names), unit="photo", disable=None) as progress:
+        for photos in scored:
+            progress.update(photos)
+    shards = (pq.read_table(path, columns=list(COLUMNS)) for path in sorted(options.out.glob("part-*.parquet")))
+    return _conclude(_count([list(row.values()) for row in table.to_pylist()] for table in shards), options.out, "")
+
+
+def _count(batches: Iterable[list[Row]]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for rows in batches:
+        counts.update("unreadable" if row[_ERROR] is not None else row[_DECISION] or "undecided" for row in rows)
+    return counts
+
+
+def _conclude(counts: Counter[str], out: Path, speed: str) -> int:
+    said = ", ".join(f"{count:,} {word}" for word, count in sorted(counts.items()))
+    print(f"{out}: {counts.total():,} photos: {said}{speed}")
+    return SOME_UNREADABLE if counts["unreadable"] else ALL_SCORED
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr)

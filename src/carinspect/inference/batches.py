@@ -1,0 +1,58 @@
+"""Owns scoring batches of photos on this machine: decoded and answered in parallel, in order, in bounded memory."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from carinspect.images.decode import PhotoError
+from carinspect.inference.listing import Listing
+from carinspect.inference.predictor import Predictor
+from carinspect.inference.rows import Row, row_of, row_of_error
+
+
+def batch_count(listing: Listing, *, batch: int) -> int:
+    """Batches of `batch` photos, the last one smaller."""
+    return -(-len(listing.names) // batch)
+
+
+def score_listing(predictor: Predictor, listing: Listing, *, batch: int) -> list[Row]:
+    """The rows of a short listing, batch after batch."""
+    numbers = range(batch_count(listing, batch=batch))
+    return [row for number in numbers for row in score_batch(predictor, listing, number, batch=batch)]
+
+
+def score_batch(predictor: Predictor, listing: Listing, number: int, *, batch: int) -> list[Row]:
+    """The rows of batch `number`. Which photos a batch holds is fixed by the listing alone, and so are the answers to the last bit."""
+    places = range(number * batch, min((number + 1) * batch, len(listing.names)))
+    photos: dict[int, np.ndarray] = {}
+    rows: dict[int, Row] = {}
+    for place in places:
+        try:
+            photos[place] = predictor.load(listing.path(place))
+        except PhotoError as error:
+            rows[place] = row_of_error(listing.names[place], str(error))
+    if photos:
+        for place, answer in zip(photos, predictor.answer(np.stack(list(photos.values()))), strict=True):
+            rows[place] = row_of(listing.names[place], answer)
+    return [rows[place] for place in places]
+
+
+def score_batches(predictor: Predictor, listing: Listing, numbers: range, *, batch: int, workers: int) -> Iterator[list[Row]]:
+    """The rows of each batch in `numbers`, in order.
+
+    Each worker is a thread that decodes a batch and answers it: Pillow and onnxruntime both let go of the interpreter's lock, and a
+    killed process leaves none behind. At most 2 x `workers` batches are begun and not yet handed over.
+    """
+    pool = ThreadPoolExecutor(workers)
+    begun: deque[Future[list[Row]]] = deque()
+    try:
+        for number in numbers:
+            begun.append(pool.submit(score_batch, predictor, listing, number, batch=batch))
+            if len(begun) == 2 * workers:
+                yield begun.popleft().result()
+        while begun:
+            yield begun.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,107 @@
+"""Owns the file beside a table of scores in the making, from which the same command goes on after a kill.
+
+A header line, then a line of JSON for each batch, in order. A line counts once it is whole, so that whatever moment a kill takes, the file
+holds each finished batch once and no other. A power cut may take the last lines with it; the batches are then scored again.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from carinspect.core.errors import UserError
+from carinspect.inference.rows import Row, write_rows
+
+
+def journal_path(out: Path) -> Path:
+    """Beside `out`."""
+    return out.with_name(f"{out.name}.partial")
+
+
+def refuse_another(found: Any, header: dict[str, Any], path: Path) -> None:
+    """Raise `UserError` unless `found`, the header in the file `path`, is `header`."""
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a file that scoring left behind. Move it away, or choose another --out.")
+    other = sorted(key for key in header | found if header.get(key) != found.get(key))
+    if other:
+        was = ", ".join(f"{key.replace('_', ' ')} {found.get(key)}, now {header.get(key)}" for key in other)
+        raise UserError(f"{path}: begun otherwise: {was}. Repeat that command to go on, or delete what it left to begin anew.")
+
+
+class Journal:
+    """Opened for `out`, for one process alone. `header`: all that decides the rows; plain values."""
+
+    def __init__(self, out: Path, header: dict[str, Any]) -> None:
+        """Raises `UserError` when another process works on `out`, or when what lies there was begun with another header."""
+        self.out, self.path = out, journal_path(out)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: BinaryIO = self.path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise UserError(f"{self.path}: another process is writing it. Wait for it, or end it.") from None
+        try:
+            self.batches = self._go_on(header)
+            """How many are in it already."""
+        except UserError:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+    def append(self, rows: list[Row]) -> None:
+        """Add the next batch."""
+        self._write(rows)
+        self.batches += 1
+
+    def rows(self) -> Iterator[list[Row]]:
+        """All batches so far, in order."""
+        with self.path.open("rb") as file:
+            next(file)
+            yield from map(json.loads, file)
+
+    def finish(self) -> None:
+        """Turn the journal into `out`, whole or not at all, and take it away."""
+        finishing = self.out.with_name(f"{self.out.name}.finishing")
+        write_rows(self.rows(), finishing, suffix=self.out.suffix.lower())
+        with finishing.open("rb") as file:
+            os.fsync(file.fileno())
+        finishing.replace(self.out)
+        self.path.unlink()
+
+    def _go_on(self, header: dict[str, Any]) -> int:
+        """Cut off what a kill left half written; the number of whole batches."""
+        self._file.seek(0)
+        first = self._file.readline()
+        if not first.endswith(b"\n"):
+            # Empty, or killed within the header, before any batch.
+            self._file.truncate(0)
+            self._write(header)
+            return 0
+        refuse_another(_parse(first), header, self.path)
+        whole, batches = self._file.tell(), 0
+        while isinstance(_parse(line := self._file.readline()), list):
+            whole, batches = whole + len(line), batches + 1
+        self._file.truncate(whole)
+        return batches
+
+    def _write(self, content: Any) -> None:
+        self._file.write(json.dumps(content, separators=(",", ":")).encode() + b"\n")
+        # Handed to the system, which outlives a kill of this process.
+        self._file.flush()
+
+
+def _parse(line: bytes) -> Any:
+    """The JSON of a whole line, None for any other."""
+    try:
+        return json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None

@@ -1,0 +1,108 @@
+"""Owns which photos are to be scored: files, folders, globs or a table's column, in one order on every machine."""
+
+import glob
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import pandas as pd
+
+from carinspect.core.errors import UserError, did_you_mean
+from carinspect.images.decode import SUFFIXES
+
+TABLES = (".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Photos, each once, in the order asked for."""
+
+    names: tuple[str, ...]
+    """As the answers name them: the path as given or found, or what the table says."""
+    folder: Path
+    """What `names` are relative to."""
+    skipped: int
+    """Files in the folders that no photo's suffix marks."""
+
+    def path(self, place: int) -> Path:
+        """Where photo number `place` lies."""
+        return self.folder / self.names[place]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the names in their order."""
+        return sha256("\0".join(self.names).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def list_photos(words: Sequence[str]) -> Listing:
+    """Files as they come, folders with all below them and globs (`**` too) sorted by name; one that is met twice counts once.
+
+    Folders and globs give what has a photo's suffix, and folders no name with a leading dot; a file that is named itself is always taken.
+    Links to folders are not followed. Raises `UserError` for a word that is nothing of these, and when no photo is found.
+    """
+    names: list[str] = []
+    skipped = 0
+    for word in words:
+        if Path(word).is_file():
+            _refuse_table(word)
+            names.append(word)
+            continue
+        found = [word] if Path(word).is_dir() else sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - Path.glob refuses absolute ones
+        if not found:
+            raise UserError(f"{word}: no such file or folder, and no glob that matches one.")
+        for item in found:
+            taken, others = _photos_below(item) if Path(item).is_dir() else _photos_of([item])
+            names += taken
+            skipped += others
+    if not names:
+        raise UserError(f"no photo in {', '.join(words)} ({skipped:,} other files). Suffixes of photos: {' '.join(sorted(SUFFIXES))}.")
+    return Listing(_each_once(names), Path(), skipped)
+
+
+def _refuse_table(word: str) -> None:
+    if Path(word).suffix.lower() in TABLES:
+        raise UserError(f"{word}: a table. Say which of its columns names the photos: --column image_path.")
+
+
+def list_column(table: Path, column: str, *, root: Path | None) -> Listing:
+    """The photos that `column` of a CSV or Parquet table names, relative to `root`, or to the table's folder when None.
+
+    Raises `UserError` when the table or the column is missing, and for a blank name, with its row.
+    """
+    if not table.is_file() or table.suffix.lower() not in TABLES:
+        raise UserError(f"{table}: no such table. --column wants one ending in {' or '.join(TABLES)}.")
+    try:
+        rows = pd.read_parquet(table) if table.suffix.lower() == ".parquet" else pd.read_csv(table, dtype=str, keep_default_na=False)
+    except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
+        raise UserError(f"{table}: not a readable table: {' '.join(str(error).split())}") from None
+    if column not in rows.columns:
+        raise UserError(f"{table}: no column '{column}'. {did_you_mean(column, map(str, rows.columns))}")
+    names = rows[column].fillna("").astype(str).tolist()
+    if not names:
+        raise UserError(f"{table}: no row, so no photo to score.")
+    for row, name in enumerate(names, start=1):
+        if not name.strip() or "\0" in name:
+            raise UserError(f"{table}: {column} has the value {name!r} in row {row}, which names no photo.")
+    return Listing(_each_once(names), table.parent if root is None else root, 0)
+
+
+def _photos_below(folder: str) -> tuple[list[str], int]:
+    names, skipped = [], 0
+    for parent, folders, files in os.walk(folder):
+        # os.walk goes on through the list that it handed out.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        photos, others = _photos_of(sorted(name for name in files if not name.startswith(".")))
+        names += [os.path.join(parent, name) for name in photos]  # noqa: PTH118 - keeps the folder as it was written
+        skipped += others
+    return names, skipped
+
+
+def _photos_of(files: list[str]) -> tuple[list[str], int]:
+    photos = [name for name in files if Path(name).suffix.lower() in SUFFIXES]
+    return photos, len(files) - len(photos)
+
+
+def _each_once(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))

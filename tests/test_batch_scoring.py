@@ -1,0 +1,408 @@
+"""Batch scoring and the decision: every photo once, in order, whatever kills the command; never another device, model or rule than said."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from carinspect.core.errors import UserError
+from carinspect.inference import journal, predictor, session
+from carinspect.inference.bundle import open_bundle
+from carinspect.inference.decision import DecisionRule, read_rule
+from carinspect.inference.listing import list_column, list_photos
+from carinspect.inference.predictor import make_predictor
+from carinspect.inference.rows import COLUMNS
+from carinspect.inference.shards import open_folder
+from conftest import THRESHOLD
+from test_cli import carinspect
+
+ROOT = Path(__file__).parent.parent
+RULE = DecisionRule(T_clean=0.7, T_low=0.3, T_high=0.7, promise={"precision": 0.95}, overridden=False)
+
+
+def draw_photos(folder: Path, count: int) -> Path:
+    """Photos in two folders, alternately; number 3 is no photo, and a text lies among them."""
+    for number in range(count):
+        path = folder / ("front", "rear")[number % 2] / f"{number:04}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((64, 48)).save(path)
+    (folder / "rear" / "0003.jpg").write_bytes(b"not a photo")
+    (folder / "notes.txt").write_text("washed on Monday")
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return draw_photos(tmp_path / "photos", 20)
+
+
+def score(photos: Path, model: Path, out: Path, *words: str | Path) -> None:
+    """Score with one unreadable photo among `photos`."""
+    done = carinspect("score", photos, "--model", model, "--out", out, "--batch", 3, "--device", "cpu", *words)
+    assert done.returncode == 1, done.stderr
+
+
+# ---- the rule
+
+
+def test_the_rule_says_clean_dirty_or_unsure_and_its_edges_belong_to_clean_and_unsure() -> None:
+    assert [RULE.decide(p) for p in (0.0, 0.29, 0.3, 0.69, 0.7, 1.0)] == ["dirty", "dirty", "unsure", "unsure", "clean", "clean"]
+    assert [RULE.label(p) for p in (0.69, 0.7)] == ["dirty", "clean"]
+
+
+def test_without_a_proved_threshold_nothing_is_called_clean() -> None:
+    rule = read_rule({"T_clean": None, "T_low": 0.3, "T_high": None, "proves": None})
+    assert (rule.decide(1.0), rule.label(1.0), rule.decide(0.1)) == ("unsure", None, "dirty")
+    assert read_rule({"T_clean": None, "T_low": None, "T_high": None, "proves": None}).decide(0.0) == "unsure"
+
+
+def test_an_override_ends_the_promise_and_its_own_numbers_do_not() -> None:
+    assert RULE.override(T_clean=0.7, T_low=0.3) == RULE
+    other = RULE.override(T_clean=0.6)
+    assert (other.T_clean, other.T_high, other.promise, other.overridden) == (0.6, 0.6, None, True)
+    assert RULE.override(T_high=0.9).label(0.8) == "clean"
+    assert RULE.override(T_high=0.9).decide(0.8) == "unsure"
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"T_clean": 1.2}, "T_clean has the value 1.2"),
+        ({"T_clean": float("nan")}, "T_clean has the value nan"),
+        ({"T_low": 0.8}, "T_low 0.8, T_clean 0.7, T_high 0.7: it must hold"),
+        ({"T_high": 0.6}, "it must hold that T_low <= T_clean <= T_high"),
+    ],
+)
+def test_a_senseless_override_is_refused(asked: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        RULE.override(**asked)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "message"),
+    [
+        (None, "lacks T_clean, T_low, T_high, proves"),
+        ({"T_clean": 0.5}, "lacks T_low, T_high, proves"),
+        (THRESHOLD | {"T_clean": "0.5"}, "T_clean has the value '0.5'"),
+        (THRESHOLD | {"T_clean": None}, "T_clean is None and T_high is 0.5"),
+        (THRESHOLD | {"T_clean": None, "T_high": None}, "promises a precision without a T_clean"),
+    ],
+)
+def test_a_missing_or_mismatched_threshold_is_refused_with_the_mend(threshold: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_rule(threshold)
+
+
+def test_an_answer_is_what_the_model_says(model_file: Path, photos: Path) -> None:
+    ready = make_predictor(open_bundle(model_file))
+    pixels = np.stack([ready.load(photos / "front" / f"{number:04}.jpg") for number in (0, 2)])
+    outputs = ready.bundle.predict(pixels)
+    for place, answer in enumerate(ready.answer(pixels)):
+        assert answer.p_clean == outputs["p_clean"][place]
+        assert answer.decision == ready.rule.decide(answer.p_clean)
+        assert list(answer.p_weather or {}) == ["clear", "rain", "fog", "snow"]
+        assert answer.weather == ["clear", "rain", "fog", "snow"][outputs["p_weather"][place].argmax()]
+        assert (answer.threshold, answer.damage) == (0.5, outputs["damage"][place])
+
+
+# ---- which photos
+
+
+def test_folders_globs_and_files_give_each_photo_once_in_one_order(photos: Path) -> None:
+    front, rear = (sorted(str(path) for path in (photos / folder).iterdir()) for folder in ("front", "rear"))
+    assert list(list_photos([str(photos)]).names) == front + rear
+    assert list_photos([str(photos)]).skipped == 1
+    assert list(list_photos([rear[0], str(photos / "**" / "*.jpg"), str(photos)]).names) == [rear[0], *front, *rear[1:]]
+    assert list_photos([str(photos / "*")]).skipped == 1
+    assert list(list_photos([str(photos / "notes.txt")]).names) == [str(photos / "notes.txt")]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_tables_column_is_relative_to_the_table_or_to_root(photos: Path, suffix: str) -> None:
+    names = ["rear/0001.jpg", "front/0000.jpg", "rear/0001.jpg"]
+    for folder in (photos, photos.parent):
+        rows, table = pd.DataFrame({"photo": names, "odometer": [1, 2, 3]}), folder / f"fleet{suffix}"
+        rows.to_csv(table, index=False) if suffix == ".csv" else rows.to_parquet(table)
+        listing = list_column(table, "photo", root=None if folder == photos else photos)
+        assert listing.names == ("rear/0001.jpg", "front/0000.jpg")
+        assert all(listing.path(place).is_file() for place in range(2))
+
+
+def test_what_names_no_photo_is_a_mistake(photos: Path, model_file: Path) -> None:
+    (photos / "blank.csv").write_text('image_path\nfront/0000.jpg\n""\n')
+    out = photos / "scores.csv"
+    for words, message in (
+        ([photos / "nothing"], "no such file or folder, and no glob that matches one"),
+        ([photos / "*.txt"], "no photo in"),
+        ([photos / "blank.csv"], "Say which of its columns names the photos"),
+        ([photos / "blank.csv", "--column", "image_pth"], "no column 'image_pth'. Did you mean 'image_path'?"),
+        ([photos / "blank.csv", "--column", "image_path"], "the value '' in row 2"),
+        ([photos, "--root", photos], "only --column takes names relative"),
+        ([photos, photos, "--column", "image_path"], "wants one table, and 2 were given"),
+    ):
+        done = carinspect("score", *words, "--model", model_file, "--out", out)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+    assert not out.exists()
+
+
+# ---- the table of scores
+
+
+def test_every_photo_has_a_row_and_an_unreadable_one_its_reason(photos: Path, model_file: Path, tmp_path: Path) -> None:
+    score(photos, model_file, tmp_path / "scores.csv")
+    table = pd.read_csv(tmp_path / "scores.csv")
+    assert list(table.columns) == list(COLUMNS)
+    assert list(table["image_path"]) == list(list_photos([str(photos)]).names)
+    broken = table[table["error"].notna()]
+    assert list(broken["image_path"]) == [str(photos / "rear" / "0003.jpg")]
+    assert "not a photo in a known format" in broken["error"].iloc[0]
+    assert broken[["p_clean", "decision", "weather"]].isna().all(axis=None)
+    ready = make_predictor(open_bundle(model_file))
+    sound = table[table["error"].isna()]
+    alone = [ready.answer(ready.load(Path(path))[None])[0] for path in sound["image_path"]]
+    assert np.allclose(sound["p_clean"], [answer.p_clean for answer in alone], atol=2e-6)
+    assert list(sound["decision"]) == [answer.decision for answer in alone]
+
+
+def test_the_formats_hold_the_same_rows(photos: Path, model_file: Path, tmp_path: Path) -> None:
+    for suffix in ("csv", "jsonl", "parquet"):
+        score(photos, model_file, tmp_path / f"scores.{suffix}")
+    table = pd.read_csv(tmp_path / "scores.csv")
+    lines = pd.DataFrame([json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()])
+    parquet = pq.read_table(tmp_path / "scores.parquet").to_pandas()
+    for other in (lines, parquet):
+        assert list(other.columns) == list(COLUMNS)
+        for column in COLUMNS:
+            assert other[column].isna().equals(table[column].isna()), column
+            assert list(other[column].dropna()) == list(table[column].dropna()), column
+
+
+def test_workers_and_threads_change_no_byte(photos: Path, model_file: Path, tmp_path: Path) -> None:
+    for workers, threads in ((1, 1), (4, 1), (2, 2)):
+        score(photos, model_file, tmp_path / f"{workers}{threads}.csv", "--workers", workers, "--threads", threads)
+    assert (tmp_path / "11.csv").read_bytes() == (tmp_path / "41.csv").read_bytes() == (tmp_path / "22.csv").read_bytes()
+
+
+def test_all_scored_is_status_0_and_a_file_name_need_not_be_utf_8(model_file: Path, tmp_path: Path) -> None:
+    folder = draw_photos(tmp_path / "photos", 4)
+    (folder / "rear" / "0003.jpg").unlink()
+    (folder / "front" / "0000.jpg").rename(folder / "front" / os.fsdecode(b"caf\xe9.jpg"))
+    for suffix in ("csv", "jsonl", "parquet"):
+        done = carinspect("score", folder, "--model", model_file, "--out", tmp_path / f"scores.{suffix}")
+        assert done.returncode == 0, done.stderr
+    assert b"caf\xe9.jpg" in (tmp_path / "scores.csv").read_bytes()
+    assert "caf\\xe9.jpg" in pq.read_table(tmp_path / "scores.parquet")["image_path"][1].as_py()
+
+
+def test_no_more_photos_are_in_memory_than_the_workers_hold(photos: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from carinspect.inference.batches import batch_count, score_batches
+
+    begun: list[Any] = []
+    real = predictor.load_image
+    monkeypatch.setattr(predictor, "load_image", lambda source, side: begun.append(source) or real(source, side))
+    listing = list_photos([str(photos)])
+    scored = score_batches(make_predictor(open_bundle(model_file)), listing, range(batch_count(listing, batch=2)), batch=2, workers=1)
+    next(scored)
+    time.sleep(0.2)
+    assert len(begun) <= 4
+    assert len([row for rows in scored for row in rows]) == 18
+    assert len(begun) == 20
+
+
+# ---- killed, and repeated
+
+
+def whole_journal(photos: Path, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """What a run leaves behind that is killed after its last photo."""
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "finish", lambda self: None)
+        score(photos, model, out)
+    return journal.journal_path(out).read_bytes()
+
+
+def resumed(photos: Path, model: Path, out: Path, left: bytes) -> bytes:
+    out.unlink(missing_ok=True)
+    journal.journal_path(out).write_bytes(left)
+    score(photos, model, out)
+    assert not journal.journal_path(out).exists()
+    return out.read_bytes()
+
+
+def test_cut_at_any_byte_the_same_command_ends_the_same(photos: Path, model_file: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    out = tmp_path / "scores.csv"
+    left = whole_journal(photos, model_file, out, monkeypatch)
+    score(photos, model_file, tmp_path / "uninterrupted.csv")
+    expected = (tmp_path / "uninterrupted.csv").read_bytes()
+    ends = [place + 1 for place, byte in enumerate(left) if byte == ord("\n")]
+    for cut in {0, 10, *ends, *(end - 1 for end in ends), *(end + 5 for end in ends[:-1])}:
+        assert resumed(photos, model_file, out, left[:cut]) == expected, cut
+    # A power cut can leave zeros where the last lines should be.
+    assert resumed(photos, model_file, out, left[: ends[3]] + bytes(100)) == expected
+
+
+def test_that_check_sees_a_half_written_batch_that_counts(photos: Path, model_file: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    out = tmp_path / "scores.csv"
+    left = whole_journal(photos, model_file, out, monkeypatch)
+    score(photos, model_file, tmp_path / "uninterrupted.csv")
+    whole: Callable[[bytes], Any] = journal._parse
+    monkeypatch.setattr(journal, "_parse", lambda line: whole(line) if line.endswith(b"\n") or not line else [])
+    with pytest.raises(json.JSONDecodeError):
+        resumed(photos, model_file, out, left[:-20])
+
+
+def test_what_is_scored_is_not_scored_again(photos: Path, model_file: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    left = whole_journal(photos, model_file, tmp_path / "scores.csv", monkeypatch)
+    read: list[Path] = []
+    real = predictor.load_image
+    monkeypatch.setattr(predictor, "load_image", lambda source, side: read.append(source) or real(source, side))
+    resumed(photos, model_file, tmp_path / "scores.csv", b"".join(left.splitlines(keepends=True)[:5]))
+    assert [str(path) for path in sorted(read)] == sorted(list_photos([str(photos)]).names[12:])
+
+
+@pytest.mark.slow
+def test_kill_9_at_several_moments_then_the_same_command(model_file: Path, tmp_path: Path) -> None:
+    folder = draw_photos(tmp_path / "photos", 300)
+    score(folder, model_file, tmp_path / "uninterrupted.csv")
+    out = tmp_path / "scores.csv"
+    words = ["score", folder, "--model", model_file, "--out", out, "--batch", 3, "--device", "cpu", "--workers", 1]
+    command = [sys.executable, "-m", "carinspect.cli.main", *map(str, words)]
+    kills = 0
+    for lines in (1, 20, 60, 90):
+        process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT / "src")}, stderr=subprocess.DEVNULL)
+        while process.poll() is None and (not (left := journal.journal_path(out)).exists() or left.read_bytes().count(b"\n") <= lines):
+            time.sleep(0.001)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        assert not out.exists() or process.returncode == 1
+    assert kills >= 2
+    score(folder, model_file, out)
+    assert out.read_bytes() == (tmp_path / "uninterrupted.csv").read_bytes()
+
+
+def test_another_model_other_photos_or_other_options_refuse_to_go_on(
+    photos: Path, model_file: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    out = tmp_path / "scores.csv"
+    left = whole_journal(photos, model_file, out, monkeypatch)
+    for words, key in ((["--batch", 4], "batch 3, now 4"), ([model_file], "photos 20, now 21")):
+        done = carinspect("score", photos, "--model", model_file, "--out", out, *(["--batch", 3] if "--batch" not in words else []), *words)
+        assert done.returncode == 2
+        assert key in done.stderr
+        assert "delete what it left to begin anew" in done.stderr
+    journal.journal_path(out).write_bytes(left.replace(b'"model_sha256":"', b'"model_sha256":"0'))
+    done = carinspect("score", photos, "--model", model_file, "--out", out, "--batch", 3)
+    assert done.returncode == 2
+    assert "model sha256" in done.stderr
+    assert not out.exists()
+
+
+def test_two_commands_never_write_one_table(photos: Path, model_file: Path, tmp_path: Path) -> None:
+    with journal.Journal(tmp_path / "scores.csv", {}):
+        done = carinspect("score", photos, "--model", model_file, "--out", tmp_path / "scores.csv")
+    assert done.returncode == 2
+    assert "another process is writing it" in done.stderr
+
+
+def test_a_foreign_file_in_the_journals_place_is_left_alone(photos: Path, model_file: Path, tmp_path: Path) -> None:
+    place = journal.journal_path(tmp_path / "scores.csv")
+    place.write_text("my notes\n")
+    done = carinspect("score", photos, "--model", model_file, "--out", tmp_path / "scores.csv")
+    assert done.returncode == 2
+    assert place.read_text() == "my notes\n"
+
+
+# ---- the device
+
+
+def test_cuda_that_is_not_there_is_an_error(photos: Path, model_file: Path, tmp_path: Path) -> None:
+    if session.CUDA in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    done = carinspect("score", photos, "--model", model_file, "--out", tmp_path / "scores.csv", "--device", "cuda")
+    assert done.returncode == 2
+    assert "Install onnxruntime-gpu" in done.stderr
+    assert "on the CPU (CPUExecutionProvider)" in carinspect("score", photos, "--model", model_file, "--out", tmp_path / "s.csv").stderr
+
+
+def test_a_silent_fallback_from_the_gpu_is_found(model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [session.CUDA, session.CPU])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    # As onnxruntime does when a library is missing: asked for CUDA, it gives a session on the CPU.
+    monkeypatch.setattr(
+        onnxruntime, "InferenceSession", lambda content, options, providers: real(content, options, providers=[session.CPU])
+    )
+    with pytest.raises(UserError, match="fell back to the CPU"):
+        open_bundle(model_file, device="cuda")
+    assert open_bundle(model_file, device="auto").provider == session.CPU
+
+
+# ---- on a cluster
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Two nodes' worth of Ray's processes with one CPU each; the address of their head, which is this machine's own.
+
+    Ray looks for a head said to be on 127.0.0.1 at this machine's own address, and finds none there.
+    """
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    nodes.add_node(**node)
+    yield nodes.address
+    nodes.shutdown()
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_answers_of_one_machine(model_file: Path, tmp_path: Path, cluster: str) -> None:
+    folder = draw_photos(tmp_path / "photos", 100)
+    score(folder, model_file, tmp_path / "local.parquet")
+    expected = pq.read_table(tmp_path / "local.parquet")
+
+    def score_on_cluster(*, shard_photos: int, out: str) -> subprocess.CompletedProcess[str]:
+        code = f"import carinspect.cli.score as s, carinspect.cli.main as m; s._SHARD_PHOTOS = {shard_photos}; m.run()"
+        words = ["score", folder, "--model", model_file, "--out", tmp_path / out, "--batch", 3, "--engine", "ray", "--ray-address", cluster]
+        return subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False, timeout=300)
+
+    done = score_on_cluster(shard_photos=30, out="scores")
+    assert (done.returncode, done.stdout.count("1 unreadable")) == (1, 1), done.stderr
+    assert "on 2 Ray actors" in done.stderr
+    shards = sorted((tmp_path / "scores").glob("*.parquet"))
+    assert len(shards) == 4
+    assert pq.read_table(tmp_path / "scores").equals(expected)
+
+    # What a killed job left is kept, and what is missing is made again.
+    shards[1].unlink()
+    before = {path: path.stat().st_mtime_ns for path in shards if path.exists()}
+    assert score_on_cluster(shard_photos=30, out="scores").returncode == 1
+    assert pq.read_table(tmp_path / "scores").equals(expected)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_folder_that_holds_other_things_is_no_place_for_shards(photos: Path) -> None:
+    with pytest.raises(UserError, match="a folder that holds other things"):
+        open_folder(photos, {"shard": 3})
+    open_folder(photos / "scores", {"shard": 3})
+    open_folder(photos / "scores", {"shard": 3})
+    with pytest.raises(UserError, match="begun otherwise: shard 3, now 4"):
+        open_folder(photos / "scores", {"shard": 4})
+    with pytest.raises(UserError, match="a file. With --engine ray"):
+        open_folder(photos / "notes.txt", {"shard": 3})
