@@ -15,7 +15,7 @@ from carinspect.core.errors import UserError
 from carinspect.core.params import parse_section
 from carinspect.core.tables import DATASET_COLUMNS, read_table
 from carinspect.core.tasks import SPREAD, TASKS, WEATHER_CLASSES
-from carinspect.evaluation.calibration import TEMPERATURE_BOUNDS, add_probabilities, fit_calibration, fit_temperature
+from carinspect.evaluation.calibration import add_probabilities, fit_calibration, fit_temperature
 from carinspect.evaluation.confidence_plot import write_confidence_plot
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.curves import make_curves, write_curves
