@@ -70,8 +70,11 @@ class ServiceConfig(Section):
     """Asked for as `Authorization: Bearer …` wherever a photo, the model or a figure is concerned. None: the service is open."""
     allow_urls: bool = False
     """Whether /predict/url fetches photos."""
-    allowed_url_hosts: tuple[str, ...] = ()
-    """Hosts that it may fetch from: `a.example.org`, `.example.org` for all below, `host:8443` for another port. Empty: any public one."""
+    allowed_url_hosts: str = ""
+    """Hosts that it may fetch from, with commas between; empty: any public one.
+
+    `photos.example.org` names one, `.example.org` all below it, `photos.example.org:8443` another port than 80 or 443.
+    """
     url_timeout_s: float = Field(10.0, gt=0)
     """For one photo, redirects included."""
     explain_grid: int = Field(8, ge=0, le=16)
@@ -92,6 +95,11 @@ class ServiceConfig(Section):
         return int(self.max_upload_mb * 1_000_000)
 
     @property
+    def url_hosts(self) -> tuple[str, ...]:
+        """`allowed_url_hosts`, taken apart at its commas."""
+        return tuple(host.strip().lower() for host in self.allowed_url_hosts.split(",") if host.strip())
+
+    @property
     def compute_threads(self) -> int:
         return self.threads or max(1, usable_cores() // self.workers)
 
@@ -105,8 +113,6 @@ def read_config(environment: Mapping[str, str]) -> ServiceConfig:
             continue
         if about.annotation is bool:
             values[field] = _WORDS.get(text.lower(), text.lower())
-        elif field == "allowed_url_hosts":
-            values[field] = tuple(host.strip().lower() for host in text.split(",") if host.strip())
         else:
             values[field] = text
     try:

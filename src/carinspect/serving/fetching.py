@@ -114,7 +114,7 @@ class Fetcher:
         return parts.scheme, host, port, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
     def _check_host(self, host: str, port: int, *, usual: bool) -> None:
-        allowed = self._config.allowed_url_hosts
+        allowed = self._config.url_hosts
         names = (host, f".{host}") if usual else (f"{host}:{port}", f".{host}:{port}")
         if any(names[0] == entry or (entry.startswith(".") and names[1].endswith(entry)) for entry in allowed):
             return

@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 _NEVER = tuple(
     ip_network(network)
     for network in (
+        "192.0.0.0/24",  # protocol assignments; Oracle's metadata service, which Python calls global
         "168.63.129.16/32",  # Azure's WireServer: a public number with a machine's secrets behind it
         "64:ff9b::/96",  # NAT64: an IPv4 address inside, which this machine's gateway may lead to
         "64:ff9b:1::/48",
@@ -20,7 +21,9 @@ def is_public(address: str) -> bool:
     """Whether an IP address is one of the open internet: not private, loopback, link-local (cloud metadata), multicast or reserved."""
     try:
         found: IPv4Address | IPv6Address = ip_address(address)
-    except ValueError:  # e.g. a scope, fe80::1%eth0
+    except ValueError:
+        return False
+    if isinstance(found, IPv6Address) and found.scope_id is not None:
         return False
     if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
         found = found.ipv4_mapped
