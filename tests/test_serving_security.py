@@ -25,10 +25,13 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import SecretStr
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from carinspect.serving import service
 from carinspect.serving.app import create_app
 from carinspect.serving.config import ServiceConfig
-from carinspect.serving.fetching import Fetcher
+from carinspect.serving.fetching import Fetcher, resolve
 from carinspect.serving.public_address import is_public
 from carinspect.serving.refusals import RefusalError
 from carinspect.serving.uploads import UploadMemory
@@ -280,7 +283,7 @@ def test_where_there_is_a_token_everything_that_matters_asks_for_it(model: Path)
         ("GET", "/metrics", {}),
         ("POST", "/admin/reload", {}),
     ]
-    with TestClient(create_app(ServiceConfig.model_validate({"model_path": model, "api_token": _secret()}))) as client:
+    with TestClient(create_app(ServiceConfig(model_path=model, api_token=SecretStr(TOKEN)))) as client:
         for method, path, body in asks:
             for given_token in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}, {"Authorization": f"Bearer {TOKEN}x"}):
                 refused = client.request(method, path, headers=given_token, **body)
@@ -291,19 +294,11 @@ def test_where_there_is_a_token_everything_that_matters_asks_for_it(model: Path)
             assert client.get(path).status_code == 200
 
 
-def _secret() -> Any:
-    from pydantic import SecretStr
-
-    return SecretStr(TOKEN)
-
-
 def test_tokens_are_compared_in_constant_time(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from carinspect.serving import service
-
     seen = []
     compare = service.hmac.compare_digest
     monkeypatch.setattr(service.hmac, "compare_digest", lambda *both: seen.append(both) or compare(*both))
-    with TestClient(create_app(ServiceConfig(model_path=model, api_token=_secret()))) as client:
+    with TestClient(create_app(ServiceConfig(model_path=model, api_token=SecretStr(TOKEN)))) as client:
         client.get("/model", headers={"Authorization": "Bearer x"})
     assert seen == [(b"Bearer x", f"Bearer {TOKEN}".encode())]
 
@@ -456,8 +451,6 @@ def test_a_server_that_misbehaves_is_refused(path: str, reason: str) -> None:
     ],
 )
 def test_a_url_that_leads_inside_is_refused_before_anything_is_sent(url: str, reason: str) -> None:
-    from carinspect.serving.fetching import resolve
-
     with pytest.raises(RefusalError, match=reason):
         fetch(url, allows=is_public, resolver=resolve)
 
@@ -556,7 +549,8 @@ def test_the_interface_keeps_to_its_description(model: Path) -> None:
         def try_one(case: Any) -> None:
             nonlocal tried
             tried += 1
-            case.call_and_validate()
+            # A description cannot say what makes a file a photo, so it calls some right that are not.
+            case.call_and_validate(excluded_checks=[positive_data_acceptance])
 
         try_one()
     assert tried > 60
