@@ -6,7 +6,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast lint format repro-real metrics plots
+.PHONY: help setup repro test test-fast lint format repro-real metrics plots remote check-lock summary job
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -45,6 +45,29 @@ format: $(VENV)/installed-tests  ## let the formatter and the linter mend what t
 metrics: setup  ## what changed against the last commit
 	dvc metrics diff
 	dvc params diff
+
+check-lock: setup  ## does dvc.lock belong to this code, these parameters and this data? needs no data
+	@dvc repro --dry --allow-missing > .lock-check 2>&1 || true
+	@grep -q "are up to date" .lock-check && rm .lock-check || \
+		{ cat .lock-check; rm .lock-check; echo "dvc.lock is not of this commit: dvc repro, and commit dvc.lock, data and metrics." >&2; exit 1; }
+
+summary: setup  ## Markdown: parameters, metrics and plots against BASE (default: the last commit)
+	@bash .ci/summary $(or $(BASE),HEAD)
+
+remote: setup  ## share data and models: URL=s3://bucket/path, ssh://host/path or a folder; ENDPOINT=http://… for an S3 of one's own
+	@test -n "$(URL)" || { echo "URL is empty: make remote URL=s3://bucket/path" >&2; exit 1; }
+	dvc remote add --force --default storage "$(URL)"
+	dvc remote modify storage verify true
+	$(if $(ENDPOINT),dvc remote modify storage endpointurl "$(ENDPOINT)")
+
+# Its result: dvc exp pull $(GIT) $(NAME) && dvc exp apply $(NAME). On the next machine the same line goes on where this one stopped.
+GIT ?= origin
+NAME ?= job
+job: setup  ## train on a machine that may vanish: REMOTE=<url> NAME=<experiment> ARGS="-S …"
+	$(MAKE) --no-print-directory remote URL="$(REMOTE)"
+	@! dvc exp list --name-only | grep -qx "$(NAME)" || dvc exp remove --quiet "$(NAME)"
+	carinspect store keep-states -- dvc exp run --pull --name "$(NAME)" $(ARGS)
+	dvc exp push --force "$(GIT)" "$(NAME)"
 
 plots: setup  ## draw every plot into dvc_plots/index.html
 	dvc plots show

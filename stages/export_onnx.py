@@ -1,13 +1,11 @@
-"""Exports the trained model as one file that describes itself, and proves that it answers as torch does.
+"""Exports the trained model as one file that describes itself, proves that it answers as torch does, and makes smaller copies of it.
 
-Reads: models/best.pt, models/calibration.json, models/threshold.json, metrics/evaluate.json, data/car_inspection_dataset.csv and
-photos of the split val. Writes: models/best.onnx, metrics/export_onnx.json. Params: export_onnx, data.
+Reads: models/best.pt, models/calibration.json, models/threshold.json, metrics/evaluate.json, data/car_inspection_dataset.csv and its
+photos. Writes: models/best.onnx, models/variants, metrics/export_onnx.json. Params: export_onnx, data.
 """
 
 import json
 from pathlib import Path
-
-import numpy as np
 
 from carinspect.core.data import DataParams
 from carinspect.core.errors import run_stage
@@ -15,39 +13,33 @@ from carinspect.core.files import write_bytes, write_json
 from carinspect.core.params import read_section
 from carinspect.core.tables import DATASET_COLUMNS, read_table
 from carinspect.export.config import ExportParams
-from carinspect.export.describe import describe_model
-from carinspect.export.graph import AnsweringNetwork, to_onnx
-from carinspect.export.parity import compare, refuse_disparity
-from carinspect.images.store import load_photos
-from carinspect.inference.bundle import open_bundle
-from carinspect.inference.seal import seal
-from carinspect.model.checkpoint import build_network, load_checkpoint
+from carinspect.export.files import Photos, export_model, export_variants
+from carinspect.model.checkpoint import load_checkpoint
 
-TABLE = Path("data/car_inspection_dataset.csv")
+SOURCES = {"calibration": "models/calibration.json", "threshold": "models/threshold.json", "metrics": "metrics/evaluate.json"}
+FOLDER = Path("models")
 
 
 def main() -> None:
     params = read_section("export_onnx", ExportParams)
-    data = read_section("data", DataParams)
-    checkpoint = load_checkpoint(Path("models/best.pt"))
-    calibration, threshold, metrics = (
-        json.loads(Path(file).read_text()) for file in ("models/calibration.json", "models/threshold.json", "metrics/evaluate.json")
-    )
-    # A temperature that could not be fitted leaves the logits as they are, here as in the evaluation.
-    temperature = {task: value or 1.0 for task, value in calibration["temperature"].items()}
-    network = AnsweringNetwork(build_network(checkpoint), temperature)
-    model = to_onnx(network, image_side_px=checkpoint.image_side_px)
-    describe_model(model, checkpoint=checkpoint, calibration=calibration, threshold=threshold, metrics=metrics)
-    content = seal(model.SerializeToString(deterministic=True))
+    root = read_section("data", DataParams).root_path
+    table = read_table(Path("data/car_inspection_dataset.csv"), columns=DATASET_COLUMNS)
+    checkpoint = load_checkpoint(FOLDER / "best.pt")
+    facts = {name: json.loads(Path(file).read_text()) for name, file in SOURCES.items()}
+    photos = Photos(table, root, side_px=params.image_side_px or checkpoint.image_side_px)
 
-    table = read_table(TABLE, columns=DATASET_COLUMNS)
-    paths = table.loc[table["split"] == "val", "image_path"].tolist()[: params.parity_photos]
-    photos = np.stack(list(load_photos(data.root_path, paths, side_px=checkpoint.image_side_px)))
-    comparison = compare(network, open_bundle(content), photos)
-    refuse_disparity(comparison, tolerance=params.tolerance)
-    write_bytes(Path("models/best.onnx"), content)
-    write_json(Path("metrics/export_onnx.json"), comparison | {"bytes": len(content)})
-    print(f"models/best.onnx: {len(content) / 1e6:.1f} MB, answers as torch does on {len(photos)} photos")
+    exported = export_model(checkpoint, facts, photos, params)
+    write_bytes(FOLDER / "best.onnx", exported.content)
+    report = exported.comparison | {"bytes": len(exported.content), "variants": {}}
+    print(f"models/best.onnx: {len(exported.content) / 1e6:.1f} MB, answers as torch does on {exported.comparison['photos']} photos")
+
+    (FOLDER / "variants").mkdir(exist_ok=True)
+    for name, variant in export_variants(exported, photos, params):
+        write_bytes(FOLDER / "variants" / f"best.{name}.onnx", variant.content)
+        report["variants"][name] = variant.comparison | {"bytes": len(variant.content)}
+        flips, megabytes = variant.comparison["flipped_decisions"], len(variant.content) / 1e6
+        print(f"models/variants/best.{name}.onnx: {megabytes:.1f} MB, {flips} decisions flip")
+    write_json(Path("metrics/export_onnx.json"), report)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from carinspect.inference.decision import DecisionRule, read_rule
 from carinspect.inference.listing import list_column, list_photos
 from carinspect.inference.predictor import make_predictor
 from carinspect.inference.rows import COLUMNS
+from carinspect.inference.shards import open_folder
 from conftest import THRESHOLD
 from test_cli import carinspect
 
@@ -205,7 +206,7 @@ def test_all_scored_is_status_0_and_a_file_name_need_not_be_utf_8(model_file: Pa
         done = carinspect("score", folder, "--model", model_file, "--out", tmp_path / f"scores.{suffix}")
         assert done.returncode == 0, done.stderr
     assert b"caf\xe9.jpg" in (tmp_path / "scores.csv").read_bytes()
-    assert "caf\\xe9.jpg" in pq.read_table(tmp_path / "scores.parquet")["image_path"][0].as_py()
+    assert "caf\\xe9.jpg" in pq.read_table(tmp_path / "scores.parquet")["image_path"][1].as_py()
 
 
 def test_no_more_photos_are_in_memory_than_the_workers_hold(photos: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +303,7 @@ def test_another_model_other_photos_or_other_options_refuse_to_go_on(
         done = carinspect("score", photos, "--model", model_file, "--out", out, *(["--batch", 3] if "--batch" not in words else []), *words)
         assert done.returncode == 2
         assert key in done.stderr
-        assert "delete the file to begin anew" in done.stderr
+        assert "delete what it left to begin anew" in done.stderr
     journal.journal_path(out).write_bytes(left.replace(b'"model_sha256":"', b'"model_sha256":"0'))
     done = carinspect("score", photos, "--model", model_file, "--out", out, "--batch", 3)
     assert done.returncode == 2
@@ -348,3 +349,60 @@ def test_a_silent_fallback_from_the_gpu_is_found(model_file: Path, monkeypatch: 
     with pytest.raises(UserError, match="fell back to the CPU"):
         open_bundle(model_file, device="cuda")
     assert open_bundle(model_file, device="auto").provider == session.CPU
+
+
+# ---- on a cluster
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Two nodes' worth of Ray's processes with one CPU each; the address of their head, which is this machine's own.
+
+    Ray looks for a head said to be on 127.0.0.1 at this machine's own address, and finds none there.
+    """
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    nodes.add_node(**node)
+    yield nodes.address
+    nodes.shutdown()
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_answers_of_one_machine(model_file: Path, tmp_path: Path, cluster: str) -> None:
+    folder = draw_photos(tmp_path / "photos", 100)
+    score(folder, model_file, tmp_path / "local.parquet")
+    expected = pq.read_table(tmp_path / "local.parquet")
+
+    def score_on_cluster(*, shard_photos: int, out: str) -> subprocess.CompletedProcess[str]:
+        code = f"import carinspect.cli.score as s, carinspect.cli.main as m; s._SHARD_PHOTOS = {shard_photos}; m.run()"
+        words = ["score", folder, "--model", model_file, "--out", tmp_path / out, "--batch", 3, "--engine", "ray", "--ray-address", cluster]
+        return subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True, check=False, timeout=300)
+
+    done = score_on_cluster(shard_photos=30, out="scores")
+    assert (done.returncode, done.stdout.count("1 unreadable")) == (1, 1), done.stderr
+    assert "on 2 Ray actors" in done.stderr
+    shards = sorted((tmp_path / "scores").glob("*.parquet"))
+    assert len(shards) == 4
+    assert pq.read_table(tmp_path / "scores").equals(expected)
+
+    # What a killed job left is kept, and what is missing is made again.
+    shards[1].unlink()
+    before = {path: path.stat().st_mtime_ns for path in shards if path.exists()}
+    assert score_on_cluster(shard_photos=30, out="scores").returncode == 1
+    assert pq.read_table(tmp_path / "scores").equals(expected)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_folder_that_holds_other_things_is_no_place_for_shards(photos: Path) -> None:
+    with pytest.raises(UserError, match="a folder that holds other things"):
+        open_folder(photos, {"shard": 3})
+    open_folder(photos / "scores", {"shard": 3})
+    open_folder(photos / "scores", {"shard": 3})
+    with pytest.raises(UserError, match="begun otherwise: shard 3, now 4"):
+        open_folder(photos / "scores", {"shard": 4})
+    with pytest.raises(UserError, match="a file. With --engine ray"):
+        open_folder(photos / "notes.txt", {"shard": 3})

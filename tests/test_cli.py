@@ -65,7 +65,10 @@ def heavy_imports(*words: str) -> list[str]:
     return done.stdout.splitlines()[-1].split()[1:]
 
 
-@pytest.mark.parametrize("words", [("--help",), ("check-split", "--help"), ("describe", "--help")])
+@pytest.mark.parametrize(
+    "words",
+    [("--help",), ("check-split", "--help"), ("describe", "--help"), ("score", "--help"), ("inspect", "--help"), ("drift", "--help")],
+)
 def test_help_imports_nothing_heavy(words: tuple[str, ...]) -> None:
     assert heavy_imports(*words) == []
 

@@ -37,10 +37,14 @@ def answering(recipe: Recipe) -> AnsweringNetwork:
     return AnsweringNetwork(network.eval(), TEMPERATURE)
 
 
+def make_threshold(T_clean: float | None) -> dict[str, Any]:
+    return {"T_clean": T_clean, "T_low": None, "T_high": T_clean, "proves": None}
+
+
 def export(recipe: Recipe, network: AnsweringNetwork, *, threshold: float | None = 0.5) -> onnx.ModelProto:
     model = to_onnx(network, image_side_px=SIDE)
     checkpoint = Checkpoint(model=recipe.model, image_side_px=SIDE, weights={}, lineage={"data_revision": "abc"})
-    calibration, selection = {"temperature": TEMPERATURE}, {"T_clean": threshold}
+    calibration, selection = {"temperature": TEMPERATURE}, make_threshold(threshold)
     describe_model(
         model, checkpoint=checkpoint, calibration=calibration, threshold=selection, metrics={"test": {"clean": {"roc_auc": 0.9}}}
     )
@@ -105,7 +109,7 @@ def test_temperature_and_normalisation_are_inside(exported: tuple[AnsweringNetwo
 
 def test_the_file_says_what_it_is(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
     info = bundle_of(exported[1]).info
-    assert (info["image_side_px"], info["threshold"], info["lineage"]) == (SIDE, {"T_clean": 0.5}, {"data_revision": "abc"})
+    assert (info["image_side_px"], info["threshold"], info["lineage"]) == (SIDE, make_threshold(0.5), {"data_revision": "abc"})
     assert info["weather_classes"] == ["clear", "rain", "fog", "snow"]
     assert info["metrics"] == {"clean": {"roc_auc": 0.9}}
 

@@ -78,7 +78,7 @@ def test_a_stage_has_the_same_word_everywhere(stage: str) -> None:
 
 LAYERS = [
     {"core"}, {"images", "scoring"}, {"model", "inference"},
-    {"annotations", "splits", "training", "evaluation", "thresholds", "export", "demo", "audit"},
+    {"annotations", "splits", "training", "evaluation", "thresholds", "export", "demo", "audit", "storage"},
     {"serving"}, {"cli"},
 ]  # fmt: skip
 

@@ -85,6 +85,63 @@ def serve(
     serve(host=host, port=port)
 
 
+@app.command("inspect")
+def inspect_model(
+    model: Annotated[Path, typer.Argument(help="A model file, e.g. models/best.onnx.")],
+    json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
+) -> None:
+    """Say all that a model file knows of itself. One that is foreign, or altered since its export, is refused with the reason."""
+    from carinspect.cli.inspect import show_model
+
+    raise typer.Exit(show_model(model, as_json=json))
+
+
+@app.command()
+def drift(
+    log: Annotated[Path, typer.Argument(help="The log of histograms that a service wrote.")],
+    model: Annotated[Path, typer.Option(help="The model file that answered.")] = Path("models/best.onnx"),
+    since: Annotated[str | None, typer.Option(help="Only what was answered after this time, e.g. 2026-11-01T00:00:00 (UTC).")] = None,
+) -> None:
+    """Say whether photos in use are still like those on which the promise was proved. Exit status 1: they are not, 2: unknown."""
+    from carinspect.cli.drift import report_drift
+    from carinspect.cli.exit_status import status_of
+
+    raise typer.Exit(status_of(lambda: report_drift(log, model, since=since)))
+
+
+store = typer.Typer(no_args_is_help=True, help="The cache and the remotes that hold data and models.")
+app.add_typer(store, name="store")
+
+
+@store.callback()
+def store_commands() -> None:
+    """The cache and the remotes that hold data and models."""
+
+
+@store.command("verify")
+def verify_store(
+    remote: Annotated[list[str] | None, typer.Option(help="Look at this remote, and at the cache. Default: all remotes.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Put sound copies in the place of broken and missing objects.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Objects read at once.")] = 8,
+) -> None:
+    """Read every object and compare its content with its name, which DVC itself does not. Exit status 1 when a fault is left."""
+    from carinspect.cli.store import verify
+
+    raise typer.Exit(verify(remote, mend=repair, jobs=jobs))
+
+
+@store.command("keep-states", context_settings={"ignore_unknown_options": True})
+def keep_states(
+    command: Annotated[list[str], typer.Argument(help="What to run, after two dashes: -- dvc exp run …")],
+    remote: Annotated[str | None, typer.Option(help="Default: the default remote.")] = None,
+    every_s: Annotated[float, typer.Option(min=1, envvar="CARINSPECT_STATES_EVERY_S", help="Seconds between two looks.")] = 60,
+) -> None:
+    """Run a command that trains on a machine that may vanish: the states of interrupted trainings come from the remote and go there."""
+    from carinspect.cli.store import run_with_states
+
+    raise typer.Exit(run_with_states(command, remote=remote, every_s=every_s))
+
+
 def run() -> None:
     """The command's entry point."""
     run_stage(app, "carinspect")

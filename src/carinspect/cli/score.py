@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from carinspect.core.errors import UserError
@@ -17,10 +18,13 @@ from carinspect.inference.bundle import open_bundle
 from carinspect.inference.journal import Journal
 from carinspect.inference.listing import Listing, list_column, list_photos
 from carinspect.inference.predictor import Predictor, make_predictor
-from carinspect.inference.rows import COLUMNS, Row, check_format
-from carinspect.inference.session import CUDA, Device
+from carinspect.inference.ray_engine import connect, score_shards
+from carinspect.inference.rows import COLUMNS, FORMATS, Row, check_format
+from carinspect.inference.session import CPU, CUDA, Device
+from carinspect.inference.shards import open_folder
 
 ALL_SCORED, SOME_UNREADABLE, INTERRUPTED = 0, 1, 130
+_SHARD_PHOTOS = 1024
 _DECISION, _ERROR = COLUMNS.index("decision"), COLUMNS.index("error")
 
 
@@ -98,6 +102,10 @@ def _list(photos: list[str], options: ScoreOptions) -> Listing:
 
 def _describe(predictor: Predictor) -> str:
     place = "on the GPU" if predictor.bundle.provider == CUDA else "on the CPU"
+    return f"{_describe_rule(predictor)}; {place} ({predictor.bundle.provider})"
+
+
+def _describe_rule(predictor: Predictor) -> str:
     rule = predictor.rule
     if rule.T_clean is None:
         word = "no threshold could be proved, so nothing is called clean"
@@ -105,11 +113,31 @@ def _describe(predictor: Predictor) -> str:
         word = f"clean when p_clean >= {rule.T_clean:.4f}, which promises nothing"
     else:
         word = f"clean when p_clean >= {rule.T_clean:.4f}, which promises a precision of {rule.promise['precision']:g}"
-    return f"{predictor.bundle.sha256[:12]}, {word}; {place} ({predictor.bundle.provider})"
+    return f"{predictor.bundle.sha256[:12]}, {word}"
 
 
 def _score_on_ray(listing: Listing, options: ScoreOptions) -> int:
-    raise UserError("--engine ray: not here yet.")
+    if options.out.suffix.lower() in FORMATS:
+        raise UserError(f"--out is {str(options.out)!r}. With --engine ray it is a folder of Parquet files, e.g. scores/.")
+    predictor = make_predictor(open_bundle(options.model, threads=options.threads))
+    cpus, gpus = connect(options.ray_address)
+    if options.device == "cuda" and not gpus:
+        raise UserError("--device cuda: the cluster has no GPU.")
+    device: Device = "cuda" if gpus and options.device != "cpu" else "cpu"
+    actors = options.workers or (gpus if device == "cuda" else max(1, cpus // options.threads))
+    _say(f"{options.model}: {_describe_rule(predictor)}; on {actors} Ray actors, each with {'a GPU' if device == 'cuda' else 'the CPU'}")
+    shard = max(1, _SHARD_PHOTOS // options.batch) * options.batch
+    header = journal_header(predictor, listing, batch=options.batch) | {"provider": CUDA if device == "cuda" else CPU, "shard": shard}
+    open_folder(options.out, header)
+    scored = score_shards(
+        listing, out=options.out, model=options.model, model_sha256=predictor.bundle.sha256, device=device, threads=options.threads,
+        batch=options.batch, shard=shard, actors=actors,
+    )  # fmt: skip
+    with tqdm(desc="scoring", total=len(listing.names), unit="photo", disable=None) as progress:
+        for photos in scored:
+            progress.update(photos)
+    shards = (pq.read_table(path, columns=list(COLUMNS)) for path in sorted(options.out.glob("part-*.parquet")))
+    return _conclude(_count([list(row.values()) for row in table.to_pylist()] for table in shards), options.out, "")
 
 
 def _count(batches: Iterable[list[Row]]) -> Counter[str]:

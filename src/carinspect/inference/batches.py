@@ -17,6 +17,12 @@ def batch_count(listing: Listing, *, batch: int) -> int:
     return -(-len(listing.names) // batch)
 
 
+def score_listing(predictor: Predictor, listing: Listing, *, batch: int) -> list[Row]:
+    """The rows of a short listing, batch after batch."""
+    numbers = range(batch_count(listing, batch=batch))
+    return [row for number in numbers for row in score_batch(predictor, listing, number, batch=batch)]
+
+
 def score_batch(predictor: Predictor, listing: Listing, number: int, *, batch: int) -> list[Row]:
     """The rows of batch `number`. Which photos a batch holds is fixed by the listing alone, and so are the answers to the last bit."""
     places = range(number * batch, min((number + 1) * batch, len(listing.names)))

@@ -21,6 +21,16 @@ def journal_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.partial")
 
 
+def refuse_another(found: Any, header: dict[str, Any], path: Path) -> None:
+    """Raise `UserError` unless `found`, the header in the file `path`, is `header`."""
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a file that scoring left behind. Move it away, or choose another --out.")
+    other = sorted(key for key in header | found if header.get(key) != found.get(key))
+    if other:
+        was = ", ".join(f"{key.replace('_', ' ')} {found.get(key)}, now {header.get(key)}" for key in other)
+        raise UserError(f"{path}: begun otherwise: {was}. Repeat that command to go on, or delete what it left to begin anew.")
+
+
 class Journal:
     """Opened for `out`, for one process alone. `header`: all that decides the rows; plain values."""
 
@@ -34,8 +44,12 @@ class Journal:
         except OSError:
             self._file.close()
             raise UserError(f"{self.path}: another process is writing it. Wait for it, or end it.") from None
-        self.batches = self._go_on(header)
-        """How many are in it already."""
+        try:
+            self.batches = self._go_on(header)
+            """How many are in it already."""
+        except UserError:
+            self._file.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -72,22 +86,12 @@ class Journal:
             self._file.truncate(0)
             self._write(header)
             return 0
-        self._refuse_another(_parse(first), header)
+        refuse_another(_parse(first), header, self.path)
         whole, batches = self._file.tell(), 0
         while isinstance(_parse(line := self._file.readline()), list):
             whole, batches = whole + len(line), batches + 1
         self._file.truncate(whole)
         return batches
-
-    def _refuse_another(self, found: Any, header: dict[str, Any]) -> None:
-        if not isinstance(found, dict):
-            self._file.close()
-            raise UserError(f"{self.path}: not a file that scoring left behind. Move it away, or choose another --out.")
-        other = sorted(key for key in header | found if header.get(key) != found.get(key))
-        if other:
-            self._file.close()
-            was = ", ".join(f"{key.replace('_', ' ')} {found.get(key)}, now {header.get(key)}" for key in other)
-            raise UserError(f"{self.path}: begun otherwise: {was}. Repeat that command to go on, or delete the file to begin anew.")
 
     def _write(self, content: Any) -> None:
         self._file.write(json.dumps(content, separators=(",", ":")).encode() + b"\n")

@@ -1,0 +1,60 @@
+"""Owns `carinspect drift`: whether the photos in use are still like those on which the promise was proved."""
+
+from pathlib import Path
+
+from carinspect.cli.inspect import promise_in_words
+from carinspect.core.errors import UserError
+from carinspect.inference.bundle import open_bundle
+from carinspect.inference.decision import DecisionRule, read_rule
+from carinspect.inference.drift import Shift, find_shifts
+from carinspect.inference.drift_log import read_log
+from carinspect.inference.histograms import add_up
+
+QUIET, DRIFT = 0, 1
+FEWEST_PHOTOS = 100
+_LEVELS = ("", "slight shift", "DRIFT")
+
+
+def report_drift(log: Path, model: Path, *, since: str | None) -> int:
+    """Print each quantity's shift and what it means for the promise; 1 when there is drift, else 0.
+
+    since: an ISO 8601 time in UTC; None takes the whole log. Raises `UserError` for fewer than `FEWEST_PHOTOS` photos of this model.
+    """
+    bundle = open_bundle(model)
+    reference = bundle.info.get("reference")
+    if reference is None:
+        raise UserError(f"{model}: it carries no histograms of its calibration photos. Export it again: dvc repro export_onnx.")
+    lines = [line for line in read_log(log) if since is None or line["until"] >= since]
+    own = [line for line in lines if line["model_sha256"] == bundle.sha256]
+    photos = sum(line["photos"] for line in own)
+    if len(own) < len(lines):
+        print(f"{sum(line['photos'] for line in lines) - photos:,} photos were answered by another model and are left out.")
+    if photos < FEWEST_PHOTOS:
+        raise UserError(
+            f"{log}: {photos} photos answered by {model}. Fewer than {FEWEST_PHOTOS} tell nothing; let the service collect more."
+        )
+    shifts = find_shifts(reference["histograms"], add_up([line["histograms"] for line in own]))
+    print(f"{photos:,} photos in use against {reference['photos']:,} of {reference['split']}")
+    print(f"{'':12} {'PSI':>6} {'KS':>6} {'p':>9}")
+    for shift in shifts:
+        said = f"{_LEVELS[shift.level]}, {'higher' if shift.higher else 'lower'} in use" if shift.level else ""
+        print(f"{shift.quantity:12} {shift.psi:6.3f} {shift.ks:6.3f} {shift.p_value:9.2g}  {said}".rstrip())
+    print(verdict(shifts, read_rule(bundle.info["threshold"])))
+    return DRIFT if any(shift.level == 2 for shift in shifts) else QUIET
+
+
+def verdict(shifts: list[Shift], rule: DecisionRule) -> str:
+    """What the shifts mean for the promise, in plain words."""
+    drifted = [f"{shift.quantity} is {'higher' if shift.higher else 'lower'}" for shift in shifts if shift.level == 2]
+    promise = (
+        f"The promise ({promise_in_words(rule)})" if rule.promise else "There is no promise to keep, but the figures of the test split"
+    )
+    if drifted:
+        return (
+            f"These photos are not like the calibration photos: {', '.join(drifted)}. {promise} was proved for photos like those, and "
+            "cannot be relied on for these: label some of them, add them to the data root and prove it anew (dvc repro)."
+        )
+    return (
+        f"No drift found. {promise} still speaks of photos like these, as far as scores and image statistics can tell: "
+        "they cannot tell whether people would still call the same cars clean."
+    )

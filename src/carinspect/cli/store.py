@@ -1,0 +1,89 @@
+"""Owns `carinspect store`: looking into every object of the cache and the remotes, and keeping training states in a remote."""
+
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from dvc.exceptions import NotDvcRepoError
+from dvc.repo import Repo
+
+from carinspect.core.errors import UserError
+from carinspect.storage.objects import Inspection, inspect_store
+from carinspect.storage.repair import Repair, repair
+from carinspect.storage.repository import find_in_workspace, list_stores
+from carinspect.storage.states import RemoteStates
+
+
+def verify(remotes: Sequence[str] | None, *, mend: bool, jobs: int) -> int:
+    """Print what was found; the exit status: 0 when all objects are sound, or are after the repair."""
+    with open_repo() as repo, repo.lock:
+        inspections = [inspect_store(store, jobs=jobs) for store in list_stores(repo, remotes)]
+        for inspection in inspections:
+            _say(inspection)
+        faults = [fault for inspection in inspections for fault in inspection.faults]
+        if not faults:
+            return 0
+        if not mend:
+            print("To mend it: carinspect store verify --repair")
+            return 1
+        left = [done for done in repair(inspections, find_in_workspace(repo, {fault.oid for fault in faults})) if not _say_repair(done)]
+        return 1 if left else 0
+
+
+def _say(inspection: Inspection) -> None:
+    count = len(inspection.sound)
+    print(f"{inspection.store.name}: {count:,} sound objects, {inspection.size_bytes / 1e6:,.1f} MB read, {len(inspection.faults)} faults")
+    for fault in inspection.faults:
+        print(f"  {fault.kind}: {fault.oid}")
+
+
+def _say_repair(done: Repair) -> bool:
+    store, fault, source = done
+    if source is not None:
+        print(f"{store.name}: {fault.oid} mended from {source}")
+    elif store.read_only:
+        print(f"{store.name}: {fault.oid} is {fault.kind}, and this remote is read-only. Mend it where it is written.")
+    elif fault.kind == "corrupt":
+        print(f"{store.name}: {fault.oid} taken away, no sound copy was found. dvc pull, or dvc repro and dvc push, bring it back.")
+    else:
+        print(f"{store.name}: {fault.oid} is missing, no sound copy was found. dvc repro and dvc push bring it back.")
+    return source is not None
+
+
+STATES = "training-states"
+"""Folder of the states in a remote, beside DVC's own."""
+
+
+def run_with_states(command: Sequence[str], *, remote: str | None, every_s: float) -> int:
+    """Run `command` with the states that the remote has, and copy their changes there; returns the command's exit status.
+
+    The command is told to end when this process is.
+    """
+    with open_repo() as repo:
+        storage = repo.cloud.get_remote(remote)
+        states = RemoteStates(storage.fs, storage.fs.join(storage.path, STATES), Path(repo.root_dir) / ".carinspect" / "train")
+    for name in states.fetch():
+        print(f"fetched the training state {name}")
+    child = subprocess.Popen(command)
+    previous = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    try:
+        while child.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(every_s)
+            states.keep()
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        if child.poll() is None:
+            child.terminate()
+            child.wait()
+    return child.returncode
+
+
+def open_repo() -> Repo:
+    """The DVC repository that the current folder lies in; raises `UserError` outside of one."""
+    try:
+        return Repo()
+    except NotDvcRepoError:
+        raise UserError("the current folder lies in no DVC repository. Run it inside the project.") from None

@@ -1,0 +1,72 @@
+"""Owns the comparison of photos in use with the calibration photos, on which the promise was proved."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import kolmogorov
+
+from carinspect.inference.histograms import EDGES, Counts
+
+FEW, MANY = 0.1, 0.25
+"""Population stability index from which a shift counts as slight, and as drift: the usual marks of credit scoring (Siddiqi 2006)."""
+ALPHA = 0.01
+"""Chance of one or more false alarms, shared by all quantities."""
+GROUPS = 10
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How one quantity differs."""
+
+    quantity: str
+    psi: float
+    ks: float
+    p_value: float
+    higher: bool
+    """Whether it is higher in use, on average."""
+    level: int
+    """0 none, 1 slight, 2 drift."""
+
+
+def find_shifts(reference: Counts, found: Counts) -> list[Shift]:
+    """Each quantity that both have.
+
+    Two things must come together: a PSI from `FEW` or `MANY` on, which says that the difference matters, and a Kolmogorov-Smirnov test,
+    which says that it is more than the luck of so few photos. PSI alone is high for small samples, the test alone for very large ones.
+    """
+    names = [name for name in EDGES if name in reference and name in found]
+    return [_compare(name, np.array(reference[name], float), np.array(found[name], float), tests=len(names)) for name in names]
+
+
+def _compare(name: str, expected: Floats, actual: Floats, *, tests: int) -> Shift:
+    psi, (ks, p_value) = stability_index(expected, actual), kolmogorov_smirnov(expected, actual)
+    sure = p_value < ALPHA / tests
+    middles = (EDGES[name][:-1] + EDGES[name][1:]) / 2
+    higher = bool(np.average(middles, weights=actual) > np.average(middles, weights=expected))
+    return Shift(name, psi, ks, p_value, higher, level=sure * (int(psi >= FEW) + int(psi >= MANY)))
+
+
+def stability_index(expected: Floats, actual: Floats) -> float:
+    """Sum over groups of bins of (a - e) ln(a / e), where a and e are the shares of the group; 0 for equal histograms.
+
+    Neighbouring bins are put together until each group holds about a tenth of the expected photos; half a photo is added to each
+    group, so that an empty one gives a finite number.
+    """
+    place = np.minimum(((np.cumsum(expected) - expected / 2) / expected.sum() * GROUPS).astype(int), GROUPS - 1)
+    groups = [np.bincount(place, weights=counts, minlength=GROUPS) for counts in (expected, actual)]
+    used = groups[0] + groups[1] > 0
+    e, a = ((counts[used] + 0.5) / (counts[used] + 0.5).sum() for counts in groups)
+    return float(((a - e) * np.log(a / e)).sum())
+
+
+def kolmogorov_smirnov(expected: Floats, actual: Floats) -> tuple[float, float]:
+    """The largest distance of the two cumulative shares, at the bins' edges, and its asymptotic two-sided p-value.
+
+    Within a bin the distance may be larger, so the p-value is, if anything, too large. Smirnov's limit, as in scipy's `ks_2samp`.
+    """
+    n, m = expected.sum(), actual.sum()
+    distance = float(np.abs(np.cumsum(expected) / n - np.cumsum(actual) / m).max())
+    return distance, float(kolmogorov(np.sqrt(n * m / (n + m)) * distance))

@@ -1,0 +1,93 @@
+"""Owns scoring on a Ray cluster: actors hold the model, Ray Data hands them shards of the listing, the shards go to shared storage.
+
+Photos, model and `out` must have the same paths on every machine, and this package must be installed there.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from carinspect.core.errors import UserError
+from carinspect.inference.batches import score_listing
+from carinspect.inference.bundle import open_bundle
+from carinspect.inference.listing import Listing
+from carinspect.inference.predictor import make_predictor
+from carinspect.inference.rows import Row
+from carinspect.inference.session import Device
+from carinspect.inference.shards import shard_path, split_listing, write_shard
+
+# Only names of photos pass through Ray's memory.
+_OBJECT_STORE_BYTES = 128 * 2**20
+
+
+class ShardScorer:
+    """The actor: one opened model. `settings`: those of `score_shards`."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        bundle = open_bundle(Path(settings["model"]), device=settings["device"], threads=settings["threads"])
+        if bundle.sha256 != settings["model_sha256"]:
+            raise UserError(f"{settings['model']}: another file on this machine ({os.uname().nodename}) than on the one that asks.")
+        self.predictor = make_predictor(bundle)
+
+    def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
+        """Score `{number, names}` and write it; what is handed back is its number."""
+        listing = Listing(tuple(shard["names"]), Path(self.settings["folder"]), 0)
+        rows: list[Row] = score_listing(self.predictor, listing, batch=self.settings["batch"])
+        write_shard(rows, shard_path(Path(self.settings["out"]), int(shard["number"])))
+        return {"number": shard["number"], "photos": len(rows)}
+
+
+def connect(address: str | None) -> tuple[int, int]:
+    """Join the cluster at `address`, or start one on this machine when None; its CPUs and GPUs."""
+    # Ray reports its use over the network unless told otherwise before it is imported.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--engine ray: Ray is not installed. Install it: pip install 'carinspect[ray]'.") from None
+    if not ray.is_initialized():
+        own: dict[str, Any] = {} if address else {"object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
+        try:
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(f"--ray-address {address}: no cluster answers ({' '.join(str(error).split())[:200]}).") from None
+    found = ray.cluster_resources()
+    return int(found.get("CPU", 0)), int(found.get("GPU", 0))
+
+
+def score_shards(
+    listing: Listing, *, out: Path, model: Path, model_sha256: str, device: Device, threads: int, batch: int, shard: int, actors: int
+) -> Iterator[int]:
+    """Score what has no shard in `out` yet; the number of photos of each shard as it is written, in any order.
+
+    `shard` is a multiple of `batch`, so that the answers are those of one machine to the last bit.
+    """
+    import ray.data
+    import ray.exceptions
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    listings = enumerate(split_listing(listing, shard=shard))
+    waiting = [{"number": number, "names": list(part.names)} for number, part in listings if not shard_path(out, number).is_file()]
+    if not waiting:
+        return
+    settings = {
+        "model": str(model.absolute()), "model_sha256": model_sha256, "device": device, "threads": threads, "batch": batch,
+        "folder": str(listing.folder.absolute()), "out": str(out.absolute()),
+    }  # fmt: skip
+    done = ray.data.from_items(waiting, override_num_blocks=len(waiting)).map(
+        ShardScorer,  # type: ignore[arg-type] # Ray's signature names functions alone; an actor is a class of them
+        fn_constructor_args=(settings,),
+        compute=ray.data.ActorPoolStrategy(size=min(actors, len(waiting))),
+        num_cpus=threads,
+        num_gpus=1 if device == "cuda" else None,
+    )
+    try:
+        for row in done.iter_rows():
+            yield int(row["photos"])
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"the cluster gave up: {reason} The same command goes on with the shards that are there.") from error

@@ -1,0 +1,61 @@
+"""Owns a folder of scores: one Parquet file for each thousand photos or so, each whole or not there, so that a killed job goes on.
+
+`pandas.read_parquet` and the like read the folder as one table; they pass over `_scores.json`, which says what the shards were made with.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from carinspect.core.errors import UserError
+from carinspect.core.files import write_json
+from carinspect.inference.journal import refuse_another
+from carinspect.inference.listing import Listing
+from carinspect.inference.rows import Row, table_of
+
+HEADER = "_scores.json"
+
+
+def open_folder(out: Path, header: dict[str, Any]) -> None:
+    """Make `out`, or go on in it. Raises `UserError` when it holds shards of another header, or something else altogether."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out is {str(out)!r}, a file. With --engine ray it is a folder of Parquet files.")
+    path = out / HEADER
+    if path.is_file():
+        refuse_another(_read(path), header, path)
+    elif out.is_dir() and any(out.iterdir()):
+        raise UserError(f"--out is {str(out)!r}, a folder that holds other things. Name a new or an empty one.")
+    write_json(path, header)
+
+
+def split_listing(listing: Listing, *, shard: int) -> Iterator[Listing]:
+    """Listings of `shard` photos each, the last one smaller."""
+    for start in range(0, len(listing.names), shard):
+        yield replace(listing, names=listing.names[start : start + shard])
+
+
+def shard_path(out: Path, number: int) -> Path:
+    """Sorted by name they are in the order of the listing."""
+    return out / f"part-{number:06}.parquet"
+
+
+def write_shard(rows: list[Row], path: Path) -> None:
+    """Write it whole or not at all, also when two machines do at once."""
+    temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
+    try:
+        pq.write_table(table_of(rows), temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None

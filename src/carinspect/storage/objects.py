@@ -1,0 +1,100 @@
+"""Owns looking at every object of a DVC cache or remote: does its content have the hash that is its name?
+
+DVC trusts names: a read-only file in the local cache is never read again, and `dvc push` never looks into an object that the remote already
+has, nor whether the members of a folder are still there (github.com/treeverse/dvc, issue 10977).
+"""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+from dvc_data.hashfile.db import HashFileDB
+from tqdm import tqdm
+
+FOLDER = ".dir"
+"""How the name of an object ends that lists a folder's members."""
+
+_CHUNK = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Store:
+    """A place that holds objects: the cache, or a remote."""
+
+    name: str
+    odb: HashFileDB
+    known: frozenset[str] | None
+    """The objects to look for where a store cannot be listed (HTTP); None lists it."""
+    complete: bool
+    """Whether a folder's members must be there: of a remote yes, while a cache may hold the part that was pulled."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing can be mended in it."""
+        return self.known is not None
+
+    def list_objects(self) -> list[str]:
+        """Names of all objects, sorted; none when nothing was ever stored."""
+        if self.known is not None:
+            return sorted(self.known)
+        return sorted(self.odb.all()) if self.odb.fs.exists(self.odb.path) else []
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An object that is not what its name says, or is not there."""
+
+    oid: str
+    kind: Literal["corrupt", "missing"]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a look at a whole store found."""
+
+    store: Store
+    sound: frozenset[str]
+    faults: list[Fault]
+    size_bytes: int
+
+
+class _Look(NamedTuple):
+    digest: str | None  # MD5; None when the object is not there
+    size_bytes: int
+    members: list[str]  # of a folder whose list is sound
+
+
+def inspect_store(store: Store, *, jobs: int) -> Inspection:
+    """Read every object of `store`, `jobs` at a time.
+
+    Raises what the store raises when it cannot be read: a store that is out of reach is not a sound one.
+    """
+    oids = store.list_objects()
+    with ThreadPoolExecutor(jobs) as pool:
+        progress = tqdm(pool.map(partial(_look_at, store.odb), oids), total=len(oids), desc=store.name, unit="object", disable=None)
+        looks = dict(zip(oids, progress, strict=True))
+    corrupt = {oid for oid, look in looks.items() if look.digest not in (None, oid.removesuffix(FOLDER))}
+    sound = frozenset(oid for oid, look in looks.items() if look.digest == oid.removesuffix(FOLDER))
+    expected = set(looks)
+    if store.complete:
+        expected.update(member for look in looks.values() for member in look.members)
+    faults = [Fault(oid, "corrupt" if oid in corrupt else "missing") for oid in sorted(expected - sound)]
+    return Inspection(store=store, sound=sound, faults=faults, size_bytes=sum(look.size_bytes for look in looks.values()))
+
+
+def _look_at(odb: HashFileDB, oid: str) -> _Look:
+    digest, size_bytes, listing = hashlib.md5(usedforsecurity=False), 0, b""
+    try:
+        with odb.fs.open(odb.oid_to_path(oid), "rb") as source:
+            while chunk := source.read(_CHUNK):
+                digest.update(chunk)
+                size_bytes += len(chunk)
+                if oid.endswith(FOLDER):
+                    listing += chunk
+    except FileNotFoundError:
+        return _Look(None, 0, [])
+    is_sound_folder = oid.endswith(FOLDER) and digest.hexdigest() == oid.removesuffix(FOLDER)
+    return _Look(digest.hexdigest(), size_bytes, [entry["md5"] for entry in json.loads(listing)] if is_sound_folder else [])

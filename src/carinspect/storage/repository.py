@@ -1,0 +1,46 @@
+"""Owns which stores a DVC repository has, and what of its workspace could mend them."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from dvc.repo import Repo
+
+from carinspect.core.errors import UserError, did_you_mean
+from carinspect.storage.objects import Store
+
+CACHE = "cache"
+
+
+def list_stores(repo: Repo, remotes: Sequence[str] | None) -> list[Store]:
+    """The cache and the named remotes, all of them when None. Raises `UserError` for a name that is no remote."""
+    configured = list(repo.config["remote"])
+    for name in remotes or ():
+        if name not in configured:
+            raise UserError(f"remote '{name}': dvc's configuration has none of this name. {did_you_mean(name, configured)}")
+    stores = [Store(CACHE, repo.cache.local, known=None, complete=False)]
+    for name in configured if remotes is None else remotes:
+        odb = repo.cloud.get_remote_odb(name)
+        # HTTP has no listing: what this repository's branches and tags name is all that one can ask for.
+        known = _used_objects(repo) if odb.fs.protocol in ("http", "https") else None
+        stores.append(Store(name, odb, known=known, complete=True))
+    return stores
+
+
+def _used_objects(repo: Repo) -> frozenset[str]:
+    used = repo.used_objs(all_branches=True, all_tags=True)
+    return frozenset(info.value for infos in used.values() for info in infos)
+
+
+def find_in_workspace(repo: Repo, oids: set[str]) -> dict[str, Path]:
+    """Those of `oids` whose content lies in a tracked file of the workspace, and where."""
+    found: dict[str, Path] = {}
+    for out in repo.index.outs:
+        tracked = Path(out.fs_path)
+        for path in sorted(tracked.rglob("*")) if tracked.is_dir() else [tracked]:
+            if len(found) < len(oids) and path.is_file():
+                with path.open("rb") as source:
+                    digest = hashlib.file_digest(source, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+                if digest in oids:
+                    found.setdefault(digest, path)
+    return found

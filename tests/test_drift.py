@@ -1,0 +1,198 @@
+"""Drift: quiet on photos like the calibration photos, loud on others, and a log that remembers nobody's photo."""
+
+import json
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import onnx
+import pytest
+from scipy.stats import ks_2samp
+
+from carinspect.core.errors import UserError
+from carinspect.export.variants import amend
+from carinspect.inference.bundle import open_bundle
+from carinspect.inference.drift import find_shifts, kolmogorov_smirnov, stability_index
+from carinspect.inference.drift_log import FEWEST_PHOTOS, DriftLog, read_log
+from carinspect.inference.histograms import EDGES, Counts, add_up, count, measure
+from carinspect.inference.predictor import Answer
+from carinspect.inference.seal import SEAL_BYTES, seal
+from test_cli import carinspect
+
+
+def draw(random: np.random.Generator, photos: int, *, darker: float = 0.0) -> list[dict[str, float]]:
+    """Quantities of as many photos, `darker` grey levels darker."""
+    return [
+        {
+            "p_clean": random.beta(0.5, 0.5), "cleanliness": random.beta(2, 2), "damage": random.beta(5, 1),
+            "brightness": random.normal(120, 25) - darker, "contrast": random.normal(50, 10), "sharpness": random.lognormal(2, 0.7),
+            "aspect": random.choice([1.0, 4 / 3, 16 / 9]), "megapixels": random.choice([0.3, 2.0, 12.0]),
+        }
+        for _ in range(photos)
+    ]  # fmt: skip
+
+
+def answer(p_clean: float) -> Answer:
+    return Answer(
+        label="clean", p_clean=p_clean, threshold=0.5, decision="clean", cleanliness=0.9, damage=0.8, weather="rain", p_weather=None,
+        uncertainty=None,
+    )  # fmt: skip
+
+
+# ---- the comparison
+
+
+@pytest.mark.parametrize("photos", [100, 1000])
+def test_photos_of_the_same_kind_are_quiet_in_nearly_every_draw(photos: int) -> None:
+    random = np.random.default_rng(photos)
+    loud = 0
+    for _ in range(100):
+        reference, found = count(draw(random, 300)), count(draw(random, photos))
+        loud += any(shift.level for shift in find_shifts(reference, found))
+    assert loud <= 4
+
+
+def test_the_index_alone_would_cry_wolf_on_small_samples() -> None:
+    random = np.random.default_rng(1)
+    high = 0
+    for _ in range(50):
+        shifts = find_shifts(count(draw(random, 100)), count(draw(random, 100)))
+        high += any(shift.psi >= 0.1 for shift in shifts)
+    assert high >= 40
+
+
+@pytest.mark.parametrize("photos", [100, 1000])
+def test_darker_photos_are_found_and_named(photos: int) -> None:
+    random = np.random.default_rng(photos)
+    for _ in range(20):
+        shifts = {shift.quantity: shift for shift in find_shifts(count(draw(random, 300)), count(draw(random, photos, darker=30.0)))}
+        assert (shifts["brightness"].level, shifts["brightness"].higher) == (2, False)
+        assert shifts["contrast"].level < 2
+
+
+def test_a_shift_that_is_sure_but_small_is_no_drift() -> None:
+    random = np.random.default_rng(3)
+    (shift,) = [s for s in find_shifts(count(draw(random, 5000)), count(draw(random, 5000, darker=5.0))) if s.quantity == "brightness"]
+    assert shift.p_value < 1e-6
+    assert shift.level == 0
+
+
+def test_kolmogorov_smirnov_is_scipys_on_binned_values() -> None:
+    random = np.random.default_rng(0)
+    middles = (EDGES["p_clean"][:-1] + EDGES["p_clean"][1:]) / 2
+    for _ in range(20):
+        first, second = random.choice(middles, 400), random.choice(middles, 300, p=np.r_[np.full(20, 0.02), np.full(20, 0.03)])
+        distance, p_value = kolmogorov_smirnov(*(np.histogram(values, EDGES["p_clean"])[0].astype(float) for values in (first, second)))
+        expected = ks_2samp(first, second, method="asymp")
+        assert distance == pytest.approx(expected.statistic)
+        assert p_value == pytest.approx(expected.pvalue, rel=0.25, abs=1e-4)
+
+
+def test_the_stability_index_is_its_formula() -> None:
+    expected, actual = np.full(10, 10.0), np.array([20.0, *[10.0] * 8, 0.0])
+    e, a = (expected + 0.5) / 105, (actual + 0.5) / 105
+    assert stability_index(expected, actual) == pytest.approx(sum((x - y) * np.log(x / y) for x, y in zip(a, e, strict=True)))
+    assert stability_index(expected, expected) == 0.0
+    # All of one value: the photos of the reference lie in one bin, and those in use in another.
+    assert stability_index(np.array([100.0, 0.0]), np.array([0.0, 100.0])) > 1.0
+
+
+def test_the_statistics_of_a_photo_mean_what_they_say() -> None:
+    flat = np.full((8, 8, 3), 100, dtype=np.uint8)
+    found = measure(answer(0.7), flat, width_px=300, height_px=400)
+    assert found == pytest.approx({
+        "p_clean": 0.7, "cleanliness": 0.9, "damage": 0.8, "brightness": 100.0, "contrast": 0.0, "sharpness": 0.0, "aspect": 4 / 3,
+        "megapixels": 0.12,
+    })  # fmt: skip
+    checkered = (np.indices((8, 8)).sum(axis=0) % 2 * 200)[..., None].repeat(3, axis=2).astype(np.uint8)
+    assert measure(answer(0.7), checkered, width_px=8, height_px=8)["sharpness"] == 800.0
+    assert all(sum(counts) == 1 for counts in count([found]).values())
+    assert add_up([count([found]), count([found])])["damage"][32] == 2
+
+
+# ---- the log
+
+
+def test_the_log_holds_counts_and_times_and_nothing_of_a_photo(tmp_path: Path) -> None:
+    now = [1_000_000.0]
+    log = DriftLog(tmp_path / "log.jsonl", window_s=60, model_sha256="ab", clock=lambda: now[0])
+    pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+    for number in range(FEWEST_PHOTOS + 5):
+        now[0] += 10
+        log.add(answer(number / 100), pixels, width_px=4, height_px=3)
+    # The window was over long before, with too few photos to be private.
+    (line,) = read_log(tmp_path / "log.jsonl")
+    assert line["photos"] == FEWEST_PHOTOS
+    assert set(line) == {"model_sha256", "from", "until", "photos", "histograms"}
+    assert line["from"] == "1970-01-12T13:46:40+00:00"
+    assert all(type(value) is int for counts in line["histograms"].values() for value in counts)
+    log.close()
+    assert len(read_log(tmp_path / "log.jsonl")) == 1
+
+
+def test_many_threads_lose_no_photo(tmp_path: Path) -> None:
+    log = DriftLog(tmp_path / "log.jsonl", window_s=0, model_sha256="ab")
+    pixels = np.zeros((8, 8, 3), dtype=np.uint8)
+
+    def use() -> None:
+        for _ in range(10 * FEWEST_PHOTOS):
+            log.add(answer(0.5), pixels, width_px=4, height_px=3)
+
+    threads = [Thread(target=use) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(line["photos"] for line in read_log(tmp_path / "log.jsonl")) == 40 * FEWEST_PHOTOS
+
+
+@pytest.mark.parametrize("text", ["no json\n", "[]\n", '{"photos": 3}\n', '{"histograms": {"damage": [1]}}\n'])
+def test_a_strange_log_is_named_with_its_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "log.jsonl").write_text(text)
+    with pytest.raises(UserError, match="line 1 is no line of a drift log"):
+        read_log(tmp_path / "log.jsonl")
+
+
+# ---- the command
+
+
+@pytest.fixture
+def model_with_reference(model_content: bytes, tmp_path: Path) -> Path:
+    model = onnx.load_from_string(model_content[:-SEAL_BYTES])
+    histograms = count(draw(np.random.default_rng(5), 300))
+    amend(model, {"reference": {"split": "calib", "photos": 300, "histograms": histograms}})
+    (tmp_path / "best.onnx").write_bytes(seal(model.SerializeToString(deterministic=True)))
+    return tmp_path / "best.onnx"
+
+
+def write_log(path: Path, model_sha256: str, histograms: Counts, *, photos: int) -> None:
+    line = {"model_sha256": model_sha256, "from": "2026-11-01", "until": "2026-11-02", "photos": photos, "histograms": histograms}
+    with path.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def test_the_command_says_whether_the_promise_stands(model_with_reference: Path, tmp_path: Path) -> None:
+    digest, log, random = open_bundle(model_with_reference).sha256, tmp_path / "log.jsonl", np.random.default_rng(6)
+    write_log(log, digest, count(draw(random, 50)), photos=50)
+    done = carinspect("drift", log, "--model", model_with_reference)
+    assert (done.returncode, "50 photos answered by" in done.stderr) == (2, True)
+
+    write_log(log, digest, count(draw(random, 250)), photos=250)
+    write_log(log, "another", count(draw(random, 900, darker=90.0)), photos=900)
+    done = carinspect("drift", log, "--model", model_with_reference)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "900 photos were answered by another model" in done.stdout
+    assert "No drift found. The promise (clean when p_clean >= 0.5000 keeps the precision 0.95" in done.stdout
+
+    write_log(log, digest, count(draw(random, 900, darker=60.0)), photos=900)
+    done = carinspect("drift", log, "--model", model_with_reference)
+    assert done.returncode == 1
+    assert "brightness is lower" in done.stdout
+    assert "cannot be relied on for these" in done.stdout
+    assert carinspect("drift", log, "--model", model_with_reference, "--since", "2026-12-01").returncode == 2
+
+
+def test_a_model_without_a_reference_says_how_to_get_one(model_file: Path, tmp_path: Path) -> None:
+    done = carinspect("drift", tmp_path / "log.jsonl", "--model", model_file)
+    assert done.returncode == 2
+    assert "dvc repro export_onnx" in done.stderr

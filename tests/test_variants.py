@@ -1,0 +1,172 @@
+"""The model file's copies and what a person can read of it: smaller, near enough, and honest about what was proved."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from carinspect.core.errors import UserError
+from carinspect.core.tables import DATASET_COLUMNS, read_table
+from carinspect.export.config import ExportParams
+from carinspect.export.files import Exported, Photos, export_model, export_variants
+from carinspect.export.variants import amend, refuse_variant
+from carinspect.inference.bundle import open_bundle
+from carinspect.inference.seal import SEAL_BYTES, seal
+from carinspect.model.backbones import build_backbone
+from carinspect.model.checkpoint import Checkpoint
+from carinspect.model.network import CarInspectionNetwork
+from conftest import THRESHOLD, make_dataset, make_recipe
+from test_cli import carinspect
+
+PARAMS = ExportParams(
+    parity_photos=8, tolerance=1e-4, image_side_px=None, half=True, half_tolerance=0.02, int8=True, int8_tolerance=0.3, int8_photos=16,
+    flip_rate=0.5,
+)  # fmt: skip
+FACTS = {"calibration": {"temperature": {"clean": 1.0, "weather": 1.0}}, "threshold": THRESHOLD, "metrics": {"test": {}}}
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    recipe = make_recipe()
+    torch.manual_seed(0)
+    network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=32))
+    network.train()(torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8))
+    return Checkpoint(model=recipe.model, image_side_px=32, weights=network.state_dict(), lineage={})
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
+    path = make_dataset(tmp_path_factory.mktemp("variants"), photos=40)
+    return Photos(read_table(path, columns=DATASET_COLUMNS), path.parent / "root", side_px=32)
+
+
+@pytest.fixture(scope="module")
+def exported(checkpoint: Checkpoint, photos: Photos) -> Exported:
+    return export_model(checkpoint, FACTS, photos, PARAMS)
+
+
+@pytest.fixture(scope="module")
+def variants(exported: Exported, photos: Photos) -> dict[str, Exported]:
+    return dict(export_variants(exported, photos, PARAMS))
+
+
+def test_variants_are_smaller_and_answer_nearly_alike(exported: Exported, variants: dict[str, Exported], photos: Photos) -> None:
+    assert len(variants["fp16"].content) < 0.7 * len(exported.content)
+    assert len(variants["int8"].content) < 0.7 * len(exported.content)
+    original, some = open_bundle(exported.content), photos.of("test")
+    for name, tolerance in (("fp16", 0.01), ("int8", 0.2)):
+        bundle = open_bundle(variants[name].content)
+        ends = [(end.name, end.type, end.shape) for end in (*bundle.session.get_inputs(), *bundle.session.get_outputs())]
+        assert ends == [(end.name, end.type, end.shape) for end in (*original.session.get_inputs(), *original.session.get_outputs())]
+        for output in ("p_clean", "cleanliness", "damage", "p_weather"):
+            assert np.allclose(bundle.predict(some)[output], original.predict(some)[output], atol=tolerance), (name, output)
+        assert bundle.info["number_format"] == name
+        assert len(bundle.predict(some, batch_size=3)["p_clean"]) == len(some)
+
+
+def test_a_variant_too_far_off_is_refused_by_its_numbers_and_by_its_decisions(exported: Exported, photos: Photos) -> None:
+    with pytest.raises(UserError, match="the fp16 variant is not written: .*_max_difference is .*half_tolerance"):
+        list(export_variants(exported, photos, PARAMS.model_copy(update={"half_tolerance": 1e-9})))
+    comparison = {"photos": 100, "flipped_decisions": 3, "p_clean_max_difference": 0.01}
+    with pytest.raises(UserError, match="3 decisions flip on 100 photos"):
+        refuse_variant("int8", comparison, tolerance=0.1, flip_rate=0.02, key="int8")
+    refuse_variant("int8", comparison, tolerance=0.1, flip_rate=0.03, key="int8")
+    with pytest.raises(UserError, match="is nan"):
+        refuse_variant("int8", comparison | {"p_clean_max_difference": float("nan")}, tolerance=0.1, flip_rate=0.1, key="int8")
+
+
+def with_threshold(exported: Exported, threshold: float) -> Exported:
+    model = onnx.ModelProto()
+    model.CopyFrom(exported.model)
+    amend(model, {"threshold": THRESHOLD | {"T_clean": threshold, "T_low": None, "T_high": threshold}})
+    return Exported(model, seal(model.SerializeToString(deterministic=True)), exported.comparison)
+
+
+def test_a_variant_keeps_the_promise_only_where_no_proved_decision_changes(
+    exported: Exported, variants: dict[str, Exported], photos: Photos
+) -> None:
+    was, now = (open_bundle(file.content).predict(photos.of("calib"))["p_clean"] for file in (exported, variants["fp16"]))
+    furthest = np.abs(now - was).argmax()
+    only_half = PARAMS.model_copy(update={"int8": False})
+    for threshold, proves, flips in ((1.0, THRESHOLD["proves"], 0), (float(was[furthest] / 2 + now[furthest] / 2), None, 1)):
+        ((_, variant),) = export_variants(with_threshold(exported, threshold), photos, only_half)
+        info = open_bundle(variant.content).info
+        assert (info["threshold"]["T_clean"], info["threshold"]["proves"]) == (threshold, proves)
+        assert min(variant.comparison["flipped_clean"], 1) == flips
+        assert ("warnings" in info) == (proves is None)
+
+
+def test_variants_are_made_only_when_asked_for(exported: Exported, photos: Photos) -> None:
+    assert list(export_variants(exported, photos, PARAMS.model_copy(update={"half": False, "int8": False}))) == []
+
+
+def test_another_side_answers_as_torch_does_and_ends_the_promise(checkpoint: Checkpoint, photos: Photos) -> None:
+    larger = open_bundle(export_model(checkpoint, FACTS, dataclasses.replace(photos, side_px=48), PARAMS).content)
+    assert larger.info["image_side_px"] == 48
+    assert larger.session.get_inputs()[0].shape[1:] == [48, 48, 3]
+    assert larger.info["threshold"] == THRESHOLD | {"proves": None}
+    assert larger.info["warnings"] == ["no promise: trained, calibrated and measured at 32 px, exported at 48 px"]
+
+
+def test_a_network_of_one_size_refuses_another(checkpoint: Checkpoint, photos: Photos) -> None:
+    fixed = dataclasses.replace(checkpoint, model=checkpoint.model.model_copy(update={"backbone": "vit_tiny_patch16_224"}))
+    with pytest.raises(UserError, match="vit_tiny_patch16_224 takes only the side of its training, 32"):
+        export_model(fixed, FACTS, dataclasses.replace(photos, side_px=48), PARAMS)
+
+
+def test_the_same_export_gives_the_same_bytes(
+    exported: Exported, variants: dict[str, Exported], checkpoint: Checkpoint, photos: Photos
+) -> None:
+    again = export_model(checkpoint, FACTS, photos, PARAMS)
+    assert again.content == exported.content
+    assert {name: variant.content for name, variant in export_variants(again, photos, PARAMS)} == {
+        name: variant.content for name, variant in variants.items()
+    }
+
+
+# ---- carinspect inspect
+
+
+def test_inspect_prints_all_that_the_file_knows(exported: Exported, tmp_path: Path) -> None:
+    (tmp_path / "best.onnx").write_bytes(exported.content)
+    done = carinspect("inspect", tmp_path / "best.onnx")
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "intact",
+        "uint8 (batch, 32, 32, 3)",
+        "clean when p_clean >= 0.5000 keeps the precision 0.95",
+        "number_format",
+        "jpeg-draft",
+    ):
+        assert words in done.stdout
+    found = json.loads(carinspect("inspect", tmp_path / "best.onnx", "--json").stdout)
+    assert found["threshold"] == THRESHOLD
+    assert found["outputs"]["p_weather"] == {"type": "tensor(float)", "shape": ["batch", 4]}
+    assert found["sha256"] == open_bundle(exported.content).sha256
+    assert found["reference"]["photos"] == 8
+
+
+def test_inspect_refuses_an_altered_and_a_foreign_file(exported: Exported, tmp_path: Path) -> None:
+    path = tmp_path / "best.onnx"
+    altered = bytearray(exported.content)
+    altered[len(altered) // 2] ^= 1
+    for content, reason in ((bytes(altered), "altered or damaged since its export"), (b"PK\x03\x04", "does not end in a seal")):
+        path.write_bytes(content)
+        done = carinspect("inspect", path)
+        assert done.returncode == 1
+        assert reason in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_a_file_without_a_threshold_is_refused_by_every_command(exported: Exported, tmp_path: Path) -> None:
+    model = onnx.load_from_string(exported.content[:-SEAL_BYTES])
+    amend(model, {"threshold": None})
+    (tmp_path / "best.onnx").write_bytes(seal(model.SerializeToString()))
+    for words in (("inspect", tmp_path / "best.onnx"), ("score", tmp_path, "--model", tmp_path / "best.onnx", "--out", tmp_path / "s.csv")):
+        done = carinspect(*words)
+        assert done.returncode > 0
+        assert done.returncode == 2 or "dvc repro export_onnx" in done.stderr
