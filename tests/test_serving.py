@@ -1,7 +1,6 @@
 """serving: settings, answers, back-pressure, batching, replacing the model."""
 
 import asyncio
-import json
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +14,11 @@ from fastapi.testclient import TestClient
 from carinspect.core.errors import UserError
 from carinspect.images.decode import load_image
 from carinspect.inference.bundle import open_bundle
+from carinspect.inference.drift_log import DriftLog, read_log
 from carinspect.inference.predictor import Predictor, make_predictor
 from carinspect.serving.app import create_app
 from carinspect.serving.batcher import Batcher
 from carinspect.serving.config import ServiceConfig, read_config
-from carinspect.serving.drift_log import BINS, DriftLog, photo_figures
 from carinspect.serving.explanation import explain
 from carinspect.serving.loaded_model import load_model
 from serving_tools import PROMISE, RULE, SIDE, model_bytes, photo_bytes
@@ -380,32 +379,25 @@ def test_a_photo_accepted_before_the_change_is_answered_by_the_old_model(tmp_pat
 # ---- the drift log
 
 
-def test_the_drift_log_counts_every_figure_and_holds_no_single_photo(model: Path, tmp_path: Path) -> None:
-    log = tmp_path / "drift.jsonl"
-    with client_of(model, drift_log=log) as client:
-        for seed in range(120):
-            send(client, photo_bytes(seed=seed, width=20, height=20))
-    (line,) = [json.loads(line) for line in log.read_text().splitlines()]
-    assert (line["photos"], line["bins"]) == (100, BINS)
-    assert set(line["histograms"]) == {
-        "p_clean", "cleanliness", "damage", "p_weather_clear", "p_weather_rain", "p_weather_fog", "p_weather_snow",
-        "brightness", "contrast", "colourfulness",
-    }  # fmt: skip
-    assert all(sum(counts) == 100 and len(counts) == BINS for counts in line["histograms"].values())
+def test_answered_photos_come_into_the_drift_log_each_with_the_model_that_answered(tmp_path: Path) -> None:
+    path, log = tmp_path / "best.onnx", tmp_path / "drift.jsonl"
+    path.write_bytes(model_bytes())
+    with client_of(path, drift_log=log, api_token=TOKEN) as client:
+        client.headers["Authorization"] = f"Bearer {TOKEN}"
+        for seed in range(25):
+            send(client, photo_bytes(seed=seed))
+        send(client, b"no photo")
+        path.write_bytes(model_bytes(seed=1))
+        client.post("/admin/reload")
+        for seed in range(30):
+            send(client, photo_bytes(seed=seed))
+    lines = read_log(log)
+    assert [line["photos"] for line in lines] == [25, 30]
+    assert lines[0]["model_sha256"] != lines[1]["model_sha256"] == open_bundle(path).sha256
 
 
-def test_a_photos_figures_are_what_their_names_say() -> None:
-    grey, red = np.full((4, 4, 3), 51, np.uint8), np.zeros((4, 4, 3), np.uint8)
-    red[..., 0] = 255
-    halves = np.zeros((4, 4, 3), np.uint8)
-    halves[:2] = 255
-    assert photo_figures(grey) == pytest.approx({"brightness": 0.2, "contrast": 0, "colourfulness": 0})
-    assert photo_figures(red)["colourfulness"] == pytest.approx(1)
-    assert photo_figures(halves)["contrast"] == pytest.approx(1)
-
-
-def test_without_the_setting_nothing_is_logged(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(DriftLog, "note", _fail)
+def test_without_the_setting_nothing_is_logged(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DriftLog, "add", _fail)
     with client_of(model) as client:
         assert send(client, photo_bytes()).status_code == 200
 

@@ -118,7 +118,7 @@ def say(decision: str | None, rule: DecisionRule) -> str:
         "unsure": "The photo does not settle whether the car is clean; a person should look.",
         None: "This model was not taught to tell clean from dirty.",
     }[decision]
-    if decision in (None, "unsure"):
+    if decision is None or (decision == "unsure" and rule.promise is not None):
         return words
     return f"{words} {_say_promise(decision, rule)}"
 

@@ -50,8 +50,7 @@ def create_app(config: ServiceConfig, *, fetcher: Fetcher | None = None) -> Fast
         yield
         await asyncio.gather(*running)
         await service.engine.stop()
-        if service.drift_log is not None:
-            service.drift_log.close()
+        service.close()
 
     # No /docs: FastAPI's page loads its scripts from elsewhere. /openapi.json has it all.
     app = FastAPI(title="carinspect", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)

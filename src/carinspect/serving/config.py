@@ -80,7 +80,9 @@ class ServiceConfig(Section):
     explain_grid: int = Field(8, ge=0, le=16)
     """Cells along each side of the occlusion map that `?explain=true` asks for. 0 switches it off."""
     drift_log: Path | None = None
-    """File that histograms of answers are appended to; no photo, name or address. None: nothing is logged."""
+    """File that histograms of answers are appended to, for `carinspect drift`; no photo, name or address. None: nothing is logged."""
+    drift_window_s: float = Field(3600.0, gt=0)
+    """That one line of it speaks of."""
 
     @field_validator("api_token")
     @classmethod

@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-
 from carinspect.inference.predictor import Answer
 from carinspect.serving.batcher import Batcher
 from carinspect.serving.config import ServiceConfig
 from carinspect.serving.explanation import Explanation, explain
 from carinspect.serving.loaded_model import LoadedModel, load_model
-from carinspect.serving.photo_checks import read_photo
+from carinspect.serving.photo_checks import DecodedPhoto, read_photo
 from carinspect.serving.refusals import RefusalError, busy
 
 GPU_BATCH = 32
@@ -32,8 +30,7 @@ class Seen:
 
     answer: Answer
     model: LoadedModel
-    pixels: np.ndarray
-    """What the model saw: uint8 (side, side, 3)."""
+    photo: DecodedPhoto
     explanation: Explanation | None
     decode_s: float
     model_s: float
@@ -92,22 +89,22 @@ class Engine:
         if self._batcher is None:
             seen = await self._in(self._pool, lambda: self._decode_and_answer(content, model))
         else:
-            pixels, decode_s = await self._in(self._pool, lambda: self._decode(content, model))
+            photo, decode_s = await self._in(self._pool, lambda: self._decode(content, model))
             start = time.perf_counter()
-            answer = await self._batcher.answer(model.predictor, pixels)
-            seen = Seen(answer, model, pixels, None, decode_s, time.perf_counter() - start)
+            answer = await self._batcher.answer(model.predictor, photo.pixels)
+            seen = Seen(answer, model, photo, None, decode_s, time.perf_counter() - start)
         return await self._explained(seen) if explained else seen
 
-    def _decode(self, content: bytes, model: LoadedModel) -> tuple[np.ndarray, float]:
+    def _decode(self, content: bytes, model: LoadedModel) -> tuple[DecodedPhoto, float]:
         start = time.perf_counter()
-        pixels = read_photo(content, model.predictor, self.config)
-        return pixels, time.perf_counter() - start
+        photo = read_photo(content, model.predictor, self.config)
+        return photo, time.perf_counter() - start
 
     def _decode_and_answer(self, content: bytes, model: LoadedModel) -> Seen:
-        pixels, decode_s = self._decode(content, model)
+        photo, decode_s = self._decode(content, model)
         start = time.perf_counter()
-        (answer,) = model.predictor.answer(pixels[None])
-        return Seen(answer, model, pixels, None, decode_s, time.perf_counter() - start)
+        (answer,) = model.predictor.answer(photo.pixels[None])
+        return Seen(answer, model, photo, None, decode_s, time.perf_counter() - start)
 
     async def _explained(self, seen: Seen) -> Seen:
         if self.config.explain_grid == 0:
@@ -116,10 +113,12 @@ class Engine:
             raise busy("Too many explanations are under way")
         self._explaining += 1
         try:
-            explanation = await self._in(self._explainer, lambda: explain(seen.model.predictor, seen.pixels, grid=self.config.explain_grid))
+            explanation = await self._in(
+                self._explainer, lambda: explain(seen.model.predictor, seen.photo.pixels, grid=self.config.explain_grid)
+            )
         finally:
             self._explaining -= 1
-        return Seen(seen.answer, seen.model, seen.pixels, explanation, seen.decode_s, seen.model_s)
+        return Seen(seen.answer, seen.model, seen.photo, explanation, seen.decode_s, seen.model_s)
 
     async def reload(self, path: Path) -> LoadedModel:
         """Put the model file at `path` in place of the current model, once it has proved to answer.

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,8 +22,19 @@ def check_declared_type(content_type: str) -> None:
         raise RefusalError(415, "The content type of the upload is not an image's.")
 
 
-def read_photo(content: bytes, predictor: Predictor, config: ServiceConfig) -> np.ndarray:
-    """The model's input, uint8 (side, side, 3). Raises `RefusalError` with 413, 415 or 422 for what is not one sound, plain photo."""
+@dataclass(frozen=True)
+class DecodedPhoto:
+    """A photo as the model takes it."""
+
+    pixels: np.ndarray
+    """uint8 (side, side, 3)."""
+    width_px: int
+    """Of the file, as its header says."""
+    height_px: int
+
+
+def read_photo(content: bytes, predictor: Predictor, config: ServiceConfig) -> DecodedPhoto:
+    """The model's input. Raises `RefusalError` with 413, 415 or 422 for what is not one sound, plain photo."""
     try:
         # Reads the header alone.
         width_px, height_px = open_photo(content).size
@@ -31,7 +43,7 @@ def read_photo(content: bytes, predictor: Predictor, config: ServiceConfig) -> n
     _check_shape(width_px, height_px, config)
     _check_single_file(content)
     try:
-        return predictor.load(content)
+        return DecodedPhoto(predictor.load(content), width_px, height_px)
     except PhotoError:
         # The decoder's own words are for developers.
         raise RefusalError(422, "Refused: the photo is damaged or cut short, and cannot be decoded.") from None

@@ -12,9 +12,9 @@ from typing import Any
 from fastapi import Request
 
 from carinspect.core.errors import UserError
+from carinspect.inference.drift_log import DriftLog
 from carinspect.serving.answers import PhotoAnswer, form_answer
 from carinspect.serving.config import ServiceConfig
-from carinspect.serving.drift_log import DriftLog
 from carinspect.serving.engine import Engine
 from carinspect.serving.fetching import Fetcher
 from carinspect.serving.loaded_model import load_model
@@ -39,7 +39,7 @@ class Service:
         """What this process loads: with several workers the proven copy of MODEL_PATH."""
         self.engine = Engine(config, load_model(self.model_file, config))
         self.monitor = Monitor()
-        self.drift_log = DriftLog(config.drift_log) if config.drift_log is not None else None
+        self.drift_log = self._open_drift_log()
         self.page, self.page_policy = read_page()
         self._memory = UploadMemory(int(config.max_buffered_mb * 1_000_000))
         self.monitor.note_model(self.engine.model.version)
@@ -76,8 +76,10 @@ class Service:
         start = time.perf_counter()
         seen = await self.engine.look(content, explained=explained)
         self.monitor.note_answer(seen)
-        if self.drift_log is not None:
-            self.drift_log.note(seen)
+        # A photo that the model before answered belongs to no line of this one.
+        if self.drift_log is not None and seen.model is self.engine.model:
+            photo = seen.photo
+            self.drift_log.add(seen.answer, photo.pixels, width_px=photo.width_px, height_px=photo.height_px)
         return form_answer(seen, total_s=time.perf_counter() - start)
 
     async def reload(self, path: Path) -> dict[str, Any]:
@@ -90,4 +92,18 @@ class Service:
             raise
         self.monitor.reloads.labels("done").inc()
         self.monitor.note_model(model.version)
+        # A line of the log speaks of one model.
+        self.close()
+        self.drift_log = self._open_drift_log()
         return model.describe()
+
+    def close(self) -> None:
+        """Write what is still to be written."""
+        if self.drift_log is not None:
+            self.drift_log.close()
+
+    def _open_drift_log(self) -> DriftLog | None:
+        if self.config.drift_log is None:
+            return None
+        digest = self.engine.model.predictor.bundle.sha256
+        return DriftLog(self.config.drift_log, window_s=self.config.drift_window_s, model_sha256=digest)
