@@ -171,7 +171,7 @@ def run_server(name: str, model: Path) -> Iterator[Server]:
     else:
         command, path, field = [__file__, "--model", str(model), "--litserve-at", str(port)], "/predict", "request"
         ready = "/health"
-    process = subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.DEVNULL)
     try:
         wait_until_ready(port, ready, process)
         yield Server(port, path, field, psutil.Process(process.pid))
