@@ -12,13 +12,15 @@ from carinspect.core.files import write_json
 from carinspect.core.params import read_section
 from carinspect.core.tables import DATASET_COLUMNS, read_table, write_table
 from carinspect.evaluation.calibration import add_probabilities, fit_calibration
+from carinspect.evaluation.confidence_plot import write_confidence_plot
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.curves import make_curves, write_curves
 from carinspect.evaluation.gallery import write_gallery
 from carinspect.evaluation.overview import write_overview
-from carinspect.evaluation.predict import SCORED_SPLITS, predict
+from carinspect.evaluation.predict import SCORED_SPLITS, add_spreads, predict
 from carinspect.evaluation.report import evaluate_predictions
 from carinspect.model.checkpoint import build_network, load_checkpoint
+from carinspect.model.uncertainty import plan_dropout
 
 REPORTS = Path("reports/evaluate")
 
@@ -30,9 +32,11 @@ def main() -> None:
     table = read_table(Path("data/car_inspection_dataset.csv"), columns=DATASET_COLUMNS)
     train, scored = table[table["split"] == "train"], table[table["split"].isin(SCORED_SPLITS)].reset_index(drop=True)
 
-    raw = predict(build_network(checkpoint), scored, root=root, image_side_px=checkpoint.image_side_px)
-    calibration = fit_calibration(raw)
-    predictions = add_probabilities(raw, calibration)
+    network = build_network(checkpoint)
+    raw, features_NF = predict(network, scored, root=root, image_side_px=checkpoint.image_side_px)
+    dropout = plan_dropout(samples=params.dropout_samples, dropout=checkpoint.model.dropout, seed=params.seed)
+    calibration = fit_calibration(raw, priors=checkpoint.lineage["priors"]) | {"uncertainty": dropout}
+    predictions = add_spreads(add_probabilities(raw, calibration), network, features_NF, calibration=calibration)
     write_json(Path("models/calibration.json"), calibration)
     write_table(predictions, Path("data/predictions.csv"))
 
@@ -41,6 +45,7 @@ def main() -> None:
     curves = make_curves(predictions)
     write_curves(curves, REPORTS)
     write_overview(curves, REPORTS / "evaluation.png", train_labels=train)
+    write_confidence_plot(curves, REPORTS / "confidence.png")
     write_gallery(predictions, root, REPORTS)
     for alarm in report["alarms"]:
         print(f"alarm: {alarm}")

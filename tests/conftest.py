@@ -33,9 +33,13 @@ def make_recipe() -> Recipe:
         tasks=["clean", "cleanliness", "damage", "weather"], backbone="test_resnet", pretrained="none", hidden_features=16, dropout=0.2
     )
     train = TrainRecipe(
-        seed=1, epochs=2, lr=0.002, backbone_lr_factor=1.0, warmup_fraction=0.1, weight_decay=0.02, grad_clip_norm=1.0, ema_decay=0.9,
-        early_stop_epochs=0, regression_loss="smooth_l1",
-        loss_weights={"clean": 1.0, "cleanliness": 1.0, "damage": 1.0, "weather": 1.0}, damaged_below=0.98, augment=augment,
+        seed=1, epochs=2, sampler="none", oversample_ratio=1.0,
+        clean_loss="cross_entropy", focal_gamma=2.0, focal_alpha=None, label_smoothing=0.0, regression_loss="smooth_l1",
+        class_weights="none", loss_weighting="fixed",
+        loss_weights={"clean": 1.0, "cleanliness": 1.0, "damage": 1.0, "weather": 1.0}, damaged_below=0.98,
+        optimiser="adamw", momentum=0.9, lr=0.002, backbone_lr_factor=1.0, layer_decay=1.0, freeze_backbone_epochs=0,
+        schedule="cosine", warmup_fraction=0.1, plateau_factor=0.3, plateau_epochs=2, weight_decay=0.02, grad_clip_norm=1.0,
+        ema_decay=0.9, early_stop_epochs=0, augment=augment,
         batch_size=16, accumulate_steps=1, norm_batch_size=8, image_side_px=32, precision="fp32",
     )  # fmt: skip
     return Recipe(model=model, train=train)
@@ -61,10 +65,13 @@ def model_content() -> bytes:
     torch.manual_seed(0)
     network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=32))
     network.train()(torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8))
-    temperature = {"clean": 0.05, "weather": 0.5}
-    model = to_onnx(AnsweringNetwork(network.eval(), temperature), image_side_px=32)
+    calibration = {
+        "temperature": {"clean": 0.05, "weather": 0.5}, "logit_offset": {"clean": [0.0, 0.0], "weather": [0.0] * 4},
+        "uncertainty": {"samples": 4, "dropout": 0.2, "seed": 1},
+    }  # fmt: skip
+    model = to_onnx(AnsweringNetwork(network.eval(), calibration), image_side_px=32)
     checkpoint = Checkpoint(model=recipe.model, image_side_px=32, weights={}, lineage={"data_revision": "abc"})
-    describe_model(model, checkpoint=checkpoint, calibration={"temperature": temperature}, threshold=THRESHOLD, metrics={"test": {}})
+    describe_model(model, checkpoint=checkpoint, calibration=calibration, threshold=THRESHOLD, metrics={"test": {}})
     return seal(model.SerializeToString(deterministic=True))
 
 

@@ -2,17 +2,20 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 import torch
 from onnx import TensorProto, helper
 from PIL import Image
 
 from carinspect.core.errors import UserError
+from carinspect.export.card import MEASURES, CardFacts, draw_model_card
 from carinspect.export.describe import describe_model
 from carinspect.export.graph import AnsweringNetwork, to_onnx
 from carinspect.export.parity import compare, refuse_disparity
@@ -24,17 +27,22 @@ from carinspect.model.checkpoint import Checkpoint
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.config import Recipe
 from conftest import make_recipe
+from test_evaluation import evaluate, make_table
 
 SIDE = 32
+NAN = float("nan")
 TEMPERATURE = {"clean": 2.0, "weather": 0.5}
+UNCERTAINTY = {"samples": 10, "dropout": 0.2, "seed": 3}
+OFFSET = {"clean": [-0.2, 0.1], "weather": [0.0, 0.5, -1.0, 2.0]}
+CALIBRATION: dict[str, Any] = {"temperature": TEMPERATURE, "logit_offset": OFFSET, "uncertainty": UNCERTAINTY}
 
 
-def answering(recipe: Recipe) -> AnsweringNetwork:
+def answering(recipe: Recipe, uncertainty: dict[str, Any] | None = UNCERTAINTY) -> AnsweringNetwork:
     torch.manual_seed(0)
     network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=SIDE))
     # Statistics of their own, as training would leave: with the first ones a batch norm does nothing.
     network.train()(torch.randint(0, 256, (8, SIDE, SIDE, 3), dtype=torch.uint8))
-    return AnsweringNetwork(network.eval(), TEMPERATURE)
+    return AnsweringNetwork(network.eval(), CALIBRATION | {"uncertainty": uncertainty})
 
 
 def make_threshold(T_clean: float | None) -> dict[str, Any]:
@@ -44,7 +52,8 @@ def make_threshold(T_clean: float | None) -> dict[str, Any]:
 def export(recipe: Recipe, network: AnsweringNetwork, *, threshold: float | None = 0.5) -> onnx.ModelProto:
     model = to_onnx(network, image_side_px=SIDE)
     checkpoint = Checkpoint(model=recipe.model, image_side_px=SIDE, weights={}, lineage={"data_revision": "abc"})
-    calibration, selection = {"temperature": TEMPERATURE}, make_threshold(threshold)
+    uncertainty = None if network.spread is None else UNCERTAINTY
+    calibration, selection = CALIBRATION | {"uncertainty": uncertainty}, make_threshold(threshold)
     describe_model(
         model, checkpoint=checkpoint, calibration=calibration, threshold=selection, metrics={"test": {"clean": {"roc_auc": 0.9}}}
     )
@@ -83,7 +92,7 @@ def test_the_file_answers_as_torch_does_at_any_batch_size(exported: tuple[Answer
 
 def test_another_model_or_another_temperature_is_found(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
     network, model = exported
-    other = AnsweringNetwork(network.network, TEMPERATURE | {"clean": 1.0})
+    other = AnsweringNetwork(network.network, CALIBRATION | {"temperature": TEMPERATURE | {"clean": 1.0}})
     with pytest.raises(UserError, match=r"disagree: p_clean_max_difference is"):
         refuse_disparity(compare(other, bundle_of(model), photos()), tolerance=1e-4)
 
@@ -97,13 +106,14 @@ def test_a_decision_that_differs_is_refused_however_small_the_difference() -> No
         refuse_disparity(comparison | {"flipped_decisions": 0, "p_clean_max_difference": float("nan")}, tolerance=1e-4)
 
 
-def test_temperature_and_normalisation_are_inside(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
+def test_the_prior_temperature_and_normalisation_are_inside(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
     answers = bundle_of(exported[1]).predict(photos())
-    assert np.allclose(answers["p_clean"], 1 / (1 + np.exp(-answers["clean_logit"] / 2.0)), atol=1e-6)
-    weather = np.exp(answers["weather_logits"] / 0.5)
+    assert np.allclose(answers["p_clean"], 1 / (1 + np.exp(-(answers["clean_logit"] + 0.3) / 2.0)), atol=1e-6)
+    weather = np.exp((answers["weather_logits"] + OFFSET["weather"]) / 0.5)
     assert np.allclose(answers["p_weather"], weather / weather.sum(axis=1, keepdims=True), atol=1e-5)
     assert {name: values.shape for name, values in answers.items()} == {
         "clean_logit": (7,), "p_clean": (7,), "cleanliness": (7,), "damage": (7,), "weather_logits": (7, 4), "p_weather": (7, 4),
+        "p_clean_std": (7,), "cleanliness_std": (7,), "damage_std": (7,), "p_weather_std": (7,),
     }  # fmt: skip
 
 
@@ -126,8 +136,24 @@ def test_a_task_that_was_not_trained_has_no_answer() -> None:
     recipe = make_recipe()
     only = Recipe(model=recipe.model.model_copy(update={"tasks": ["weather"]}), train=recipe.train)
     bundle = bundle_of(export(only, answering(only), threshold=None))
-    assert set(bundle.predict(photos(2))) == {"weather_logits", "p_weather"}
+    assert set(bundle.predict(photos(2))) == {"weather_logits", "p_weather", "p_weather_std"}
     assert bundle.threshold is None
+
+
+def test_the_spreads_in_the_file_are_those_of_its_own_masks(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
+    network, model = exported
+    assert bundle_of(model).info["uncertainty"] == UNCERTAINTY
+    assert (bundle_of(model).predict(photos())["damage_std"] > 0).all()
+    other = AnsweringNetwork(network.network, CALIBRATION | {"uncertainty": UNCERTAINTY | {"seed": 4}})
+    with pytest.raises(UserError, match=r"disagree: p_clean_std_max_difference is"):
+        refuse_disparity(compare(other, bundle_of(model), photos()), tolerance=1e-5)
+
+
+def test_without_dropout_the_file_has_no_spreads() -> None:
+    recipe = make_recipe()
+    bundle = bundle_of(export(recipe, answering(recipe, uncertainty=None)))
+    assert bundle.info["uncertainty"] is None
+    assert not [name for name in bundle.predict(photos(2)) if name.endswith("_std")]
 
 
 def foreign_model() -> onnx.ModelProto:
@@ -191,3 +217,104 @@ def test_other_onnx_tools_read_a_sealed_file(exported: tuple[AnsweringNetwork, o
     model = onnx.load_from_string(seal(exported[1].SerializeToString()))
     onnx.checker.check_model(model, full_check=True)
     assert [entry.key for entry in model.metadata_props] == [METADATA_KEY, KEY.decode()]
+
+
+# ---- the model card
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    """metrics/evaluate.json of drawn predictions; one source has few groups."""
+    table = make_table()
+    lot = table[table["source"] == "lot"]["group"].unique()
+    return evaluate(table[~table["group"].isin(lot[9:])]) | {"alarms": ["weather: an alarm."]}
+
+
+def card_facts(report: dict[str, Any], **changes: Any) -> CardFacts:
+    """What the stage reads, with `changes`."""
+    table = pd.DataFrame(
+        {
+            "source": ["wash", "wash", "a|b"], "group": ["1", "1", "2"], "split": ["train", "train", "test"],
+            "clean": [1.0, NAN, 0.0], "cleanliness_score": [NAN] * 3, "damage_score": [NAN] * 3, "weather_condition": [2.0] * 3,
+        }
+    )  # fmt: skip
+    seen = {"precision": 0.97, "precision_low": 0.91, "precision_high": 0.99, "recall": 0.8, "accepted_groups": 61, "wrong_groups": 2}
+    threshold = {
+        "T_clean": 0.7432, "reason": None, "source": "calib", "target_precision": 0.95, "warnings": [], "on_source": seen, "on_test": seen,
+        "proves": {"precision": 0.95, "confidence": 0.9, "of": "a photo of a new group"},
+    }  # fmt: skip
+    lineage = {"data_revision": "d4ta", "code_revision": "c0de", "best_epoch": 7, "recipe": make_recipe().model_dump()}
+    known = {
+        "checkpoint": Checkpoint(model=make_recipe().model, image_side_px=SIDE, weights={}, lineage=lineage),
+        "table": table,
+        "split": {"leaks": 0},
+        "describe": {"warnings": ["the source gives it away"]},
+        "evaluate": report,
+        "calibration": {"temperature": {"clean": 2.0, "weather": None}},
+        "threshold": threshold,
+        "parity": {"photos": 64, "flipped_decisions": 0},
+    }
+    return CardFacts(**known | changes)
+
+
+def rows_of(card: str, *, first: str) -> list[list[str]]:
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in card.splitlines() if line.startswith("| ")]
+    return [row for row in cells if row[0] == first]
+
+
+def test_the_cards_figures_are_those_of_the_metrics(report: dict[str, Any]) -> None:
+    facts = card_facts(report)
+    card = draw_model_card(facts)
+    for task in facts.checkpoint.model.tasks:
+        scores = facts.evaluate["test"][task]
+        quality = {row[1]: row for row in rows_of(card, first=task) if len(row) == 7}
+        for key, words, constant in MEASURES[task]:
+            interval = f"{scores[f'{key}_low']:.3f} to {scores[f'{key}_high']:.3f}"
+            compared = f"{scores[constant]:.3f}" if constant else ""
+            assert quality[words][2:] == [f"{scores[key]:.3f}", interval, compared, str(scores["photos"]), str(scores["groups"])]
+        (errs,) = [row for row in rows_of(card, first=task) if len(row) == 6]
+        assert errs[1] == f"{scores['aurc']:.3f}"
+    for name, scores in facts.evaluate["sources"].items():
+        row = rows_of(card, first=name)[-1]
+        assert row[1:3] == [str(scores["photos"]), str(scores["groups"])]
+        part = scores["damage"]
+        if part["photos"]:
+            assert row[5].startswith(f"{part['mae']:.3f}")
+            assert ("too few" in row[5]) == part["too_few"]
+    assert facts.evaluate["sources"]["lot"]["damage"]["too_few"]
+    assert "- Alarm of the evaluation: weather: an alarm." in card
+    assert "- Shortcut in the data: the source gives it away." in card
+    assert "Proved at the confidence 0.9: it is clean with a\nprobability of at least 0.95" in card
+    assert "Data `d4ta`, code `c0de`, epoch 7" in card
+
+
+def test_the_card_counts_the_photos_and_the_labels_of_the_table(report: dict[str, Any]) -> None:
+    card = draw_model_card(card_facts(report))
+    assert [row for row in rows_of(card, first="wash") if len(row) == 7][0] == ["wash", "2", "1", "1", "0", "0", "2"]
+    assert "| a\\|b | 1 | 1 |" in card
+    assert "| train | learning | 2 | 1 | 1 | 0 | 0 | 2 |" in card
+    assert draw_model_card(card_facts(report)) == card
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"T_clean": None, "reason": "too few groups"}, "**Nothing is called clean**: too few groups."),
+        ({"proves": None}, "**This proves nothing for new cars**"),
+        ({"warnings": ["The target is low."]}, "Warning: The target is low."),
+    ],
+)
+def test_the_card_says_what_the_rule_does_not_promise(report: dict[str, Any], changes: dict[str, Any], words: str) -> None:
+    facts = card_facts(report)
+    card = draw_model_card(replace(facts, threshold=facts.threshold | changes))
+    assert words in card
+    assert words not in draw_model_card(facts)
+
+
+def test_a_card_of_figures_that_are_unknown_says_so(report: dict[str, Any]) -> None:
+    facts = card_facts(report)
+    test = facts.evaluate["test"]
+    nothing = {task: dict.fromkeys(scores) | {"photos": 0, "groups": 0} for task, scores in test.items() if isinstance(scores, dict)}
+    card = draw_model_card(replace(facts, evaluate=facts.evaluate | {"test": test | nothing}))
+    assert "| damage | mean absolute error | unknown | none | unknown | 0 | 0 |" in card
+    assert "None" not in card

@@ -1,6 +1,7 @@
 """model: network, masked losses, backbones, checkpoints."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,16 @@ from sklearn.metrics import log_loss
 
 from carinspect.core.errors import UserError
 from carinspect.core.params import parse_section
+from carinspect.model.answers import Calibrated
 from carinspect.model.backbones import build_backbone
 from carinspect.model.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint, to_bytes
 from carinspect.model.config import ModelParams
 from carinspect.model.losses import is_labelled, summed_losses
 from carinspect.model.network import CarInspectionNetwork
+from carinspect.model.uncertainty import DropoutSpread, draw_masks, plan_dropout
+from carinspect.training.balance import class_weights
 from carinspect.training.config import Recipe
+from conftest import make_recipe
 
 NAN = float("nan")
 
@@ -27,8 +32,9 @@ def labels(**columns: list[float]) -> dict[str, torch.Tensor]:
     return {name: torch.tensor(columns.get(name, [NAN] * count), dtype=torch.float32) for name in names}
 
 
-def losses(logits: dict[str, torch.Tensor], truth: dict[str, torch.Tensor], regression: str = "smooth_l1") -> dict[str, torch.Tensor]:
-    return summed_losses(logits, truth, regression=regression, damaged_below=0.98)
+def losses(logits: dict[str, torch.Tensor], truth: dict[str, torch.Tensor], **knobs: Any) -> dict[str, torch.Tensor]:
+    train = make_recipe().train.model_copy(update=knobs)
+    return summed_losses(logits, truth, train, class_weights=class_weights(train, truth))
 
 
 def test_classification_losses_agree_with_scikit_learn() -> None:
@@ -42,7 +48,10 @@ def test_classification_losses_agree_with_scikit_learn() -> None:
 @pytest.mark.parametrize("kind", ["smooth_l1", "mse", "bce"])
 def test_regression_losses_are_least_at_the_label(kind: str) -> None:
     shares = torch.linspace(0.01, 0.99, 99)
-    values = [losses({"cleanliness": torch.logit(share).view(1)}, labels(cleanliness_score=[0.3]), kind)["cleanliness"] for share in shares]
+    values = [
+        losses({"cleanliness": torch.logit(share).view(1)}, labels(cleanliness_score=[0.3]), regression_loss=kind)["cleanliness"]
+        for share in shares
+    ]
     assert shares[int(np.argmin([value.item() for value in values]))] == pytest.approx(0.3, abs=0.006)
 
 
@@ -151,3 +160,58 @@ def test_a_broken_or_foreign_checkpoint_is_refused(tmp_path: Path, tiny_recipe: 
     path.write_bytes(to_bytes({"format": 1, "resize_contract": "letterbox"}))
     with pytest.raises(UserError, match="Train it again"):
         load_checkpoint(path)
+
+
+# ---- Monte-Carlo dropout
+
+PLAN = {"samples": 30, "dropout": 0.2, "seed": 5}
+CALIBRATION = {
+    "temperature": {"clean": 2.0, "weather": None},
+    "logit_offset": {"clean": [0.0, 0.0], "weather": [0.0] * 4},
+}
+
+
+def brute_force_spreads(network: CarInspectionNetwork, features_BF: torch.Tensor) -> dict[str, np.ndarray]:
+    """The heads run once for each mask, in numpy; the spread of weather is that of the class which is likeliest without dropout."""
+    masks = draw_masks(**PLAN, features=features_BF.shape[1])
+    passes = [network.answer(features_BF * mask) for mask in masks]
+    expected = {task: np.stack([expit(run[task].numpy() / (2.0 if task == "clean" else 1.0)) for run in passes]).std(axis=0)
+                for task in ("clean", "cleanliness", "damage")}  # fmt: skip
+    weather = np.stack([softmax(run["weather"].numpy(), axis=1) for run in passes])
+    likeliest = network.answer(features_BF)["weather"].argmax(dim=1).numpy()
+    return expected | {"weather": weather.std(axis=0)[np.arange(len(likeliest)), likeliest]}
+
+
+@torch.inference_mode()
+def test_the_spreads_are_those_of_one_pass_a_mask(tiny_recipe: Recipe) -> None:
+    network = build(tiny_recipe)
+    features_BF = network.features(torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)) + torch.rand(5, 16)
+    found = DropoutSpread(network, PLAN, Calibrated(CALIBRATION))(features_BF)
+    for task, expected in brute_force_spreads(network, features_BF).items():
+        assert found[task].numpy() == pytest.approx(expected, abs=1e-6)
+        assert (expected > 1e-4).all(), "without a spread the check above would see nothing"
+
+
+@torch.inference_mode()
+def test_a_photo_has_the_same_spread_whatever_stands_beside_it(tiny_recipe: Recipe) -> None:
+    network = build(tiny_recipe)
+    features_BF = torch.rand(6, 16)
+    alone = DropoutSpread(network, PLAN, Calibrated(CALIBRATION))(features_BF[2:3])
+    together = DropoutSpread(network, PLAN, Calibrated(CALIBRATION))(features_BF)
+    other = DropoutSpread(network, PLAN | {"seed": 6}, Calibrated(CALIBRATION))(features_BF)
+    for task in together:
+        assert alone[task].item() == pytest.approx(together[task][2].item(), abs=1e-6)
+        assert not torch.equal(together[task], other[task])
+
+
+def test_the_masks_keep_the_mean_and_drop_the_share_that_they_say() -> None:
+    masks = draw_masks(samples=400, dropout=0.25, seed=1, features=500)
+    assert masks.unique().tolist() == pytest.approx([0, 1 / 0.75])
+    assert (masks == 0).float().mean().item() == pytest.approx(0.25, abs=0.005)
+    assert torch.equal(masks, draw_masks(samples=400, dropout=0.25, seed=1, features=500))
+
+
+def test_without_dropout_or_samples_there_are_no_spreads() -> None:
+    assert plan_dropout(samples=30, dropout=0.2, seed=5) == PLAN
+    assert plan_dropout(samples=30, dropout=0.0, seed=5) is None
+    assert plan_dropout(samples=0, dropout=0.2, seed=5) is None

@@ -79,7 +79,8 @@ def test_a_stage_has_the_same_word_everywhere(stage: str) -> None:
 LAYERS = [
     {"core"}, {"images", "scoring"}, {"model", "inference"},
     {"annotations", "splits", "training", "evaluation", "thresholds", "export", "demo", "audit", "storage"},
-    {"serving"}, {"cli"},
+    {"comparison", "serving"},
+    {"cli"},
 ]  # fmt: skip
 
 
@@ -266,6 +267,26 @@ def test_an_experiment_changes_what_it_says_and_can_be_compared(workspace: Path)
     shutil.rmtree(workspace / "plots")
     for title in ("precision and recall of clean", "confusion of weather", "calibration of clean", "validation score", "damage"):
         assert title in page, title
+
+
+@pytest.mark.slow
+def test_two_experiments_are_compared_by_their_names(workspace: Path) -> None:
+    for name, epochs in (("shorter", 1), ("longer", 3)):
+        run(workspace, "dvc", "exp", "run", "--temp", "--name", name, "-S", f"train.epochs={epochs}")
+    carinspect = ("env", "PYTHONPATH=src", sys.executable, "-m", "carinspect.cli.main")
+    output = run(workspace, *carinspect, "compare", "shorter", "longer", "--samples", "1000", "--json", "comparison.json")
+    comparison = json.loads((workspace / "comparison.json").read_text())
+    (workspace / "comparison.json").unlink()
+    (reference,) = run(workspace, "git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/longer").split()
+    metrics = json.loads(run(workspace, "git", "show", f"{reference}:metrics/evaluate.json"))["test"]
+    found = {(metric["task"], metric["metric"]): metric for metric in comparison["metrics"]}
+    assert found["damage", "mae"]["b"] == pytest.approx(metrics["damage"]["mae"], abs=1e-5)
+    assert found["damage", "mae"]["difference"] != 0
+    assert "A = shorter, B = longer" in output
+    assert "No clear difference" in run(workspace, *carinspect, "compare", "HEAD", "workspace")
+    output = run(workspace, *carinspect, "compare", "HEAD", "lnoger", fails=True)
+    assert "at 'lnoger' cannot be read" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from carinspect.scoring.bootstrap import NOTHING, estimate, point, resample_grou
 from carinspect.scoring.classification import ECE_BINS, accuracy, brier, ece, macro_f1, reliability
 from carinspect.scoring.ranking import average_precision, roc_auc
 from carinspect.scoring.regression import mae, pearson, relative_mae, rmse, spearman
+from carinspect.scoring.selective import aurc, risk_coverage
 
 RANDOM = np.random.default_rng(7)
 N = 120
@@ -143,3 +144,51 @@ def test_chunks_do_not_change_the_interval(monkeypatch: pytest.MonkeyPatch) -> N
     whole = estimate(spearman, SCALE, ANSWERS, weights_SxN=weights, confidence=0.9)
     monkeypatch.setattr("carinspect.scoring.bootstrap._CELLS_AT_ONCE", 7 * N)
     assert estimate(spearman, SCALE, ANSWERS, weights_SxN=weights, confidence=0.9) == whole
+
+
+# ---- Risk and coverage
+
+LOSSES = np.abs(SCALE - ANSWERS)
+CONFIDENCE = np.round(RANDOM.random(N), 1)  # rounded, so that there are many ties
+
+
+def brute_force_risks(losses: np.ndarray, confidence: np.ndarray, *, orders: int, seed: int) -> np.ndarray:
+    """Selective risks by definition, a mean over random orders of equals."""
+    random = np.random.default_rng(seed)
+    runs = []
+    for _ in range(orders):
+        order = np.lexsort((random.random(len(losses)), -confidence))
+        runs.append([losses[order[:kept]].mean() for kept in range(1, len(losses) + 1)])
+    return np.mean(runs, axis=0)
+
+
+def test_aurc_and_its_curve_equal_a_brute_force_over_the_definition() -> None:
+    distinct = RANDOM.permutation(N).astype(float)
+    expected = brute_force_risks(LOSSES, distinct, orders=1, seed=0)
+    curve = risk_coverage(LOSSES, distinct)
+    assert curve.risk == pytest.approx(expected, abs=1e-12)
+    assert curve.coverage == pytest.approx(np.arange(1, N + 1) / N)
+    assert point(aurc, LOSSES, distinct) == pytest.approx(expected.mean(), abs=1e-12)
+
+
+def test_equal_confidences_count_as_the_mean_over_their_orders() -> None:
+    losses, confidence = LOSSES[:30], CONFIDENCE[:30]
+    expected = brute_force_risks(losses, confidence, orders=4000, seed=1)
+    assert risk_coverage(losses, confidence).risk == pytest.approx(expected, abs=0.01)
+    assert point(aurc, losses, confidence) == pytest.approx(risk_coverage(losses, confidence).risk.mean(), abs=1e-12)
+    shuffled = RANDOM.permutation(30)
+    assert point(aurc, losses[shuffled], confidence[shuffled]) == pytest.approx(point(aurc, losses, confidence), abs=1e-12)
+    assert point(aurc, losses, np.zeros(30)) == pytest.approx(losses.mean())
+
+
+def test_aurc_of_a_resample_is_that_of_its_photos_written_out() -> None:
+    weights = resample_groups(np.arange(N).astype(str), samples=20, seed=3)
+    for value, weight in zip(aurc(LOSSES, CONFIDENCE, weights.astype(float)), weights, strict=True):
+        rows = np.repeat(np.arange(N), weight)
+        assert value == pytest.approx(risk_coverage(LOSSES[rows], CONFIDENCE[rows]).risk.mean(), abs=1e-12)
+
+
+def test_no_order_beats_the_oracle_and_the_worst_is_its_reverse() -> None:
+    best, worst = point(aurc, LOSSES, -LOSSES), point(aurc, LOSSES, LOSSES)
+    assert best < point(aurc, LOSSES, CONFIDENCE) < worst
+    assert best < LOSSES.mean() < worst

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix, f1_score
 
 from carinspect.core.errors import UserError
 from carinspect.core.params import parse_section
@@ -183,6 +184,16 @@ def make_table(random: np.random.Generator, *, cars: int = 800, photos_each: int
 @pytest.fixture
 def table() -> pd.DataFrame:
     return make_table(np.random.default_rng(11))
+
+
+def test_the_confusion_at_the_deployed_rule_is_scikit_learns(table: pd.DataFrame) -> None:
+    selection = select_threshold(table, make_params())
+    test, look = table[table["split"] == "test"], selection["on_test"]
+    called_clean = test["p_clean"] >= selection["T_clean"]
+    (right_dirty, wrong), (missed, right) = confusion_matrix(test["clean"], called_clean)
+    assert (look["wrong_photos"], look["missed_photos"], look["accepted_photos"]) == (wrong, missed, right + wrong)
+    assert look["photos"] == right + wrong + missed + right_dirty
+    assert look["f1"] == pytest.approx(f1_score(test["clean"], called_clean))
 
 
 def test_the_rule_stands_with_its_evidence(table: pd.DataFrame) -> None:

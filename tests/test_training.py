@@ -25,7 +25,7 @@ from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.augment import augment, build_augmentation
 from carinspect.training.batches import MicroBatchLoader, Photos, Step, labels_as_tensors, plan_epoch
 from carinspect.training.config import Profile, Recipe, Runtime
-from carinspect.training.optimiser import build_optimiser, freeze_backbone, learning_rate
+from carinspect.training.objective import Objective
 from carinspect.training.recipe import read_profiles, read_recipe, resolve_recipe, write_recipe
 from carinspect.training.runtime import Machine, settle_runtime
 from carinspect.training.step import NormStatistics, train_step
@@ -133,7 +133,7 @@ def photos(tmp_path: Path) -> Photos:
 
 
 def test_an_epoch_takes_each_photo_once_and_another_epoch_another_order(tiny_recipe: Recipe) -> None:
-    plans = [plan_epoch(tiny_recipe.train, photo_count=70, epoch=epoch) for epoch in (0, 1, 0)]
+    plans = [plan_epoch(tiny_recipe.train, clean=torch.zeros(70), epoch=epoch) for epoch in (0, 1, 0)]
     taken = [np.concatenate([step.positions for step in plan]) for plan in plans]
     assert all(len(set(positions)) == len(positions) == 64 for positions in taken)
     assert (taken[0] == taken[2]).all()
@@ -142,7 +142,7 @@ def test_an_epoch_takes_each_photo_once_and_another_epoch_another_order(tiny_rec
 
 
 def test_a_set_smaller_than_a_batch_still_makes_a_step(tiny_recipe: Recipe) -> None:
-    (step,) = plan_epoch(tiny_recipe.train, photo_count=5, epoch=0)
+    (step,) = plan_epoch(tiny_recipe.train, clean=torch.zeros(5), epoch=0)
     assert sorted(step.positions) == [0, 1, 2, 3, 4]
 
 
@@ -150,11 +150,11 @@ def test_a_set_smaller_than_a_batch_still_makes_a_step(tiny_recipe: Recipe) -> N
 def test_any_number_of_workers_gives_the_same_batches(photos: Photos, tiny_recipe: Recipe, workers: int) -> None:
     def batches(machine: Machine) -> list[torch.Tensor]:
         loader = MicroBatchLoader(photos, tiny_recipe.train, machine)
-        epochs = [plan_epoch(tiny_recipe.train, photo_count=len(photos), epoch=epoch) for epoch in range(2)]
+        epochs = [plan_epoch(tiny_recipe.train, clean=photos.labels["clean"], epoch=epoch) for epoch in range(2)]
         return [
             images.clone()
             for epoch, plan in enumerate(epochs)
-            for images in loader.epoch(epoch, [part for step in plan for part in step.micro_batches])
+            for images in loader.epoch(epoch, [draws for step in plan for draws in step.draws])
         ]
 
     alone = batches(LINE)
@@ -218,10 +218,11 @@ def one_process(tmp_path: Path):
 def take_step(recipe: Recipe, photos: Photos, step: Step) -> tuple[CarInspectionNetwork, dict[str, float]]:
     torch.manual_seed(0)
     network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=32)).train()
-    optimiser = torch.optim.SGD(network.parameters(), lr=1.0)
+    objective = Objective(recipe, photos.labels, device=torch.device("cpu"))
+    optimiser = torch.optim.SGD([*network.parameters(), *objective.task_weights.parameters()], lr=1.0)
     losses = train_step(
         network, optimiser, torch.amp.GradScaler("cpu", enabled=False),
-        recipe=recipe, photos=photos, step=step, step_number=0, own_parts=list(range(len(step.micro_batches))),
+        recipe=recipe, objective=objective, photos=photos, step=step, step_number=0, own_parts=list(range(len(step.micro_batches))),
         images=[torch.from_numpy(photos.pixels[part]) for part in step.micro_batches], statistics=NormStatistics(network),
     )  # fmt: skip
     return network, losses
@@ -273,27 +274,6 @@ def test_a_step_in_bfloat16_is_near_the_one_in_float32(photos: Photos, tiny_reci
     assert half_losses != losses
 
 
-def test_a_frozen_backbone_stays_as_it_is(photos: Photos, tiny_recipe: Recipe, one_process: None) -> None:
-    network = CarInspectionNetwork(tiny_recipe.model, backbone=build_backbone("test_resnet", image_side_px=32))
-    freeze_backbone(network)
-    optimiser = build_optimiser(network, tiny_recipe.train)
-    trained = {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
-    assert trained == {id(parameter) for part in (network.shared, network.heads) for parameter in part.parameters()}
-
-
-def test_the_learning_rate_warms_up_to_its_peak_and_falls_to_zero() -> None:
-    rates = [learning_rate(step, total_steps=100, peak=0.1, warmup_fraction=0.1) for step in range(100)]
-    assert rates[0] == pytest.approx(0.01)
-    assert max(rates) == rates[9] == pytest.approx(0.1)
-    assert rates[9:] == sorted(rates[9:], reverse=True)
-    assert rates[-1] < 1e-4
-    reference = torch.optim.lr_scheduler.CosineAnnealingLR(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1), T_max=90)
-    for rate in rates[10:]:
-        assert rate == pytest.approx(reference.get_last_lr()[0])
-        reference.optimizer.step()
-        reference.step()
-
-
 def test_skill_is_one_for_the_truth_and_zero_for_the_best_constant(photos: Photos) -> None:
     labels = photos.labels
     truth = {
@@ -301,10 +281,10 @@ def test_skill_is_one_for_the_truth_and_zero_for_the_best_constant(photos: Photo
         "damage": torch.logit(labels["damage_score"].nan_to_num(0.5)),
         "weather": torch.nn.functional.one_hot(labels["weather_condition"].nan_to_num().long(), 4) * 40.0,
     }
-    perfect = skill_scores(truth, labels, damaged_below=0.98)
+    perfect = skill_scores(truth, labels)
     assert all(skill == pytest.approx(1, abs=1e-3) for skill in perfect.values())
     share = labels["clean"].nanmean()
-    constant = skill_scores({"clean": torch.logit(share).expand(len(photos))}, labels, damaged_below=0.98)
+    constant = skill_scores({"clean": torch.logit(share).expand(len(photos))}, labels)
     assert constant["clean"] == pytest.approx(0, abs=0.01)
     assert validation_score(perfect) == pytest.approx(1, abs=1e-3)
 

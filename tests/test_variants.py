@@ -26,7 +26,10 @@ PARAMS = ExportParams(
     parity_photos=8, tolerance=1e-4, image_side_px=None, half=True, half_tolerance=0.02, int8=True, int8_tolerance=0.3, int8_photos=16,
     flip_rate=0.5,
 )  # fmt: skip
-FACTS = {"calibration": {"temperature": {"clean": 1.0, "weather": 1.0}}, "threshold": THRESHOLD, "metrics": {"test": {}}}
+CALIBRATION = {
+    "temperature": {"clean": 1.0, "weather": 1.0}, "logit_offset": {"clean": [0.0, 0.0], "weather": [0.0] * 4}, "uncertainty": None,
+}  # fmt: skip
+FACTS = {"calibration": CALIBRATION, "threshold": THRESHOLD, "metrics": {"test": {}}}
 
 
 @pytest.fixture(scope="module")

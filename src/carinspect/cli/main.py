@@ -109,6 +109,19 @@ def drift(
     raise typer.Exit(status_of(lambda: report_drift(log, model, since=since)))
 
 
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(help="A git revision, an experiment's name, or workspace.")],
+    b: Annotated[str, typer.Argument(help="The same, of the model that may be better.")],
+    samples: Annotated[int, typer.Option(help="Resamples of groups behind each interval.", min=1000)] = 10_000,
+    json: Annotated[Path | None, typer.Option(help="Also write all figures to this file.")] = None,
+) -> None:
+    """Say whether B is better than A on the same test photos: differences with intervals, tests of the decisions, a verdict in words."""
+    from carinspect.cli.compare import compare_revisions
+
+    compare_revisions(a, b, samples=samples, json_file=json)
+
+
 store = typer.Typer(no_args_is_help=True, help="The cache and the remotes that hold data and models.")
 app.add_typer(store, name="store")
 

@@ -14,5 +14,8 @@ LABEL_COLUMN: dict[Task, str] = {
 }
 """The column of the tables that holds each task's label."""
 
+SPREAD: dict[str, str] = {"clean": "p_clean_std", "cleanliness": "cleanliness_std", "damage": "damage_std", "weather": "p_weather_std"}
+"""Of each task's answer under Monte-Carlo dropout: a column of the predictions, an output of the model file."""
+
 WEATHER_CLASSES: tuple[str, ...] = ("clear", "rain", "fog", "snow")
 """`weather_condition` is an index into this."""

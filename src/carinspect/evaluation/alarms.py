@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from carinspect.core.tasks import WEATHER_CLASSES, Task
+from carinspect.core.tasks import LABEL_COLUMN, WEATHER_CLASSES, Task
 from carinspect.evaluation.answers import OUTPUTS, chosen_weather, labelled
 from carinspect.evaluation.calibration import CLASSIFIERS, TEMPERATURE_BOUNDS
 
@@ -19,10 +19,20 @@ def find_alarms(table: pd.DataFrame, test: dict[str, Any], *, tasks: list[Task],
     for task in tasks:
         if test[task]["photos"] == 0:
             alarms.append(f"{task}: no labelled photo in test, so its quality is unknown.")
+        alarms += _one_label(table, task)
         alarms += _constant_answers(table, task)
         alarms += _no_better_than_constant(task, test[task])
         alarms += _calibration(task, calibration)
     return alarms
+
+
+def _one_label(table: pd.DataFrame, task: Task) -> list[str]:
+    labels = labelled(table[table["split"] == "test"], task)[LABEL_COLUMN[task]]
+    if len(labels) < 2 or labels.nunique() > 1:
+        return []
+    words = {"clean": ("dirty", "clean"), "weather": WEATHER_CLASSES}
+    word = words[task][int(labels.iloc[0])] if task in words else f"{labels.iloc[0]:g}"
+    return [f"{task}: all {len(labels)} labelled photos of test have the label {word}, so the model cannot be told from a constant."]
 
 
 def _constant_answers(table: pd.DataFrame, task: Task) -> list[str]:

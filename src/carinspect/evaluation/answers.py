@@ -2,14 +2,16 @@
 
 | column | meaning |
 |---|---|
-| `clean_logit` | log-odds of clean, before temperature |
+| `clean_logit` | log-odds of clean, before calibration |
 | `cleanliness` | 0..1, 1 = clean |
 | `damage` | 0..1, 1 = undamaged |
-| `weather_logit_clear`, `_rain`, `_fog`, `_snow` | before temperature and softmax |
-| `p_clean` | 0..1, after temperature |
-| `p_weather_clear`, `_rain`, `_fog`, `_snow` | 0..1, after temperature; sum to 1 |
+| `weather_logit_clear`, `_rain`, `_fog`, `_snow` | before calibration and softmax |
+| `p_clean` | 0..1, calibrated |
+| `p_weather_clear`, `_rain`, `_fog`, `_snow` | 0..1, calibrated; sum to 1 |
+| `p_clean_std`, `cleanliness_std`, `damage_std` | spread of the answer over the masks of Monte-Carlo dropout |
+| `p_weather_std` | the same, of the likeliest class |
 
-All are NaN for a task that the model was not trained on.
+All are NaN for a task that the model was not trained on; the spreads also for a network without dropout, or with `dropout_samples` 0.
 """
 
 import numpy as np

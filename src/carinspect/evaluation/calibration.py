@@ -1,11 +1,14 @@
-"""Owns the temperatures that turn logits into probabilities which mean what they say.
+"""Owns what turns logits into probabilities which mean what they say: the training's class prior is undone, then a temperature fitted.
 
-`fit_calibration` gives what models/calibration.json holds:
+p = softmax((logits + logit_offset) / temperature). `fit_calibration` gives what models/calibration.json holds:
 
     {"fitted_on": "val",
+     "logit_offset": {"clean": [dirty, clean], "weather": [...]},     zeros where training showed the classes as they occur
      "temperature": {"clean": t, "weather": t},          null where none could be fitted; the logits then stand as they are
      "clean": {"photos": n, "nll_before": x, "nll_after": x, "reason": null or why there is none},
      "weather": {the same}}
+
+"before" is the bare model: no offset, no temperature.
 """
 
 from typing import Any
@@ -17,6 +20,7 @@ from scipy.special import log_softmax
 
 from carinspect.core.tasks import LABEL_COLUMN, Task
 from carinspect.evaluation.answers import WEATHER_LOGITS, WEATHER_PROBABILITIES, labelled, numbers
+from carinspect.model.priors import Priors, logit_offsets
 from carinspect.scoring.ranking import Array
 
 FITTED_ON = "val"
@@ -24,13 +28,14 @@ CLASSIFIERS: tuple[Task, ...] = ("clean", "weather")
 TEMPERATURE_BOUNDS = (0.05, 20.0)
 
 
-def fit_calibration(table: pd.DataFrame) -> dict[str, Any]:
-    """The temperatures of both classifiers from the `val` rows of the predictions; see the module's head for the layout."""
+def fit_calibration(table: pd.DataFrame, *, priors: Priors) -> dict[str, Any]:
+    """Offsets from the `priors` of training and temperatures from the `val` rows of the predictions; the module's head has the layout."""
     # Sorted, since the order of a sum shows in its last digits.
     rows = table[table["split"] == FITTED_ON].sort_values("image_path", kind="stable")
-    fits: dict[str, dict[str, Any]] = {task: _fit_task(labelled(rows, task), task) for task in CLASSIFIERS}
+    offsets = logit_offsets(priors)
+    fits: dict[str, dict[str, Any]] = {task: _fit_task(labelled(rows, task), task, offsets[task]) for task in CLASSIFIERS}
     temperatures = {task: fit.pop("temperature") for task, fit in fits.items()}
-    return {"fitted_on": FITTED_ON, "temperature": temperatures, **fits}
+    return {"fitted_on": FITTED_ON, "logit_offset": offsets, "temperature": temperatures, **fits}
 
 
 def fit_temperature(logits_NxK: Array, labels_N: Array) -> float:
@@ -57,15 +62,17 @@ def negative_log_likelihood(logits_NxK: Array, labels_N: Array, *, temperature: 
 def add_probabilities(table: pd.DataFrame, calibration: dict[str, Any]) -> pd.DataFrame:
     """A copy of `table` with `p_clean` and `p_weather_*`; NaN where the task was not trained. A temperature of None counts as 1."""
     table = table.copy()
-    temperature = calibration["temperature"]
-    table["p_clean"] = probabilities_of(table, "clean", temperature=temperature["clean"])[:, 1]
-    table[WEATHER_PROBABILITIES] = probabilities_of(table, "weather", temperature=temperature["weather"])
+    table["p_clean"] = probabilities_of(table, "clean", calibration)[:, 1]
+    table[WEATHER_PROBABILITIES] = probabilities_of(table, "weather", calibration)
     return table
 
 
-def probabilities_of(table: pd.DataFrame, task: Task, *, temperature: float | None) -> Array:
-    """Shape (N, K): dirty and clean, or the four weathers."""
-    return np.exp(log_softmax(logits_of(table, task) / (temperature or 1.0), axis=1))
+def probabilities_of(table: pd.DataFrame, task: Task, calibration: dict[str, Any] | None) -> Array:
+    """Shape (N, K): dirty and clean, or the four weathers. None: as the bare model says."""
+    logits_NxK = logits_of(table, task)
+    if calibration is not None:
+        logits_NxK = (logits_NxK + calibration["logit_offset"][task]) / (calibration["temperature"][task] or 1.0)
+    return np.exp(log_softmax(logits_NxK, axis=1))
 
 
 def logits_of(table: pd.DataFrame, task: Task) -> Array:
@@ -83,16 +90,17 @@ def _smoothed_targets(labels_N: Array, *, classes: int) -> Array:
     return (one_hot_NxK * photos_of_own_class_Nx1 + 1.0) / (photos_of_own_class_Nx1 + classes)
 
 
-def _fit_task(rows: pd.DataFrame, task: Task) -> dict[str, Any]:
+def _fit_task(rows: pd.DataFrame, task: Task, offset_K: list[float]) -> dict[str, Any]:
     labels_N = numbers(rows, LABEL_COLUMN[task])
     classes = len(np.unique(labels_N))
     if classes < 2:
         return {"photos": len(rows), "nll_before": None, "nll_after": None, "temperature": None, "reason": _reason(rows, task)}
-    logits_NxK = logits_of(rows, task)
+    bare_NxK = logits_of(rows, task)
+    logits_NxK = bare_NxK + np.asarray(offset_K)
     temperature = fit_temperature(logits_NxK, labels_N)
     return {
         "photos": len(rows),
-        "nll_before": negative_log_likelihood(logits_NxK, labels_N, temperature=1.0),
+        "nll_before": negative_log_likelihood(bare_NxK, labels_N, temperature=1.0),
         "nll_after": negative_log_likelihood(logits_NxK, labels_N, temperature=temperature),
         "temperature": temperature,
         "reason": None,

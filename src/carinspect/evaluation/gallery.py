@@ -1,4 +1,6 @@
-"""Owns the contact sheets: answers.png, test photos of many kinds with their answers, and worst.png, each task's worst errors."""
+"""Owns the contact sheets: answers.png, test photos of many kinds with their answers; worst.png, each task's worst errors; and
+uncertain.png, the photos whose answers spread most under dropout, labelled or not: the ones worth a person's look.
+"""
 
 import io
 from pathlib import Path
@@ -8,7 +10,7 @@ import pandas as pd
 from PIL import Image, ImageColor, ImageDraw
 
 from carinspect.core.files import write_bytes
-from carinspect.core.tasks import LABEL_COLUMN, TASKS, WEATHER_CLASSES, Task
+from carinspect.core.tasks import LABEL_COLUMN, SPREAD, TASKS, WEATHER_CLASSES, Task
 from carinspect.evaluation.answers import WEATHER_PROBABILITIES, labelled, numbers, weather_probabilities
 from carinspect.evaluation.card import CARD_WIDTH_PX, COLORS, FRAME, INK, SOFT, TRACK, draw_card, font
 from carinspect.scoring.ranking import Array
@@ -19,15 +21,22 @@ FOOT = "Bar: the model's answer, 1 = clean, undamaged. Tick: the label, where a 
 
 
 def write_gallery(table: pd.DataFrame, root: Path, folder: Path) -> None:
-    """Both sheets from the test rows of predictions completed by `add_probabilities`; photos lie at `root / image_path`.
+    """The sheets from the test rows of completed predictions; photos lie at `root / image_path`.
 
     Raises `UserError` when a photo cannot be read.
     """
     test = table[table["split"] == "test"].sort_values("image_path", kind="stable").reset_index(drop=True)
-    _write_sheet([draw_card(row, root, head=None) for row in _rows(choose_varied(test, most=COLUMNS * ROWS))], folder / "answers.png")
+    _write_sheet(
+        [draw_card(row, root, head=None) for row in _rows(choose_varied(test, most=COLUMNS * ROWS))],
+        folder / "answers.png",
+        empty="no photos",
+    )
     worst = {task: worst_errors(test, task, most=ROWS) for task in TASKS}
     cards = [draw_card(row, root, head=_head(row, task)) for task in TASKS for row in _rows(worst[task])]
-    _write_sheet(cards, folder / "worst.png")
+    _write_sheet(cards, folder / "worst.png", empty="no labels")
+    unsure = {task: least_certain(test, task, most=ROWS) for task in TASKS}
+    cards = [draw_card(row, root, head=f"{task}: ± {row[SPREAD[task]]:.3f}") for task in TASKS for row in _rows(unsure[task])]
+    _write_sheet(cards, folder / "uncertain.png", empty="no spreads: the network has no dropout, or evaluate.dropout_samples is 0")
 
 
 def choose_varied(test: pd.DataFrame, *, most: int) -> pd.DataFrame:
@@ -53,6 +62,12 @@ def worst_errors(test: pd.DataFrame, task: Task, *, most: int) -> pd.DataFrame:
     return known.assign(error=_errors(known, task)).sort_values("error", ascending=False, kind="stable").drop_duplicates("group").head(most)
 
 
+def least_certain(test: pd.DataFrame, task: Task, *, most: int) -> pd.DataFrame:
+    """Up to `most` photos of different groups, the largest spread of `task` first; none without spreads."""
+    known = test[test[SPREAD[task]].notna()]
+    return known.sort_values(SPREAD[task], ascending=False, kind="stable").drop_duplicates("group").head(most)
+
+
 def _errors(known: pd.DataFrame, task: Task) -> Array:
     labels_N = numbers(known, LABEL_COLUMN[task])
     if task == "weather":
@@ -70,14 +85,14 @@ def _rows(table: pd.DataFrame) -> list[dict[str, object]]:
     return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
-def _write_sheet(cards: list[Image.Image], path: Path) -> None:
+def _write_sheet(cards: list[Image.Image], path: Path, *, empty: str) -> None:
     rows = max(1, -(-len(cards) // COLUMNS))
     row_px = (cards[0].height if cards else 0) + GAP_PX
     sheet = Image.new("RGB", (COLUMNS * (CARD_WIDTH_PX + GAP_PX) + GAP_PX, GAP_PX + rows * row_px + FOOT_PX), "white")
     for position, card in enumerate(cards):
         row, column = divmod(position, COLUMNS)
         sheet.paste(card, (GAP_PX + column * (CARD_WIDTH_PX + GAP_PX), GAP_PX + row * row_px))
-    foot = FOOT if cards else "no labels"
+    foot = FOOT if cards else empty
     ImageDraw.Draw(sheet).text((GAP_PX, sheet.height - FOOT_PX), foot, fill=SOFT, font=font(12))
     buffer = io.BytesIO()
     _with_few_colours(sheet).save(buffer, format="PNG", optimize=True)

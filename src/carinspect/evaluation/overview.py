@@ -22,7 +22,8 @@ def write_overview(curves: Curves, path: Path, *, train_labels: pd.DataFrame | N
     figure = Figure(figsize=(12, 7.6), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
     panels = figure.subplots(2, 3).ravel()
     _precision_recall(panels[0], curves["precision_recall"])
-    _reliability(panels[1], curves["calibration"])
+    draw_reliability(panels[1], curves["calibration"])
+    panels[1].set(title="clean: said and happened", xlabel="mean p_clean of a bin", ylabel="share clean")
     _confusion(panels[2], curves["clean_confusion"], names=("dirty", "clean"), title="clean, at p_clean 0.5")
     scales: tuple[Task, ...] = ("cleanliness", "damage")
     for panel, task in zip(panels[3:5], scales, strict=True):
@@ -36,22 +37,23 @@ def write_overview(curves: Curves, path: Path, *, train_labels: pd.DataFrame | N
 
 def _precision_recall(axes: Axes, curve: pd.DataFrame) -> None:
     axes.set(title="clean: precision and recall", xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
-    _tidy(axes, empty=curve.empty)
+    tidy(axes, empty=curve.empty)
     axes.step(curve["recall"], curve["precision"], where="post", color=BLUE, lw=2)
 
 
-def _reliability(axes: Axes, curve: pd.DataFrame) -> None:
-    axes.set(title="clean: said and happened", xlabel="mean p_clean of a bin", ylabel="share clean", xlim=(0, 1), ylim=(0, 1.02))
-    _tidy(axes, empty=curve.empty)
+def draw_reliability(axes: Axes, curve: pd.DataFrame) -> None:
+    """A diagram of the columns of calibration.csv, without words."""
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.05))
+    tidy(axes, empty=curve.empty)
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
-    for calibrated, color, label in (("no", GREY, "before temperature"), ("yes", BLUE, "after")):
+    for calibrated, color, label in (("no", GREY, "before calibration"), ("yes", BLUE, "after")):
         bins = curve[curve["calibrated"] == calibrated]
         axes.plot(bins["mean_probability"], bins["observed_share"], color=color, lw=1, alpha=0.6)
         # A bin's dot is as large as its evidence.
         area = 300 * bins["photos"] / max(1, bins["photos"].max())
         axes.scatter(bins["mean_probability"], bins["observed_share"], s=area + 6, color=color, alpha=0.75, lw=0, label=label)
     if len(curve):
-        for handle in axes.legend(frameon=False, loc="upper left", fontsize=9).legend_handles:
+        for handle in axes.legend(frameon=False, loc="lower right", fontsize=9).legend_handles:
             handle.set(sizes=[40])  # type: ignore[union-attr]
 
 
@@ -74,7 +76,7 @@ def _confusion(axes: Axes, pairs: pd.DataFrame, *, names: tuple[str, ...], title
 
 def _scatter(axes: Axes, pairs: pd.DataFrame, *, task: str, constant: float | None) -> None:
     axes.set(title=task, xlabel="label", ylabel="answer", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    _tidy(axes, empty=pairs.empty)
+    tidy(axes, empty=pairs.empty)
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
     axes.scatter(pairs["label"], pairs["answer"], s=14, color=BLUE, alpha=0.5, lw=0)
     if constant is not None and len(pairs):
@@ -82,7 +84,8 @@ def _scatter(axes: Axes, pairs: pd.DataFrame, *, task: str, constant: float | No
         axes.text(0.0, constant + 0.015, "constant answer", color=RED, fontsize=8)
 
 
-def _tidy(axes: Axes, *, empty: bool) -> None:
+def tidy(axes: Axes, *, empty: bool) -> None:
+    """Open frame; says so where there is nothing to draw."""
     axes.spines[["top", "right"]].set_visible(False)
     if empty:
         _say_no_labels(axes)

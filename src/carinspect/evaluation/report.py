@@ -1,7 +1,7 @@
 """Owns metrics/evaluate.json.
 
     {"val" | "calib" | "test": {"photos", "groups", <task>: {the metrics of metrics.py}},      all four tasks, trained or not
-     "sources": {<source>: {"photos", "groups", <task>: {"photos", "roc_auc" | "mae" | "accuracy"}}},      test only
+     "sources" | "weathers": {the slices of slices.py},                                         test only
      "alarms": [sentences]}
 
 Intervals: `evaluate.confidence`, percentile bootstrap over groups. None means unknown, never 0.
@@ -13,9 +13,11 @@ import pandas as pd
 
 from carinspect.core.tasks import TASKS, Task
 from carinspect.evaluation.alarms import find_alarms
-from carinspect.evaluation.answers import EVALUATED_SPLITS, check_answers, labelled
+from carinspect.evaluation.answers import EVALUATED_SPLITS, check_answers
 from carinspect.evaluation.config import EvaluateParams
-from carinspect.evaluation.metrics import Report, main_metric, score_task
+from carinspect.evaluation.intervals import Report
+from carinspect.evaluation.metrics import score_task
+from carinspect.evaluation.slices import slice_by_source, slice_by_weather
 
 
 def evaluate_predictions(
@@ -26,7 +28,7 @@ def evaluate_predictions(
     calibration: dict[str, Any],
     train_labels: pd.DataFrame | None,
 ) -> Report:
-    """The whole report, from predictions that `add_probabilities` has completed with this `calibration`.
+    """The whole report, from predictions that `add_probabilities` and `add_spreads` have completed with this `calibration`.
 
     `train_labels` is any table with the label columns; when None the constant answers come from the split that is scored, which
     flatters them a little. Raises `UserError` when an answer of one of `tasks` is not a finite number.
@@ -38,18 +40,10 @@ def evaluate_predictions(
         rows = table[table["split"] == split]
         report[split] = _size(rows) | {task: score_task(rows, task, params=params, train_labels=train_labels) for task in TASKS}
     test = table[table["split"] == "test"]
-    report["sources"] = {name: _slice(rows) for name, rows in test.groupby("source", sort=True)}
+    report["sources"], report["weathers"] = slice_by_source(test, params), slice_by_weather(test, params)
     report["alarms"] = find_alarms(table, report["test"], tasks=tasks, calibration=calibration)
     return report
 
 
 def _size(rows: pd.DataFrame) -> Report:
     return {"photos": len(rows), "groups": int(rows["group"].nunique())}
-
-
-def _slice(rows: pd.DataFrame) -> Report:
-    scores = _size(rows)
-    for task in TASKS:
-        name, value = main_metric(rows, task)
-        scores[task] = {"photos": len(labelled(rows, task)), name: value}
-    return scores

@@ -22,6 +22,7 @@ def describe_model(
         "tasks": checkpoint.model.tasks,
         "weather_classes": list(WEATHER_CLASSES),
         "calibration": calibration,
+        "uncertainty": calibration["uncertainty"],
         "threshold": threshold,
         "lineage": checkpoint.lineage,
         "metrics": metrics["test"],

@@ -53,8 +53,7 @@ class Exported:
 def export_model(checkpoint: Checkpoint, facts: dict[str, Any], photos: Photos, params: ExportParams) -> Exported:
     """The fp32 file. facts: `calibration`, `threshold` and `metrics`. Raises `UserError` when torch and ONNX disagree."""
     _check_side(checkpoint, photos.side_px)
-    temperature = {task: value or 1.0 for task, value in facts["calibration"]["temperature"].items()}
-    network = AnsweringNetwork(build_network(checkpoint), temperature)
+    network = AnsweringNetwork(build_network(checkpoint), facts["calibration"])
     model = to_onnx(network, image_side_px=photos.side_px)
     describe_model(model, checkpoint=replace(checkpoint, image_side_px=photos.side_px), **facts)
     if photos.side_px != checkpoint.image_side_px:

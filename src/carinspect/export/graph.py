@@ -1,13 +1,18 @@
-"""Owns the ONNX graph: uint8 photos in, named answers out, normalisation and temperature inside.
+"""Owns the ONNX graph: uint8 photos in, named answers out, normalisation and calibration inside.
 
 Shapes: B photos, side S pixels, RGB.
 """
+
+from typing import Any
 
 import onnx
 import torch
 from torch import nn
 
+from carinspect.core.tasks import SPREAD
+from carinspect.model.answers import Calibrated
 from carinspect.model.network import CarInspectionNetwork
+from carinspect.model.uncertainty import DropoutSpread
 
 INPUT = "photos"
 OPSET = 20
@@ -17,34 +22,38 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "damage": ("damage",),
     "weather": ("weather_logits", "p_weather"),
 }
-"""Names of each task's outputs: float32 (B,), and (B, 4) for weather."""
+"""Names of each task's outputs: float32 (B,), and (B, 4) for weather. Its spread, `SPREAD`, follows where there are spreads: (B,)."""
 
 
 class AnsweringNetwork(nn.Module):
-    """The trained network with everything that stands between a photo and an answer. `temperature` as in models/calibration.json."""
+    """The trained network with everything that stands between a photo and an answer; `calibration` as in models/calibration.json.
 
-    def __init__(self, network: CarInspectionNetwork, temperature: dict[str, float]) -> None:
+    Where its `uncertainty` is None there are no spreads.
+    """
+
+    def __init__(self, network: CarInspectionNetwork, calibration: dict[str, Any]) -> None:
         super().__init__()
         self.network = network
-        self.temperature = temperature
+        self.to_answer = Calibrated(calibration)
+        plan = calibration["uncertainty"]
+        self.spread = None if plan is None else DropoutSpread(network, plan, self.to_answer)
 
     @property
     def output_names(self) -> list[str]:
         """In the order of `forward`."""
-        return [name for task in self.network.heads for name in OUTPUTS[task]]
+        spreads = [] if self.spread is None else [SPREAD[task] for task in self.network.heads]
+        return [name for task in self.network.heads for name in OUTPUTS[task]] + spreads
 
     def forward(self, photos_BSS3: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The outputs named by `output_names`."""
-        answers: list[torch.Tensor] = []
-        for task, logits in self.network(photos_BSS3).items():
-            match task:
-                case "clean":
-                    answers += [logits, torch.sigmoid(logits / self.temperature[task])]
-                case "weather":
-                    answers += [logits, torch.softmax(logits / self.temperature[task], dim=1)]
-                case _:
-                    answers += [torch.sigmoid(logits)]
-        return tuple(answers)
+        features_BF = self.network.features(photos_BSS3)
+        outputs: list[torch.Tensor] = []
+        for task, logits in self.network.answer(features_BF).items():
+            outputs += [logits] if len(OUTPUTS[task]) == 2 else []
+            outputs += [self.to_answer(task, logits)]
+        if self.spread is not None:
+            outputs += self.spread(features_BF).values()
+        return tuple(outputs)
 
 
 def to_onnx(network: AnsweringNetwork, *, image_side_px: int) -> onnx.ModelProto:

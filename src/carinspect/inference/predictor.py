@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from carinspect.core.tasks import SPREAD
 from carinspect.images.decode import load_image
 from carinspect.inference.bundle import ModelBundle
 from carinspect.inference.decision import Decision, DecisionRule, Label, read_rule
 
-STDS = ("p_clean_std", "cleanliness_std", "damage_std", "p_weather_std")
+STDS = tuple(SPREAD.values())
 """Outputs of a model with Monte-Carlo heads: standard deviations over its masks, the last that of the likeliest weather."""
 
 

@@ -15,7 +15,7 @@ from carinspect.model.backbones import build_backbone
 from carinspect.model.config import ModelRecipe
 from carinspect.model.network import CarInspectionNetwork
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Checkpoint:
     image_side_px: int
     weights: dict[str, torch.Tensor]
     lineage: dict[str, Any]
-    """Recipe, data and code revision, epoch and validation score; plain values."""
+    """Recipe, data and code revision, epoch and validation score, class priors (`model.priors`); plain values."""
 
 
 def to_bytes(content: dict[str, Any]) -> bytes:

@@ -1,6 +1,6 @@
 """Owns the network: a timm backbone, one shared layer and a head for each task.
 
-Shapes: B photos, H and W pixels, C channels, F backbone features, K classes.
+Shapes: B photos, H and W pixels, C channels, F shared features, K classes.
 """
 
 import timm
@@ -24,7 +24,8 @@ class CarInspectionNetwork(nn.Module):
         self.backbone = backbone
         # Where the pooled features pass one more layer, timm gives the width after it another name.
         feature_count = int(getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features"))  # noqa: B009
-        self.shared = nn.Sequential(nn.Linear(feature_count, recipe.hidden_features), nn.ReLU(), nn.Dropout(recipe.dropout))
+        self.shared = nn.Sequential(nn.Linear(feature_count, recipe.hidden_features), nn.ReLU())
+        self.dropout = nn.Dropout(recipe.dropout)
         self.heads = nn.ModuleDict({task: nn.Linear(recipe.hidden_features, HEAD_WIDTH[task]) for task in recipe.tasks})
         config = timm.data.resolve_data_config({}, model=backbone)
         self.register_buffer("mean_C11", torch.tensor(config["mean"]).view(-1, 1, 1) * 255)
@@ -32,8 +33,15 @@ class CarInspectionNetwork(nn.Module):
 
     def forward(self, photos_BHWC: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logits of each task for uint8 photos: shape (B,) for clean, cleanliness and damage, (B, 4) for weather."""
+        return self.answer(self.dropout(self.features(photos_BHWC)))
+
+    def features(self, photos_BHWC: torch.Tensor) -> torch.Tensor:
+        """The features that the heads share, before dropout: shape (B, F). All that is slow is done here."""
         images_BCHW = (photos_BHWC.permute(0, 3, 1, 2).float() - self.mean_C11) / self.std_C11
-        features_BF = self.shared(self.backbone(images_BCHW))
+        return self.shared(self.backbone(images_BCHW))
+
+    def answer(self, features_BF: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The logits that `forward` describes, from shared features."""
         # float32 also under autocast: a loss in half precision loses small probabilities.
         logits = {task: head(features_BF).float() for task, head in self.heads.items()}
         return {task: values.squeeze(1) if HEAD_WIDTH[task] == 1 else values for task, values in logits.items()}

@@ -23,6 +23,7 @@ def look_at(sample: Sample, threshold: float | None, *, confidence: float, word:
     | `photo_precision` | right among accepted photos, every photo counting alike |
     | `recall` | called `word` among the photos that are |
     | `coverage` | called `word` among all photos |
+    | `missed_photos`, `f1` | of this word, but not called so: with the counts above the whole confusion; F1 over photos |
 
     Without a threshold nothing is called `word`: the counts are 0, and there is no precision.
     """
@@ -42,7 +43,9 @@ def look_at(sample: Sample, threshold: float | None, *, confidence: float, word:
         "precision_high": high,
         "lower_bound": lower_bound(accepted_groups, wrong_groups, confidence=confidence) if accepted_groups else None,
         "photo_precision": _share(accepted - wrong, accepted),
+        "missed_photos": of_this_word - (accepted - wrong),
         "recall": _share(accepted - wrong, of_this_word),
+        "f1": _share(2 * (accepted - wrong), accepted + of_this_word),
         "coverage": _share(accepted, photos),
     }
 

@@ -13,7 +13,11 @@ from carinspect.thresholds.plan import cut_points
 from carinspect.thresholds.sample import take_sample
 
 MOST_POINTS = 200
-HEADLINES = ("precision", "precision_low", "precision_high", "recall", "coverage", "accepted_groups", "wrong_groups")
+HEADLINES = (
+    "precision", "precision_low", "precision_high", "recall", "f1", "coverage", "accepted_groups", "wrong_groups",
+    "photos", "accepted_photos", "wrong_photos", "missed_photos",
+)  # fmt: skip
+"""Of `outcome.look_at`; the last four are the confusion."""
 
 
 def say(selection: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ An effective batch is cut into micro-batches of `norm_batch_size`; rank r of W t
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from carinspect.core.seeds import derive_seed
 from carinspect.core.tables import LABEL_COLUMNS
 from carinspect.training.augment import augment, build_augmentation
+from carinspect.training.balance import draw_epoch
 from carinspect.training.config import TrainRecipe
 from carinspect.training.runtime import Machine
 
@@ -42,24 +43,42 @@ def labels_as_tensors(table: pd.DataFrame) -> dict[str, torch.Tensor]:
     return {column: torch.tensor(table[column].to_numpy(dtype=np.float32)) for column in LABEL_COLUMNS}
 
 
+Draws = tuple[np.ndarray, np.ndarray]
+"""Positions in the split, and the turn of each: 0 where a photo comes up for the first time in the epoch."""
+
+
 @dataclass(frozen=True)
 class Step:
     """The photos behind one step of the optimiser: positions in the split, cut into micro-batches."""
 
     micro_batches: list[np.ndarray]
+    turns: list[np.ndarray] = field(default_factory=list)
+    """How often each of these photos came up before in the epoch, above 0 only under a sampler; for the loader."""
 
     @property
     def positions(self) -> np.ndarray:
         """All photos of the step."""
         return np.concatenate(self.micro_batches)
 
+    @property
+    def draws(self) -> list[Draws]:
+        """What the loader needs of each micro-batch."""
+        return list(zip(self.micro_batches, self.turns, strict=True))
 
-def plan_epoch(recipe: TrainRecipe, *, photo_count: int, epoch: int) -> list[Step]:
-    """Every step of an epoch: a fresh shuffle, without the remainder that would not fill a batch (another one each epoch)."""
-    order = np.random.default_rng(derive_seed(recipe.seed, "order", epoch)).permutation(photo_count)
-    size = min(recipe.effective_batch_size, photo_count)
+
+def plan_epoch(recipe: TrainRecipe, *, clean: torch.Tensor, epoch: int) -> list[Step]:
+    """Every step of an epoch, without the remainder that would not fill a batch (another one each epoch).
+
+    `clean`: the labels that `train.sampler` balances, shape (photos,). Each epoch has the same number of steps.
+    """
+    order = draw_epoch(recipe, clean=clean, epoch=epoch)
+    turns = pd.Series(order).groupby(order).cumcount().to_numpy()
+    size = min(recipe.effective_batch_size, len(order))
     parts = -(-size // recipe.norm_batch_size)
-    return [Step(np.array_split(order[start : start + size], parts)) for start in range(0, photo_count - size + 1, size)]
+    return [
+        Step(np.array_split(order[start : start + size], parts), np.array_split(turns[start : start + size], parts))
+        for start in range(0, len(order) - size + 1, size)
+    ]
 
 
 class _AugmentedPhotos(Dataset):
@@ -68,19 +87,20 @@ class _AugmentedPhotos(Dataset):
         self.seed = recipe.seed
         self.compose = build_augmentation(recipe.augment, side_px=recipe.image_side_px)
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> torch.Tensor:
-        images = [
-            augment(self.compose, self.photos.pixels[position], seed=self.seed, epoch=epoch, image_path=self.photos.image_paths[position])
-            for epoch, position in keys
-        ]
-        return torch.from_numpy(np.stack(images))
+    def __getitems__(self, keys: list[tuple[int, int, int]]) -> torch.Tensor:
+        return torch.from_numpy(np.stack([self._photo(epoch, position, turn) for epoch, position, turn in keys]))
+
+    def _photo(self, epoch: int, position: int, turn: int) -> np.ndarray:
+        # A photo that comes up again in an epoch looks different each time.
+        seed = derive_seed(self.seed, "turn", turn) if turn else self.seed
+        return augment(self.compose, self.photos.pixels[position], seed=seed, epoch=epoch, image_path=self.photos.image_paths[position])
 
 
 class MicroBatchLoader:
     """Yields one rank's micro-batches of the epoch set last, uint8 (micro-batch, side, side, 3), in order."""
 
     def __init__(self, photos: Photos, recipe: TrainRecipe, machine: Machine) -> None:
-        self._keys: list[list[tuple[int, int]]] = []
+        self._keys: list[list[tuple[int, int, int]]] = []
         self._loader = DataLoader(
             _AugmentedPhotos(photos, recipe),
             batch_sampler=self._keys,
@@ -90,9 +110,9 @@ class MicroBatchLoader:
             persistent_workers=machine.workers > 0,
         )
 
-    def epoch(self, epoch: int, micro_batches: list[np.ndarray]) -> Iterator[torch.Tensor]:
+    def epoch(self, epoch: int, micro_batches: list[Draws]) -> Iterator[torch.Tensor]:
         """The photos of `micro_batches` as `epoch` sees them."""
-        self._keys[:] = [[(epoch, int(position)) for position in positions] for positions in micro_batches]
+        self._keys[:] = [[(epoch, int(position), int(turn)) for position, turn in zip(*draws, strict=True)] for draws in micro_batches]
         return iter(self._loader)
 
 

@@ -1,13 +1,11 @@
 """Owns the `train` section of params.yaml, the hardware profiles, and the recipe that they resolve to."""
 
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from carinspect.core.errors import did_you_mean
 from carinspect.core.params import Number, Section
-from carinspect.core.tasks import TASKS
-from carinspect.model.config import ModelRecipe
+from carinspect.model.config import LossKnobs, ModelRecipe
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -33,17 +31,33 @@ class AugmentParams(Section):
     """Probability of Gaussian noise."""
 
 
-class TrainKnobs(Section):
+class TrainKnobs(LossKnobs):
     """What the parameters and the recipe share."""
 
     seed: int
     epochs: int = Field(ge=1)
+    sampler: Literal["none", "weighted", "oversample"]
+    """How often a photo comes up in an epoch, by its `clean` label; `training.balance` has the rates."""
+    oversample_ratio: Number = Field(gt=0, le=1)
+    """Of `oversample`: draws of the rarer class for each photo of the commoner."""
+    optimiser: Literal["adamw", "sgd"]
+    momentum: Number = Field(ge=0, lt=1)
+    """Of sgd, Nesterov's form."""
     lr: Number = Field(gt=0)
     """Peak learning rate, of the effective batch."""
     backbone_lr_factor: Number = Field(ge=0)
     """The backbone's learning rate is `lr` times this; 0 freezes it, batch-norm statistics included."""
+    layer_decay: Number = Field(gt=0, le=1)
+    """Factor of the learning rate from each layer of the backbone to the one before it; 1 gives all the same."""
+    freeze_backbone_epochs: int = Field(ge=0)
+    """The first epochs, in which only the new layers learn."""
+    schedule: Literal["cosine", "plateau"]
+    """After the warm-up: along a cosine to 0, or down by `plateau_factor` when validation stands still."""
     warmup_fraction: Number = Field(ge=0, lt=1)
-    """Share of all steps over which the rate rises from 0; it then falls to 0 along a cosine."""
+    """Share of all steps over which the rate rises from 0."""
+    plateau_factor: Number = Field(gt=0, lt=1)
+    plateau_epochs: int = Field(ge=1)
+    """Epochs without a better validation score after which the rate falls."""
     weight_decay: Number = Field(ge=0)
     """Of weight matrices; biases and normalisation layers have none."""
     grad_clip_norm: Number = Field(gt=0)
@@ -52,26 +66,17 @@ class TrainKnobs(Section):
     """Of the moving average of the weights, which is what is validated and kept; 0 keeps the weights themselves."""
     early_stop_epochs: int = Field(ge=0)
     """Stop after this many epochs without a better validation score; 0 never does."""
-    regression_loss: Literal["smooth_l1", "mse", "bce"]
-    """Of cleanliness and damage."""
-    loss_weights: dict[str, Number]
-    """Weight of each task in the total loss."""
-    damaged_below: Number = Field(gt=0, lt=1)
-    """A photo known as damaged, but not how badly, costs as far as its damage score lies above this."""
     augment: AugmentParams
 
-    @field_validator("loss_weights")
-    @classmethod
-    def _known_tasks(cls, weights: dict[str, float]) -> dict[str, float]:
-        for task, weight in weights.items():
-            if task not in TASKS:
-                raise ValueError(f"'{task}' is no task. {did_you_mean(task, TASKS)}")
-            if weight < 0:
-                raise ValueError(f"'{task}' has the weight {weight}. A weight is 0 or more.")
-        missing = [task for task in TASKS if task not in weights]
-        if missing:
-            raise ValueError(f"has no weight for '{missing[0]}'. Give each task one.")
-        return weights
+    @model_validator(mode="after")
+    def _classes_are_balanced_once(self) -> Self:
+        for name, weights, off in (("class_weights", self.class_weights, "none"), ("focal_alpha", self.focal_alpha, None)):
+            if self.sampler != "none" and weights != off:
+                raise ValueError(
+                    f"sampler '{self.sampler}' and {name} {weights!r} both balance the classes. "
+                    f"Set train.sampler: none, or train.{name}: {off or 'null'}."
+                )
+        return self
 
 
 class TrainParams(TrainKnobs):
@@ -82,6 +87,12 @@ class TrainParams(TrainKnobs):
     norm_batch_size: int | None = Field(ge=1)
     image_side_px: int | None = Field(ge=32)
     precision: Precision | None
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _auto_is_the_profiles(cls, precision: Any) -> Any:
+        # Not the card's: precision changes the result, and a result must not hang on which machine happened to be free.
+        return None if precision == "auto" else precision
 
 
 class ProfileRecipe(Section):
@@ -152,3 +163,12 @@ class Recipe(Section):
 
     model: ModelRecipe
     train: TrainRecipe
+
+    @model_validator(mode="after")
+    def _sampler_has_its_task(self) -> Self:
+        if self.train.sampler != "none" and "clean" not in self.model.tasks:
+            raise ValueError(
+                f"train.sampler '{self.train.sampler}' balances 'clean', which is not among model.tasks {self.model.tasks}. "
+                "Set train.sampler: none, or add the task."
+            )
+        return self

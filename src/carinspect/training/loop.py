@@ -10,14 +10,16 @@ from torch import distributed, nn
 from tqdm import tqdm
 
 from carinspect.model.network import CarInspectionNetwork
+from carinspect.training.balance import training_priors
 from carinspect.training.batches import MicroBatchLoader, Photos, plan_epoch
 from carinspect.training.config import Recipe
-from carinspect.training.optimiser import build_optimiser, freeze_backbone, learning_rate, set_learning_rate
+from carinspect.training.objective import Objective
+from carinspect.training.optimiser import build_optimiser, learning_rate, set_learning_rate, set_training_mode
 from carinspect.training.resume import load_state, save_state
 from carinspect.training.runtime import Machine
 from carinspect.training.step import NormStatistics, train_step
 from carinspect.training.tracking import Tracker
-from carinspect.training.validation import predict_logits, skill_scores, validation_score
+from carinspect.training.validation import predict_logits, skill_scores, undo_prior, validation_score
 
 
 @dataclass
@@ -46,38 +48,38 @@ def train(
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     device = torch.device("cuda", torch.cuda.current_device()) if machine.device == "cuda" else torch.device("cpu")
     network.to(device)
-    if recipe.train.backbone_lr_factor == 0:
-        freeze_backbone(network)
+    objective = Objective(recipe, photos.labels, device=device)
     # Warmed up: the first steps would otherwise leave the average near the random weights for hundreds of steps.
     averaged = ModelEmaV3(network, decay=recipe.train.ema_decay, use_warmup=True)
-    optimiser = build_optimiser(network, recipe.train)
+    optimiser = build_optimiser(network, objective.task_weights, recipe.train)
     scaler = torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16")
     statistics = NormStatistics(network)
-    stateful: dict[str, Any] = {"network": network, "averaged": averaged, "optimiser": optimiser, "scaler": scaler}
+    priors = training_priors(recipe.train, photos.labels, tasks=objective.tasks)
+    stateful: dict[str, Any] = {
+        "network": network, "averaged": averaged, "optimiser": optimiser, "scaler": scaler, "task_weights": objective.task_weights,
+    }  # fmt: skip
     progress = _resume(stateful, state_file, quiet=rank > 0)
     runner: nn.Module = torch.compile(network) if machine.compile else network  # type: ignore[assignment]
     loader = MicroBatchLoader(photos, recipe.train, machine)
-    steps_per_epoch = len(plan_epoch(recipe.train, photo_count=len(photos), epoch=0))
+    steps_per_epoch = len(plan_epoch(recipe.train, clean=photos.labels["clean"], epoch=0))
     total_steps = recipe.train.epochs * steps_per_epoch
 
     for epoch in range(progress.epochs_done, recipe.train.epochs):
-        plan = plan_epoch(recipe.train, photo_count=len(photos), epoch=epoch)
-        network.train()
-        if recipe.train.backbone_lr_factor == 0:
-            network.backbone.eval()
-        own = [(part, positions) for step in plan for part, positions in enumerate(step.micro_batches) if part % world_size == rank]
-        images = loader.epoch(epoch, [positions for _, positions in own])
+        plan = plan_epoch(recipe.train, clean=photos.labels["clean"], epoch=epoch)
+        set_training_mode(network, recipe.train, epoch=epoch)
+        images = loader.epoch(epoch, [draws for step in plan for draws in step.draws[rank::world_size]])
+        val_scores = [row["val_score"] for row in progress.history]
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
         bar = tqdm(plan, desc=f"epoch {epoch + 1}/{recipe.train.epochs}", unit="step", leave=False, disable=True if rank else None)
         for index, step in enumerate(bar):
             number = epoch * steps_per_epoch + index
-            rate = learning_rate(number, total_steps=total_steps, peak=recipe.train.lr, warmup_fraction=recipe.train.warmup_fraction)
+            rate = learning_rate(recipe.train, number, total_steps=total_steps, val_scores=val_scores)
             set_learning_rate(optimiser, rate)
             own_parts = list(range(rank, len(step.micro_batches), world_size))
             losses = train_step(
                 runner, optimiser, scaler,
-                recipe=recipe, photos=photos, step=step, step_number=number, own_parts=own_parts,
+                recipe=recipe, objective=objective, photos=photos, step=step, step_number=number, own_parts=own_parts,
                 images=(next(images) for _ in own_parts), statistics=statistics,
             )  # fmt: skip
             averaged.update(network, step=number)
@@ -87,12 +89,12 @@ def train(
         # The loader's workers hand over what is left and wait for the next epoch.
         next(images, None)
 
-        logits = predict_logits(averaged.module.eval(), validation)
-        skills = skill_scores(logits, validation.labels, damaged_below=recipe.train.damaged_below)
+        logits = undo_prior(predict_logits(averaged.module.eval(), validation), priors)
+        skills = skill_scores(logits, validation.labels)
         score = validation_score(skills)
         row = {"epoch": epoch + 1, "lr": rate}
         row |= {f"train_loss_{name}": sums[name] / counts[name] for name in sums} | {f"val_skill_{task}": skills[task] for task in skills}
-        progress.history.append(row | {"val_score": score})
+        progress.history.append(row | {"val_score": score} | objective.task_weights.named_values())
         progress.epochs_done = epoch + 1
         if score > progress.best_score:
             progress.best_epoch, progress.best_score = epoch + 1, score

@@ -1,40 +1,93 @@
-"""Owns the optimiser's parameter groups and the learning-rate schedule."""
+"""Owns the optimiser's parameter groups, what is frozen when, and the learning-rate schedule."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.config import TrainRecipe
+from carinspect.training.task_weights import TaskWeights
 
 
-def freeze_backbone(network: CarInspectionNetwork) -> None:
-    """Keep the backbone as it is: no gradients, and batch-norm statistics that stay."""
-    network.backbone.requires_grad_(False)
-    network.backbone.eval()
+def backbone_is_frozen(recipe: TrainRecipe, epoch: int) -> bool:
+    """Whether only the new layers learn in `epoch`, counted from 0."""
+    return recipe.backbone_lr_factor == 0 or epoch < recipe.freeze_backbone_epochs
 
 
-def build_optimiser(network: CarInspectionNetwork, recipe: TrainRecipe) -> torch.optim.AdamW:
-    """AdamW over up to four groups: backbone or new layers, with weight decay or without. `lr_scale` is each group's own factor."""
-    groups = []
-    for part, lr_scale in ((network.backbone, recipe.backbone_lr_factor), (nn.ModuleList([network.shared, network.heads]), 1.0)):
-        parameters = [parameter for parameter in part.parameters() if parameter.requires_grad]
-        # One-dimensional parameters are biases and the scales of normalisation layers.
-        for is_matrix, decay in ((True, recipe.weight_decay), (False, 0.0)):
-            members = [parameter for parameter in parameters if (parameter.ndim > 1) == is_matrix]
-            if members:
-                groups.append({"params": members, "weight_decay": decay, "lr_scale": lr_scale})
+def set_training_mode(network: CarInspectionNetwork, recipe: TrainRecipe, *, epoch: int) -> None:
+    """Training mode, but for a frozen backbone: that has no gradients, and batch-norm statistics that stay."""
+    frozen = backbone_is_frozen(recipe, epoch)
+    network.train()
+    network.backbone.requires_grad_(not frozen)
+    network.backbone.train(not frozen)
+
+
+def build_optimiser(network: CarInspectionNetwork, task_weights: TaskWeights, recipe: TrainRecipe) -> torch.optim.Optimizer:
+    """AdamW or SGD over the backbone, the new layers and the task weights; `lr_scale` is each group's own factor of the rate.
+
+    A backbone that is frozen for good is not in it; one that thaws is, and is passed over as long as it has no gradients.
+    """
+    groups = parameter_groups(network, recipe)
+    learnt = list(task_weights.parameters())
+    if learnt:
+        groups.append({"params": learnt, "weight_decay": 0.0, "lr_scale": 1.0})
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
     return torch.optim.AdamW(groups, lr=recipe.lr)
 
 
-def learning_rate(step: int, *, total_steps: int, peak: float, warmup_fraction: float) -> float:
-    """Linear warm-up to `peak`, then a cosine to 0 (Loshchilov and Hutter 2017, eq. 5, one cycle); `step` counts from 0."""
-    warmup_steps = round(total_steps * warmup_fraction)
+def parameter_groups(network: CarInspectionNetwork, recipe: TrainRecipe) -> list[dict[str, Any]]:
+    """Groups by weight decay (biases, normalisation and what the backbone names have none) and by share of the rate.
+
+    With `layer_decay` d, the backbone's layer that is k below its last learns at d^k of its rate: timm's own map of its layers, after
+    Bao et al. (2022), "BEiT", appendix.
+    """
+    groups: list[dict[str, Any]] = []
+    if recipe.backbone_lr_factor > 0:
+        # timm passes over what is frozen at the moment, and this may thaw.
+        network.backbone.requires_grad_(True)
+        undecayed: Any = getattr(network.backbone, "no_weight_decay", set)()
+        if recipe.layer_decay < 1:
+            groups += param_groups_layer_decay(
+                network.backbone, weight_decay=recipe.weight_decay, no_weight_decay_list=undecayed, layer_decay=recipe.layer_decay
+            )
+        else:
+            groups += param_groups_weight_decay(network.backbone, weight_decay=recipe.weight_decay, no_weight_decay_list=undecayed)
+        for group in groups:
+            group["lr_scale"] = group.get("lr_scale", 1.0) * recipe.backbone_lr_factor
+    new_layers = nn.ModuleList([network.shared, network.heads])
+    groups += [group | {"lr_scale": 1.0} for group in param_groups_weight_decay(new_layers, weight_decay=recipe.weight_decay)]
+    return [group for group in groups if group["params"]]
+
+
+def learning_rate(recipe: TrainRecipe, step: int, *, total_steps: int, val_scores: Sequence[float]) -> float:
+    """The rate of `step`, counted from 0: a linear warm-up to `recipe.lr`, then the schedule.
+
+    cosine: down to 0, Loshchilov and Hutter (2017), equation 5, one cycle. plateau: times `plateau_factor` for each plateau in
+    `val_scores`, those of all epochs before. The rate hangs on nothing else, so that a run begun again goes on at the same.
+    """
+    warmup_steps = round(total_steps * recipe.warmup_fraction)
+    warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
+    if recipe.schedule == "plateau":
+        return recipe.lr * recipe.plateau_factor ** count_plateaus(val_scores, epochs=recipe.plateau_epochs) * warmup
     if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
+        return recipe.lr * (step + 1) / warmup_steps
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+    return recipe.lr * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def count_plateaus(scores: Sequence[float], *, epochs: int) -> int:
+    """How often `epochs` in a row brought no better score than the best before; the count begins anew after each."""
+    best, waited, plateaus = -math.inf, 0, 0
+    for score in scores:
+        best, waited = (score, 0) if score > best else (best, waited + 1)
+        if waited == epochs:
+            plateaus, waited = plateaus + 1, 0
+    return plateaus
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

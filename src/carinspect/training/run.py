@@ -19,6 +19,7 @@ from carinspect.model.backbones import build_backbone
 from carinspect.model.checkpoint import Checkpoint, save_checkpoint
 from carinspect.model.losses import is_labelled
 from carinspect.model.network import CarInspectionNetwork
+from carinspect.training.balance import training_priors
 from carinspect.training.batches import Photos, labels_as_tensors
 from carinspect.training.config import Recipe
 from carinspect.training.loop import Progress, train
@@ -54,6 +55,9 @@ def prepare(job: Job) -> None:
         for task, known in is_labelled(photos.labels).items():
             if task in job.recipe.model.tasks and not known.any():
                 raise UserError(f"{job.table}: no photo of the split '{split}' has a label for '{task}'. Take it out of model.tasks.")
+        if split == "train":
+            # Refuses a sampler that has only one class to draw from.
+            training_priors(job.recipe.train, photos.labels, tasks=list(job.recipe.model.tasks))
     build_network(job)
 
 
@@ -124,6 +128,7 @@ def _write_outputs(job: Job, progress: Progress, state_file: Path) -> dict[str, 
         "code_revision": code_revision(),
         "best_epoch": progress.best_epoch,
         "val_score": progress.best_score,
+        "priors": training_priors(job.recipe.train, open_photos(job, "train").labels, tasks=list(job.recipe.model.tasks)),
     }
     model = Checkpoint(model=job.recipe.model, image_side_px=job.recipe.train.image_side_px, weights=progress.best_weights, lineage=lineage)
     buffer = io.StringIO()

@@ -1,9 +1,10 @@
 """Owns one step of the optimiser: every rank's micro-batches, one exchange, one update.
 
 The sum over micro-batches is the gradient of the whole effective batch whichever rank computed which part: each task's loss is divided by
-the number of its labelled photos in the *whole* batch, which every rank knows from the table. So one process with accumulation and several
-without give the same step within float noise. Gradients travel in one flat all_reduce instead of DistributedDataParallel's buckets: ranks
-may hold different numbers of micro-batches, a task may be absent from a rank, and a resumed run adds in the same order as an unbroken one.
+its labelled photos in the *whole* batch, counted by their class's weight, which every rank knows from the table. So one process with
+accumulation and several without give the same step within float noise. Gradients travel in one flat all_reduce instead of
+DistributedDataParallel's buckets: ranks may hold different numbers of micro-batches, a task may be absent from a rank, and a resumed run
+adds in the same order as an unbroken one.
 """
 
 from collections.abc import Iterable
@@ -14,9 +15,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from carinspect.core.errors import UserError
 from carinspect.core.seeds import derive_seed
-from carinspect.model.losses import Labels, is_labelled, summed_losses
 from carinspect.training.batches import Photos, Step
 from carinspect.training.config import Recipe
+from carinspect.training.objective import Objective
 
 
 class NormStatistics:
@@ -27,16 +28,19 @@ class NormStatistics:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
-        self._buffers: list[torch.Tensor] = [
-            buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None
-        ]
+        self._norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
         self._device = next(network.parameters()).device
-        self._counters = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+        self._counters = [norm.num_batches_tracked for norm in self._norms if norm.num_batches_tracked is not None]
+
+    @property
+    def _buffers(self) -> list[torch.Tensor]:
+        # Those of a frozen backbone stay to the last bit, which a mean of equal numbers need not.
+        norms = [norm for norm in self._norms if norm.training]
+        return [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
 
     def values(self) -> torch.Tensor:
         """All statistics in one flat copy."""
-        return torch.cat([buffer.flatten() for buffer in self._buffers]) if self._buffers else torch.zeros(0, device=self._device)
+        return torch.cat([torch.zeros(0, device=self._device), *(buffer.flatten() for buffer in self._buffers)])
 
     def restore(self, values: torch.Tensor) -> None:
         """Write flat `values` back."""
@@ -48,17 +52,13 @@ class NormStatistics:
             counter.zero_()
 
 
-def count_labelled(labels: Labels) -> dict[str, int]:
-    """How many photos each task can learn from."""
-    return {task: int(known.sum()) for task, known in is_labelled(labels).items()}
-
-
 def train_step(
     network: nn.Module,
     optimiser: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     *,
     recipe: Recipe,
+    objective: Objective,
     photos: Photos,
     step: Step,
     step_number: int,
@@ -71,8 +71,8 @@ def train_step(
     Raises `UserError` when the loss is not finite.
     """
     device = next(network.parameters()).device
-    counts = count_labelled(photos.labels_of(step.positions))
-    tasks = recipe.model.tasks
+    divisors = objective.divisors(photos.labels_of(step.positions))
+    tasks = objective.tasks
     before = statistics.values()
     statistics_sum = torch.zeros_like(before)
     losses = torch.zeros(len(tasks), device=device)
@@ -88,10 +88,8 @@ def train_step(
         labels = {name: values.to(device) for name, values in photos.labels_of(step.micro_batches[part]).items()}
         with torch.autocast(device.type, dtype=_AUTOCAST.get(recipe.train.precision), enabled=recipe.train.precision in _AUTOCAST):
             logits = network(images_BHWC.to(device, non_blocking=True))
-        sums = summed_losses(logits, labels, regression=recipe.train.regression_loss, damaged_below=recipe.train.damaged_below)
-        means = torch.stack([sums[task] / max(1, counts[task]) for task in tasks])
-        weights = torch.tensor([recipe.train.loss_weights[task] for task in tasks], device=device)
-        scaler.scale((weights * means).sum()).backward()
+        means = objective.mean_losses(logits, labels, divisors)
+        scaler.scale((objective.task_weights.values() * means).sum()).backward()
         losses += means.detach()
         statistics_sum += statistics.values()
         statistics.restore(before)
@@ -105,13 +103,15 @@ def train_step(
     statistics.restore(statistics_sum / len(step.micro_batches))
 
     task_losses = dict(zip(tasks, losses.tolist(), strict=True))
-    total_loss = sum(recipe.train.loss_weights[task] * loss for task, loss in task_losses.items())
+    present = torch.tensor([divisors[task] > 0 for task in tasks], device=device)
+    total_loss = objective.task_weights.total(losses, present).item()
     _refuse_non_finite(task_losses, photos, step, step_number)
     scaler.unscale_(optimiser)
+    objective.task_weights.set_gradient(losses, present)
     nn.utils.clip_grad_norm_(trained, recipe.train.grad_clip_norm)
     scaler.step(optimiser)
     scaler.update()
-    return {task: loss for task, loss in task_losses.items() if counts[task]} | {"total": total_loss}
+    return {task: loss for task, loss in task_losses.items() if divisors[task]} | {"total": total_loss}
 
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import distributed, nn
+from torch.nn import functional as F  # noqa: N812
 
 from carinspect.core.tasks import LABEL_COLUMN
-from carinspect.model.losses import is_labelled, summed_losses
+from carinspect.model.priors import Priors, clean_offset, logit_offsets
 from carinspect.training.batches import Photos
 
 BATCH = 64
@@ -56,25 +57,33 @@ def constant_logits(labels: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def skill_scores(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor], *, damaged_below: float) -> dict[str, float]:
+def undo_prior(logits: dict[str, torch.Tensor], priors: Priors) -> dict[str, torch.Tensor]:
+    """Logits as of a model that was shown the classes as often as they occur: else balanced training would look uncalibrated."""
+    offsets = logit_offsets(priors)
+    added = {"clean": torch.tensor(clean_offset(offsets)), "weather": torch.tensor(offsets["weather"])}
+    return {task: values + added[task] if task in added else values for task, values in logits.items()}
+
+
+def skill_scores(logits: dict[str, torch.Tensor], labels: dict[str, torch.Tensor]) -> dict[str, float]:
     """For each task 1 - loss / loss of the best constant answer: 1 is perfect, 0 no better than knowing the shares.
 
     The loss is the negative log-likelihood for clean and weather and the absolute error for the scores. A task without labels is absent.
     """
     constant = constant_logits(labels)
 
-    def loss(answers: dict[str, torch.Tensor], task: str) -> float:
-        if task in ("clean", "weather"):
-            return float(summed_losses({task: answers[task]}, labels, regression="mse", damaged_below=damaged_below)[task])
+    def loss(answers: torch.Tensor, task: str) -> float:
         truth = labels[LABEL_COLUMN[task]]  # type: ignore[index]
-        return float((torch.sigmoid(answers[task]) - truth).abs().nansum())
+        known = ~truth.isnan()
+        if task == "clean":
+            return float(F.binary_cross_entropy_with_logits(answers[known], truth[known], reduction="sum"))
+        if task == "weather":
+            return float(F.cross_entropy(answers[known], truth[known].long(), reduction="sum"))
+        return float((torch.sigmoid(answers) - truth).abs().nansum())
 
     scores = {}
     for task in logits:
-        known = is_labelled(labels)[task] if task in ("clean", "weather") else ~labels[LABEL_COLUMN[task]].isnan()  # type: ignore[index]
-        if known.any():
-            same = constant[task].expand(logits[task].shape)
-            scores[task] = 1 - loss(logits, task) / max(loss({task: same}, task), 1e-9)
+        if not labels[LABEL_COLUMN[task]].isnan().all():  # type: ignore[index]
+            scores[task] = 1 - loss(logits[task], task) / max(loss(constant[task].expand(logits[task].shape), task), 1e-9)
     return scores
 
 

@@ -1,0 +1,206 @@
+"""Owns the answer to "is model B better than model A?", from the predictions of both for the same test photos.
+
+Each metric's difference B - A gets an interval from a paired bootstrap over groups: both models are scored on the same resamples, so that
+hard photos, which weigh on both, cancel out. Decisions get McNemar's exact test (McNemar 1947): among the photos that one model decides
+rightly and the other wrongly, a coin would give either model half. Photos of one group err together, so one photo drawn from each group
+counts.
+
+All intervals and tests hold together at `confidence`: each is made at 1 - (1 - confidence) / (their number), Bonferroni's correction. So
+where the models are alike, some difference is called clear in at most 1 - confidence of the comparisons.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest, norm
+from scipy.stats import t as student_t
+
+from carinspect.comparison.measures import MEASURES, Measure, answers_to, both_answered, right_decisions
+from carinspect.comparison.same_photos import align_tests
+from carinspect.core.errors import UserError
+from carinspect.core.seeds import derive_seed
+from carinspect.core.tasks import LABEL_COLUMN, Task
+from carinspect.evaluation.answers import numbers
+from carinspect.scoring.bootstrap import Metric, estimate, point, resample_groups
+from carinspect.scoring.ranking import Array
+
+Verdict = Literal["better", "worse", "no clear difference"]
+"""Of B against A."""
+
+FEWEST_GROUPS = 10
+"""With fewer, an interval over groups errs more often than it says, and none is given."""
+
+DECIDED: tuple[Task, ...] = ("clean", "weather")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two models: a name to speak of it by, its predictions, and the p_clean from which it says "clean" (None: never)."""
+
+    name: str
+    predictions: pd.DataFrame
+    clean_from: float | None
+
+
+@dataclass(frozen=True)
+class MetricDifference:
+    """One metric of both; None where unknown. `low` and `high` bound `difference`, which is b - a."""
+
+    task: Task
+    metric: str
+    higher_is_better: bool
+    photos: int
+    groups: int
+    a: float | None
+    b: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class DecisionDifference:
+    """One task's decisions of both, on one photo of each group."""
+
+    task: Task
+    groups: int
+    a_right: int
+    b_right: int
+    only_a_right: int
+    only_b_right: int
+    p_value: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that was compared. `verdict`: `better` or `worse` where every clear difference points that way, `mixed` where they disagree."""
+
+    a: str
+    b: str
+    photos: int
+    groups: int
+    confidence: float
+    metrics: list[MetricDifference]
+    decisions: list[DecisionDifference]
+    verdict: Verdict | Literal["mixed"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def compare_predictions(a: Side, b: Side, *, samples: int, confidence: float, seed: int) -> Comparison:
+    """Compare two models on the test photos of their predictions (data/predictions.csv).
+
+    samples: resamples of groups. confidence: of all intervals and tests together, 0..1.
+    Raises `UserError` where the test photos or their labels differ, and where no task is answered by both.
+    """
+    test_a, test_b = align_tests(a.predictions, b.predictions, names=(a.name, b.name))
+    pairs = {measure.task: both_answered(test_a, test_b, measure.task) for measure in MEASURES}
+    measures = [measure for measure in MEASURES if len(pairs[measure.task][0])]
+    decided = [task for task in DECIDED if len(pairs[task][0])]
+    if not measures:
+        raise UserError("no task has labels in test and answers of both models, so there is nothing to compare.")
+    alpha = (1 - confidence) / (len(measures) + len(decided))
+    weights = {task: _resamples(rows, samples=samples, seed=seed) for task, (rows, _) in pairs.items() if len(rows)}
+    metrics = [_compare_metric(measure, *pairs[measure.task], weights_SxN=weights[measure.task], alpha=alpha) for measure in measures]
+    decisions = [_compare_decisions(task, *pairs[task], clean_from=(a.clean_from, b.clean_from), alpha=alpha) for task in decided]
+    return Comparison(
+        a=a.name,
+        b=b.name,
+        photos=len(test_a),
+        groups=int(test_a["group"].nunique()),
+        confidence=confidence,
+        metrics=metrics,
+        decisions=decisions,
+        verdict=_overall([*(metric.verdict for metric in metrics), *(decision.verdict for decision in decisions)]),
+    )
+
+
+def _resamples(rows: pd.DataFrame, *, samples: int, seed: int) -> Any:
+    return resample_groups(rows["group"].to_numpy(str), samples=samples, seed=derive_seed(seed, "compare"))
+
+
+def _compare_metric(measure: Measure, a: pd.DataFrame, b: pd.DataFrame, *, weights_SxN: Any, alpha: float) -> MetricDifference:
+    labels_N = numbers(a, LABEL_COLUMN[measure.task])
+    answers_a_N, answers_b_N = answers_to(a, measure.task), answers_to(b, measure.task)
+    difference = _difference_of(measure.metric, answers_a_N)
+    groups = int(a["group"].nunique())
+    found = estimate(difference, labels_N, answers_b_N, weights_SxN=weights_SxN, confidence=1 - expanded(alpha, groups=groups))
+    gain = 0
+    low, high = (found.low, found.high) if groups >= FEWEST_GROUPS else (None, None)
+    if low is not None and high is not None:
+        gain = (1 if low > 0 else -1 if high < 0 else 0) * (1 if measure.higher_is_better else -1)
+    return MetricDifference(
+        task=measure.task,
+        metric=measure.name,
+        higher_is_better=measure.higher_is_better,
+        photos=len(a),
+        groups=groups,
+        a=point(measure.metric, labels_N, answers_a_N),
+        b=point(measure.metric, labels_N, answers_b_N),
+        difference=found.value,
+        low=low,
+        high=high,
+        verdict=_word(gain),
+    )
+
+
+def expanded(alpha: float, *, groups: int) -> float:
+    """The error that a percentile interval of `groups` groups must be asked for, so that it errs in a share of `alpha`.
+
+    The bootstrap takes the spread among few groups for that of all. Hesterberg (2015), "What Teachers Should Know About the Bootstrap",
+    section 5.3, the expanded percentile interval: 2 Phi(-sqrt(n / (n - 1)) t), t the quantile of Student's distribution.
+    """
+    if groups < 2:
+        return alpha
+    return float(2 * norm.cdf(-np.sqrt(groups / (groups - 1)) * student_t.ppf(1 - alpha / 2, groups - 1)))
+
+
+def _difference_of(metric: Metric, answers_a_N: Array) -> Metric:
+    def difference(labels_N: Array, answers_b_N: Array, weights_SxN: Array) -> Array:
+        return metric(labels_N, answers_b_N, weights_SxN) - metric(labels_N, answers_a_N, weights_SxN)
+
+    return difference
+
+
+def _compare_decisions(
+    task: Task, a: pd.DataFrame, b: pd.DataFrame, *, clean_from: tuple[float | None, float | None], alpha: float
+) -> DecisionDifference:
+    drawn_N = one_of_each_group(a)
+    right_a, right_b = (
+        right_decisions(rows, task, clean_from=threshold)[drawn_N] == 1 for rows, threshold in zip((a, b), clean_from, strict=True)
+    )
+    only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    p_value = binomtest(only_b, only_a + only_b, 0.5).pvalue if only_a + only_b else 1.0
+    return DecisionDifference(
+        task=task,
+        groups=int(drawn_N.sum()),
+        a_right=int(right_a.sum()),
+        b_right=int(right_b.sum()),
+        only_a_right=only_a,
+        only_b_right=only_b,
+        p_value=float(p_value),
+        verdict=_word(int(np.sign(only_b - only_a)) if p_value < alpha else 0),
+    )
+
+
+def one_of_each_group(rows: pd.DataFrame) -> np.ndarray:
+    """Marks one photo of each group, drawn by the photos' paths alone: it knows no answer and no label. Bool, shape (N,)."""
+    lot = pd.Series([derive_seed("compared", path) for path in rows["image_path"]])
+    return (lot == lot.groupby(rows["group"].to_numpy()).transform("min")).to_numpy()
+
+
+def _word(gain: int) -> Verdict:
+    return "better" if gain > 0 else "worse" if gain < 0 else "no clear difference"
+
+
+def _overall(verdicts: list[Verdict]) -> Verdict | Literal["mixed"]:
+    found: set[Verdict] = set(verdicts) - {"no clear difference"}
+    if len(found) == 2:
+        return "mixed"
+    return found.pop() if found else "no clear difference"

@@ -1,0 +1,44 @@
+"""docs/tutorial.md: every command in it, in its order."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
+
+def commands(page: Path) -> str:
+    """All shell blocks of a page as one script that stops at the first error."""
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return "set -euxo pipefail\n" + "\n".join(blocks)
+
+
+@pytest.mark.slow
+def test_the_tutorial_works(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(project)], check=True)
+    # What was rendered here need not be rendered again; `make` shall not make an environment of its own.
+    (project / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {ROOT / '.dvc' / 'cache'}\n")
+    (project / ".venv").symlink_to(BIN.parent)
+    dvc = {f"DVC_{name}": str(tmp_path / "dvc") for name in ("SITE_CACHE_DIR", "GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR")}
+    git = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    kept = {name: value for name, value in os.environ.items() if name not in ("MFLAGS", "PYTHONPATH", "DVC_ROOT")}
+    make = {"PATH": f"{BIN}:{os.environ['PATH']}", "MAKEFLAGS": "--assume-old=.venv/installed"}
+    done = subprocess.run(
+        ["bash", "-c", commands(ROOT / "docs" / "tutorial.md")],
+        cwd=project,
+        env=kept | dvc | git | make,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    # The new photos moved something, and the colleague trained nothing.
+    assert re.search(r"metrics/convert_annotations.json +photos", done.stdout)
+    assert done.stdout.count("Data and pipelines are up to date.") == 1
+    assert "0 faults" in done.stdout
