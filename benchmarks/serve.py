@@ -66,11 +66,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, default=Path("data/demo"))
     parser.add_argument("--requests", type=int, default=400, help="of each way in each round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--litserve-at", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.litserve_at:
-        run_litserve(arguments.model, arguments.litserve_at)
-        return
     with tempfile.TemporaryDirectory() as folder:
         model = export_random(arguments.backbone, arguments.side, Path(folder)) if arguments.backbone else arguments.model
         compare(model, arguments.photos, requests=arguments.requests, rounds=arguments.rounds)
@@ -169,7 +165,7 @@ def run_server(name: str, model: Path) -> Iterator[Server]:
         command, path, field = ["-m", "carinspect.cli.main", "serve", "--port", str(port)], "/predict/file", "file"
         ready = "/readyz"
     else:
-        command, path, field = [__file__, "--model", str(model), "--litserve-at", str(port)], "/predict", "request"
+        command, path, field = [str(Path(__file__).with_name("serve_litserve.py")), str(port)], "/predict", "request"
         ready = "/health"
     process = subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.DEVNULL)
     try:
@@ -194,28 +190,6 @@ def wait_until_ready(port: int, path: str, process: subprocess.Popen[bytes]) -> 
         finally:
             connection.close()
     raise AssertionError("the server never got ready")
-
-
-def run_litserve(model: Path, port: int) -> None:
-    """The same model behind LitServe, as its documentation does it: one worker, no batching."""
-    import litserve
-    from fastapi import UploadFile
-
-    class Api(litserve.LitAPI):
-        def setup(self, device: str) -> None:
-            self.predictor = make_predictor(open_bundle(model, threads=1))
-
-        def decode_request(self, request: UploadFile) -> object:
-            return self.predictor.load(request.file.read())
-
-        def predict(self, photo: object) -> object:
-            return self.predictor.answer(photo[None])[0]  # type: ignore[index]
-
-        def encode_response(self, answer: object) -> object:
-            return vars(answer)
-
-    server = litserve.LitServer(Api(), accelerator="cpu", workers_per_device=1)
-    server.run(host="127.0.0.1", port=port, generate_client_file=False, log_level="error")
 
 
 def export_random(backbone: str, side_px: int, folder: Path) -> Path:

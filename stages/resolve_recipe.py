@@ -19,7 +19,7 @@ from carinspect.export.config import ExportParams
 from carinspect.model.backbones import build_backbone, check_backbone
 from carinspect.model.config import ModelParams
 from carinspect.splits.config import SplitParams
-from carinspect.thresholds.config import SelectThresholdParams
+from carinspect.thresholds.config import DecisionParams, SelectThresholdParams
 from carinspect.training.config import TrainParams
 from carinspect.training.recipe import RECIPE_FILE, resolve_recipe, write_recipe
 
@@ -33,6 +33,7 @@ SECTIONS: dict[str, type[Section]] = {
     "train": TrainParams,
     "evaluate": EvaluateParams,
     "select_threshold": SelectThresholdParams,
+    "decision": DecisionParams,
     "export_onnx": ExportParams,
 }
 

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,15 @@ from carinspect.core.params import parse_section
 from carinspect.core.tables import write_table
 from carinspect.thresholds.binomial import accepted_needed, interval, lower_bound, p_value
 from carinspect.thresholds.choice import choose_empirical, choose_guaranteed
-from carinspect.thresholds.config import SelectThresholdParams
+from carinspect.thresholds.config import DecisionParams, SelectThresholdParams
 from carinspect.thresholds.guaranteed import prove
 from carinspect.thresholds.outcome import look_at
-from carinspect.thresholds.plan import cut_points, make_plan
-from carinspect.thresholds.report import MOST_POINTS, headline, make_curve, say
+from carinspect.thresholds.plan import Reference, cut_points, make_plan
+from carinspect.thresholds.promise import Promise
+from carinspect.thresholds.report import MOST_POINTS, headline, make_curve
+from carinspect.thresholds.report import say as say_lines
+from carinspect.thresholds.rules import choose_rules
 from carinspect.thresholds.sample import Sample, count_decisions, take_sample
-from carinspect.thresholds.selection import select_threshold
 
 TARGET = 0.95
 DRAWS = 500
@@ -35,6 +38,43 @@ MOST_BROKEN = 41
 def make_params(**changes) -> SelectThresholdParams:
     values = {"method": "guaranteed", "source": "calib", "target_precision": TARGET, "confidence": 0.95, "starts": 2}
     return parse_section("select_threshold", SelectThresholdParams, values | changes)
+
+
+DECISION = {
+    "field_dirty_rate": None,
+    "costs": {"wrong_clean": 30.0, "wrong_dirty": 8.0, "review": 2.0},
+    "damage": {
+        "cutoff": 0.98,
+        "target_precision": 0.95,
+        "confidence": 0.95,
+        "costs": {"wrong_undamaged": 60.0, "wrong_damaged": 40.0, "review": 2.0},
+    },
+    "car_sources": ["fleet"],
+}
+
+
+def make_decision(**changes) -> DecisionParams:
+    return parse_section("decision", DecisionParams, DECISION | changes)
+
+
+def make_promise(**changes) -> Promise:
+    return Promise(**({"target_precision": TARGET, "confidence": 0.95, "starts": 2, "lower_class_rate": None} | changes))
+
+
+def select_threshold(table: pd.DataFrame, params: SelectThresholdParams) -> dict:
+    return choose_rules(table, params, make_decision()).content
+
+
+def say(rules: dict) -> str:
+    return say_lines(rules)[0]
+
+
+def as_reference(p_clean: np.ndarray) -> Reference:
+    return Reference(score=p_clean, probability=p_clean)
+
+
+def labelled(table: pd.DataFrame) -> Sample:
+    return take_sample(table, score="p_clean", upper="clean")
 
 
 def draw_cars(random: np.random.Generator, cars: int, photos_each: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -78,44 +118,47 @@ def count_broken(choose, truth: Truth, *, cars: int, photos_each: int, count_pho
         reference, _, _ = draw_cars(random, cars // 2, 1)
         p_clean, clean, car = draw_cars(random, cars, photos_each)
         drawn = np.ones(len(car), dtype=bool) if count_photos else one_of_each(car)
-        thresholds.append(choose(Sample(p_clean, clean, drawn), reference).T_clean)
+        thresholds.append(choose(Sample(p_clean, clean, drawn), as_reference(reference)).T_high)
     return sum(not truth.keeps(threshold) for threshold in thresholds), sum(threshold is not None for threshold in thresholds)
 
 
 @pytest.mark.parametrize("starts", [1, 5])
 def test_the_guaranteed_threshold_keeps_its_promise(truth: Truth, starts: int) -> None:
-    params = make_params(starts=starts)
-    broken, found = count_broken(lambda sample, reference: choose_guaranteed(sample, reference, params), truth, cars=600, photos_each=1)
+    promise = make_promise(starts=starts)
+    broken, found = count_broken(lambda sample, reference: choose_guaranteed(sample, reference, promise), truth, cars=600, photos_each=1)
     assert broken <= MOST_BROKEN
     assert found > 0.7 * DRAWS, "a rule that never speaks keeps every promise"
 
 
 def test_the_empirical_threshold_breaks_it_in_about_half_of_all_draws(truth: Truth) -> None:
-    params = make_params(method="empirical")
-    broken, found = count_broken(lambda sample, _: choose_empirical(sample, params), truth, cars=600, photos_each=1)
+    promise = make_promise()
+    broken, found = count_broken(lambda sample, _: choose_empirical(sample, promise), truth, cars=600, photos_each=1)
     assert found == DRAWS
     assert 0.4 * DRAWS < broken < 0.7 * DRAWS
 
 
 def test_the_promise_holds_for_photos_that_come_in_groups(truth: Truth) -> None:
-    params = make_params()
-    broken, found = count_broken(lambda sample, reference: choose_guaranteed(sample, reference, params), truth, cars=600, photos_each=6)
+    promise = make_promise()
+    broken, found = count_broken(lambda sample, reference: choose_guaranteed(sample, reference, promise), truth, cars=600, photos_each=6)
     assert broken <= MOST_BROKEN
     assert found > 0.7 * DRAWS
 
 
 def test_counting_every_photo_of_a_group_would_break_it(truth: Truth) -> None:
-    params = make_params()
+    promise = make_promise()
     broken, _ = count_broken(
-        lambda sample, reference: choose_guaranteed(sample, reference, params), truth, cars=600, photos_each=6, count_photos=True
+        lambda sample, reference: choose_guaranteed(sample, reference, promise), truth, cars=600, photos_each=6, count_photos=True
     )
     assert broken > 1.5 * MOST_BROKEN
 
 
 def test_misleading_scores_cost_power_but_never_the_promise(truth: Truth) -> None:
-    params = make_params()
+    promise = make_promise()
     broken, _ = count_broken(
-        lambda sample, reference: choose_guaranteed(sample, np.sqrt(reference), params), truth, cars=600, photos_each=1
+        lambda sample, reference: choose_guaranteed(sample, Reference(reference.score, np.sqrt(reference.probability)), promise),
+        truth,
+        cars=600,
+        photos_each=1,
     )
     assert broken <= MOST_BROKEN
 
@@ -125,19 +168,31 @@ def test_all_rejections_together_are_wrong_in_at_most_alpha() -> None:
     random, accepted = np.random.default_rng(1), np.arange(100, 2100, 40)
     wrong_runs = loud_runs = 0
     for _ in range(4000):
-        wrong = np.cumsum(random.random(accepted[-1]) < 1 - TARGET)[accepted - 1]
-        wrong_runs += prove(accepted, wrong, target=TARGET, alpha=0.05, starts={0, 10, 20}).any()
+        p = p_value(accepted, np.cumsum(random.random(accepted[-1]) < 1 - TARGET)[accepted - 1], target=TARGET)
+        wrong_runs += prove(partial(np.less_equal, p), alpha=0.05, starts={0, 10, 20}).any()
         # The twin: each threshold at the full level.
-        loud_runs += (p_value(accepted, wrong, target=TARGET) <= 0.05).any()
+        loud_runs += (p <= 0.05).any()
     assert wrong_runs / 4000 <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 4000)
     assert loud_runs / 4000 > 0.1
 
 
 def test_a_failed_test_loses_its_level_and_a_start_brings_a_new_one() -> None:
     accepted = np.array([100, 100, 100, 100, 100])
-    wrong = np.array([0, 5, 0, 0, 5])  # p-values 0.006 and 0.62
-    assert prove(accepted, wrong, target=TARGET, alpha=0.05, starts={0}).tolist() == [True, False, False, False, False]
-    assert prove(accepted, wrong, target=TARGET, alpha=0.05, starts={0, 3}).tolist() == [True, False, False, True, False]
+    p = p_value(accepted, np.array([0, 5, 0, 0, 5]), target=TARGET)  # 0.006 and 0.62
+    assert prove(partial(np.less_equal, p), alpha=0.05, starts={0}).tolist() == [
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
+    assert prove(partial(np.less_equal, p), alpha=0.05, starts={0, 3}).tolist() == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_p_values_equal_scipys_exact_binomial_test() -> None:
@@ -177,7 +232,13 @@ def make_table(random: np.random.Generator, *, cars: int = 800, photos_each: int
         p_clean, clean, car = draw_cars(random, int(cars * share), photos_each)
         group = [f"{split}/{index:05}" for index in car]
         paths = [f"{split}/{index:05}.jpg" for index in range(len(car))]
-        parts.append(pd.DataFrame({"image_path": paths, "group": group, "split": split, "clean": clean.astype(float), "p_clean": p_clean}))
+        # Damage is as easy here as dirt, and says the same.
+        parts.append(
+            pd.DataFrame(
+                {"image_path": paths, "source": "fleet", "family": group, "group": group, "split": split, "clean": clean.astype(float)}
+                | {"damaged": 1.0 - clean, "damage_score": np.nan, "p_clean": p_clean, "damage": p_clean}
+            )
+        )
     return pd.concat(parts, ignore_index=True)
 
 
@@ -232,7 +293,7 @@ def test_the_labels_of_test_change_only_what_is_said_of_test(table: pd.DataFrame
 
 def test_the_labels_of_calib_move_no_candidate(table: pd.DataFrame) -> None:
     reference = table.loc[table["split"] == "val", "p_clean"].to_numpy()
-    plan = make_plan(reference, groups=400, params=make_params(), word="clean")
+    plan = make_plan(as_reference(reference), groups=400, promise=make_promise(), side="above")
     assert (np.diff(plan.thresholds) < 0).all()
     assert not np.isin(plan.thresholds, reference).any()
     assert 0 in plan.starts
@@ -240,13 +301,13 @@ def test_the_labels_of_calib_move_no_candidate(table: pd.DataFrame) -> None:
 
 
 def test_the_empirical_threshold_is_the_lowest_that_met_the_target(table: pd.DataFrame) -> None:
-    sample = take_sample(table[table["split"] == "calib"])
-    order = np.argsort(-sample.p_clean, kind="stable")
-    p_clean, right = sample.p_clean[order], np.cumsum(sample.clean[order])
+    sample = labelled(table[table["split"] == "calib"])
+    order = np.argsort(-sample.score, kind="stable")
+    p_clean, right = sample.score[order], np.cumsum(sample.upper[order])
     last_of_score = np.append(np.diff(p_clean) < 0, True)
     met = [index + 1 for index in np.flatnonzero(last_of_score) if right[index] >= TARGET * (index + 1)]
-    T_clean = choose_empirical(sample, make_params(method="empirical")).T_clean
-    assert (sample.p_clean >= T_clean).sum() == max(met)
+    T_clean = choose_empirical(sample, make_promise()).T_high
+    assert (sample.score >= T_clean).sum() == max(met)
 
 
 def test_a_photo_is_never_both_clean_and_dirty() -> None:
@@ -254,10 +315,10 @@ def test_a_photo_is_never_both_clean_and_dirty() -> None:
     p_clean = np.arange(1, 1001) / 1001
     clean = (p_clean > 0.5).astype(np.int64)
     for choice in (
-        choose_empirical(Sample(p_clean, clean, np.ones(1000, dtype=bool)), make_params()),
-        choose_guaranteed(Sample(p_clean, clean, np.ones(1000, dtype=bool)), p_clean, make_params()),
+        choose_empirical(Sample(p_clean, clean, np.ones(1000, dtype=bool)), make_promise()),
+        choose_guaranteed(Sample(p_clean, clean, np.ones(1000, dtype=bool)), as_reference(p_clean), make_promise()),
     ):
-        assert choice.T_low <= choice.T_clean < 0.5, "without the rule T_low would lie above one half"
+        assert choice.T_low <= choice.T_high < 0.5, "without the rule T_low would lie above one half"
 
 
 def test_the_empirical_method_proves_nothing_and_says_so(table: pd.DataFrame) -> None:
@@ -274,10 +335,10 @@ def test_val_as_the_source_proves_nothing_since_it_chose_the_model(table: pd.Dat
 
 
 def test_a_photo_without_a_label_never_counts(table: pd.DataFrame) -> None:
-    unknown = table.sample(frac=0.3, random_state=1).index
-    blanked = table.assign(clean=table["clean"].mask(table.index.isin(unknown)))
-    # val keeps its unlabelled photos: their scores fix the candidates, with or without a label.
-    dropped = table[~table.index.isin(unknown) | (table["split"] == "val")]
+    # The scores of val fix the candidates, with or without a label, so that it stays as it is.
+    unknown = table[table["split"] != "val"].sample(frac=0.3, random_state=1).index
+    blanked = table.assign(**{label: table[label].mask(table.index.isin(unknown)) for label in ("clean", "damaged")})
+    dropped = table[~table.index.isin(unknown)]
     assert select_threshold(blanked, make_params()) == select_threshold(dropped, make_params())
     # The twin: read as dirty, they would count.
     as_dirty = blanked.assign(clean=blanked["clean"].fillna(0.0))
@@ -291,7 +352,7 @@ def test_too_few_cars_are_infeasible_and_the_number_that_would_do_is_said() -> N
     assert (selection["T_clean"], selection["T_high"], selection["proves"]) == (None, None, None)
     assert selection["needed"]["without_errors"] == 59
     assert "it takes 59 groups" in selection["reason"]
-    assert say(selection).startswith("No threshold: ")
+    assert say(selection).startswith("No threshold for clean: ")
     assert selection["on_source"]["accepted_photos"] == 0
     assert selection["on_source"]["precision"] is None
     json.dumps(headline(selection), allow_nan=False)
@@ -313,38 +374,38 @@ def test_a_target_below_the_base_rate_is_pointed_out(table: pd.DataFrame) -> Non
 
 def test_one_photo_is_drawn_from_each_group_and_neither_score_nor_label_decides_which(table: pd.DataFrame) -> None:
     calib = table[table["split"] == "calib"]
-    drawn = calib[take_sample(calib).drawn]
+    drawn = calib[labelled(calib).drawn]
     assert sorted(drawn["group"]) == sorted(calib["group"].unique())
     other = calib.assign(p_clean=1 - calib["p_clean"], clean=1 - calib["clean"])
-    assert (take_sample(other).drawn == take_sample(calib).drawn).all()
+    assert (labelled(other).drawn == labelled(calib).drawn).all()
 
 
 def test_decisions_are_counted_on_either_side_of_the_threshold() -> None:
     sample = Sample(np.array([0.1, 0.4, 0.4, 0.9]), np.array([0, 1, 0, 1]), np.ones(4, dtype=bool))
-    accepted, wrong = count_decisions(sample, np.array([0.4, 0.95]), word="clean")
+    accepted, wrong = count_decisions(sample, np.array([0.4, 0.95]), side="above")
     assert (accepted.tolist(), wrong.tolist()) == ([3, 0], [1, 0])
-    accepted, wrong = count_decisions(sample, np.array([0.4, 0.95]), word="dirty")
+    accepted, wrong = count_decisions(sample, np.array([0.4, 0.95]), side="below")
     assert (accepted.tolist(), wrong.tolist()) == ([1, 4], [0, 2])
 
 
-@pytest.mark.parametrize("word", ["clean", "dirty"])
-def test_cut_points_lie_between_scores_and_give_every_possible_decision(word) -> None:
+@pytest.mark.parametrize("side", ["above", "below"])
+def test_cut_points_lie_between_scores_and_give_every_possible_decision(side) -> None:
     scores = np.array([0.2, 0.2, 0.5, 0.999999, 1.0])
     sample = Sample(scores, np.ones(5, dtype=np.int64), np.ones(5, dtype=bool))
-    cuts = cut_points(scores, word=word)
+    cuts = cut_points(scores, side=side)
     assert not np.isin(cuts, scores[scores < 1]).any()
-    accepted, _ = count_decisions(sample, cuts, word=word)
-    assert accepted.tolist() == ([1, 2, 3, 5] if word == "clean" else [2, 3, 4, 4])
+    accepted, _ = count_decisions(sample, cuts, side=side)
+    assert accepted.tolist() == ([1, 2, 3, 5] if side == "above" else [2, 3, 4, 4])
 
 
 def test_the_curve_rises_in_threshold_and_knows_the_base_rate(table: pd.DataFrame) -> None:
-    curve = make_curve(table, make_params())
+    curve = make_curve(labelled(table[table["split"] == "calib"]), confidence=0.95)
     assert curve.columns.tolist() == ["threshold", "precision", "lower_bound", "recall", "coverage"]
     assert (np.diff(curve["threshold"]) > 0).all()
     assert len(curve) == MOST_POINTS
     assert curve["coverage"].iloc[0] == curve["recall"].iloc[0] == 1.0
-    calib = take_sample(table[table["split"] == "calib"])
-    assert curve["precision"].iloc[0] == pytest.approx(calib.one_a_group().clean.mean())
+    calib = labelled(table[table["split"] == "calib"])
+    assert curve["precision"].iloc[0] == pytest.approx(calib.one_a_group().upper.mean())
     assert (curve["lower_bound"] <= curve["precision"]).all()
 
 
@@ -379,10 +440,10 @@ def test_a_source_without_labels_is_refused(table: pd.DataFrame) -> None:
 def test_a_model_that_was_not_trained_on_clean_gets_no_threshold(table: pd.DataFrame) -> None:
     untrained = table.assign(p_clean=np.nan)
     selection = select_threshold(untrained, make_params())
-    assert say(selection) == "No threshold: the model was not trained on 'clean'. Nothing will be called clean."
+    assert say(selection) == "No threshold for clean: the model was not trained on 'clean'. Nothing will be called clean."
     assert (selection["T_clean"], selection["T_low"], selection["base_rate"], selection["needed"]) == (None, None, None, None)
     assert set(selection) == set(select_threshold(table, make_params()))
-    assert make_curve(untrained, make_params()).empty
+    assert make_curve(labelled(untrained), confidence=0.95).empty
     json.dumps(headline(selection), allow_nan=False)
 
 
@@ -398,9 +459,8 @@ def test_candidates_need_another_split(table: pd.DataFrame) -> None:
 
 def run_stage_script(folder: Path) -> subprocess.CompletedProcess[str]:
     repository = Path(__file__).parents[1]
-    (folder / "params.yaml").write_text(
-        "select_threshold: {method: guaranteed, source: calib, target_precision: 0.95, confidence: 0.95, starts: 2}\n"
-    )
+    params = {"select_threshold": make_params().model_dump(), "decision": DECISION}
+    (folder / "params.yaml").write_text(json.dumps(params))
     command = [sys.executable, str(repository / "stages/select_threshold.py")]
     environment = {"PYTHONPATH": str(repository / "src"), "PATH": ""}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -417,7 +477,7 @@ def test_the_stage_writes_the_same_bytes_twice(table: pd.DataFrame, tmp_path: Pa
         written.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
     assert written[0] == written[1]
     outs = {"models/threshold.json", "metrics/select_threshold.json", "reports/select_threshold/threshold.csv"}
-    assert outs | {"reports/select_threshold/threshold.png"} <= set(written[0])
+    assert outs | {f"reports/select_threshold/{name}.png" for name in ("threshold", "costs", "damage_costs")} <= set(written[0])
 
 
 def test_the_stage_says_in_one_line_that_predictions_are_missing(tmp_path: Path) -> None:

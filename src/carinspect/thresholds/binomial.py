@@ -6,15 +6,25 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta, binom
 
-Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64] | Floats
 
 
-def p_value(accepted: Counts, wrong: Counts, *, target: float) -> npt.NDArray[np.float64]:
+def p_value(accepted: Counts, wrong: Counts, *, target: float) -> Floats:
     """Chance of so few errors or fewer if the precision were only `target`; 1 where nothing is accepted.
 
     The exact one-sided binomial test of H0: precision <= target.
     """
     return binom.sf(accepted - wrong - 1, accepted, target)
+
+
+def lower_bounds(hits: Counts, misses: Counts, *, level: float) -> Floats:
+    """Lower bounds of a share, each wrong with a chance of at most `level`, from hits and misses; 0 without a hit.
+
+    Clopper and Pearson (1934). As a beta quantile it takes fractional counts.
+    """
+    hits, misses = np.broadcast_arrays(np.asarray(hits, dtype=float), np.asarray(misses, dtype=float))
+    return np.where(hits > 0, beta.ppf(level, np.where(hits > 0, hits, 1.0), misses + 1), 0.0)
 
 
 def lower_bound(accepted: int, wrong: int, *, confidence: float) -> float:

@@ -7,23 +7,26 @@ is; counting a group as wrong when any of its photos is would answer another que
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from carinspect.core.seeds import derive_seed
+from carinspect.thresholds.promise import Side
 
-Word = Literal["clean", "dirty"]
+Thresholds = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Labelled photos. `p_clean` 0..1 and `clean` 0 or 1 have shape (N,); `drawn` (N,) marks one photo of each group."""
+    """Labelled photos (or cars). `score` 0..1 and `upper` 1 for the class above (clean), 0 below (dirty) have shape (N,);
 
-    p_clean: npt.NDArray[np.float64]
-    clean: npt.NDArray[np.int64]
+    `drawn` (N,) marks one of each group.
+    """
+
+    score: npt.NDArray[np.float64]
+    upper: npt.NDArray[np.int64]
     drawn: npt.NDArray[np.bool_]
 
     @property
@@ -32,28 +35,29 @@ class Sample:
 
     def one_a_group(self) -> "Sample":
         """The drawn photos alone."""
-        return Sample(self.p_clean[self.drawn], self.clean[self.drawn], self.drawn[self.drawn])
+        return Sample(self.score[self.drawn], self.upper[self.drawn], self.drawn[self.drawn])
+
+    def labelled(self, side: Side) -> int:
+        """How many are of the class of `side`."""
+        return int((self.upper == (side == "above")).sum())
 
 
-def take_sample(rows: pd.DataFrame) -> Sample:
-    """The rows with a `clean` label and an answer. The draw is a fixed function of the photos' paths; it knows no score and no label."""
-    rows = rows[rows["clean"].notna() & rows["p_clean"].notna()]
+def take_sample(rows: pd.DataFrame, *, score: str, upper: str) -> Sample:
+    """The rows with a label in column `upper` and an answer in `score`.
+
+    The draw is a fixed function of the photos' paths; it knows no score and no label.
+    """
+    rows = rows[rows[upper].notna() & rows[score].notna()]
     lot = np.array([derive_seed("drawn from its group", path) for path in rows["image_path"]], dtype=np.int64)
     first_of_group = pd.Series(lot).groupby(rows["group"].to_numpy()).transform("min").to_numpy()
-    return Sample(
-        p_clean=rows["p_clean"].to_numpy(np.float64),
-        clean=rows["clean"].to_numpy(np.int64),
-        drawn=lot == first_of_group,
-    )
+    return Sample(score=rows[score].to_numpy(np.float64), upper=rows[upper].to_numpy(np.int64), drawn=lot == first_of_group)
 
 
-def count_decisions(
-    sample: Sample, thresholds: npt.NDArray[np.float64], *, word: Word
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """How many photos each threshold calls `word` (clean: p_clean >= T, dirty: p_clean < T), and how many of them wrongly."""
-    below = np.searchsorted(np.sort(sample.p_clean), thresholds, side="left")
-    clean_below = np.searchsorted(np.sort(sample.p_clean[sample.clean == 1]), thresholds, side="left")
-    if word == "dirty":
-        return below, clean_below
-    dirty_below = below - clean_below
-    return len(sample.clean) - below, int((sample.clean == 0).sum()) - dirty_below
+def count_decisions(sample: Sample, thresholds: Thresholds, *, side: Side) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """How many photos each threshold calls by the word of `side` (above: score >= T, below: score < T), and how many of them wrongly."""
+    below = np.searchsorted(np.sort(sample.score), thresholds, side="left")
+    upper_below = np.searchsorted(np.sort(sample.score[sample.upper == 1]), thresholds, side="left")
+    if side == "below":
+        return below, upper_below
+    lower_below = below - upper_below
+    return len(sample.upper) - below, sample.labelled("below") - lower_below

@@ -1,0 +1,74 @@
+"""Owns what counts at a threshold prove: at the rate of the deciding photos, or at another rate of the field.
+
+At another rate only the class-conditional rates carry over (prior shift: photos of dirty cars look the same there, there are only more or
+fewer of them). With h = P(called clean | clean), f = P(called clean | dirty) and a share r of dirty cars the precision of "clean" is
+
+    h (1 - r) / (h (1 - r) + f r)        (Bayes; Saerens, Latinne and Decaestecker 2002, "Adjusting the outputs of a classifier ...")
+
+which reaches the target t exactly if r / (1 - r) <= h (1 - t) / (f t). Both rates are uncertain: h is bounded from below and f from above
+(Clopper and Pearson), each at half the level, so that both bounds hold together at the level.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from carinspect.thresholds.binomial import lower_bounds, p_value
+from carinspect.thresholds.promise import Promise, Side
+from carinspect.thresholds.sample import Sample, Thresholds, count_decisions
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Counts for M thresholds on one side: `right` and `wrong` (M,) get its word, of `right_class` and `wrong_class` labelled.
+
+    A plan puts foretold counts in, which are no whole numbers.
+    """
+
+    right: Floats
+    wrong: Floats
+    right_class: float
+    wrong_class: float
+
+
+def gather(drawn: Sample, thresholds: Thresholds, *, side: Side) -> Evidence:
+    """The counts of independent trials: `drawn` holds one photo a group."""
+    accepted, wrong = count_decisions(drawn, thresholds, side=side)
+    other: Side = "below" if side == "above" else "above"
+    return Evidence((accepted - wrong).astype(float), wrong.astype(float), drawn.labelled(side), drawn.labelled(other))
+
+
+def passes(evidence: Evidence, promise: Promise, *, side: Side, level: float) -> npt.NDArray[np.bool_]:
+    """Which thresholds, each alone, reject "precision <= target" at `level`."""
+    wrong_rate = promise.wrong_rate(side)
+    if wrong_rate is None:
+        return p_value(evidence.right + evidence.wrong, evidence.wrong, target=promise.target_precision) <= level
+    return highest_wrong_rate(evidence, target=promise.target_precision, level=level) >= wrong_rate
+
+
+def highest_wrong_rate(evidence: Evidence, *, target: float, level: float) -> Floats:
+    """The largest share of the other class at which each threshold, alone, proves `target` at `level`; 0 where none does."""
+    hits = lower_bounds(evidence.right, evidence.right_class - evidence.right, level=level / 2)
+    alarms = 1 - lower_bounds(evidence.wrong_class - evidence.wrong, evidence.wrong, level=level / 2)
+    return hits * (1 - target) / (hits * (1 - target) + alarms * target)
+
+
+def precision_at(evidence: Evidence, wrong_rate: float) -> Floats:
+    """The plug-in precision of each threshold where a share `wrong_rate` is of the other class; NaN where nothing is accepted."""
+    hits = (1 - wrong_rate) * _share(evidence.right, evidence.right_class)
+    alarms = wrong_rate * _share(evidence.wrong, evidence.wrong_class)
+    return np.divide(hits, hits + alarms, out=np.full(len(hits), np.nan), where=hits + alarms > 0)
+
+
+def lower_precision_at(evidence: Evidence, wrong_rate: float, *, level: float) -> Floats:
+    """The precision proven by each threshold alone, at `level`, where a share `wrong_rate` is of the other class."""
+    hits = (1 - wrong_rate) * lower_bounds(evidence.right, evidence.right_class - evidence.right, level=level / 2)
+    alarms = wrong_rate * (1 - lower_bounds(evidence.wrong_class - evidence.wrong, evidence.wrong, level=level / 2))
+    return hits / (hits + alarms)
+
+
+def _share(part: Floats, whole: float) -> Floats:
+    return part / whole if whole else np.zeros_like(part)
