@@ -209,10 +209,12 @@ def export_random(backbone: str, side_px: int, folder: Path) -> Path:
         tasks=["clean", "cleanliness", "damage", "weather"], backbone=backbone, pretrained="none", hidden_features=128, dropout=0.2
     )
     network = CarInspectionNetwork(recipe, backbone=build_backbone(backbone, image_side_px=side_px))
-    model = to_onnx(AnsweringNetwork(network.eval(), {"clean": 1.0, "weather": 1.0}), image_side_px=side_px)
+    offset = {"clean": [0.0, 0.0], "weather": [0.0, 0.0, 0.0, 0.0]}
+    calibration = {"temperature": {"clean": 1.0, "weather": 1.0}, "logit_offset": offset, "uncertainty": None}
+    model = to_onnx(AnsweringNetwork(network.eval(), calibration), image_side_px=side_px)
     checkpoint = Checkpoint(model=recipe, image_side_px=side_px, weights={}, lineage={})
     rule = {"T_clean": 0.5, "T_low": None, "T_high": 0.5, "proves": None}
-    describe_model(model, checkpoint=checkpoint, calibration={}, threshold=rule, metrics={"test": {}})
+    describe_model(model, checkpoint=checkpoint, calibration=calibration, threshold=rule, metrics={"test": {}})
     path = folder / "random.onnx"
     path.write_bytes(seal(model.SerializeToString()))
     return path

@@ -30,7 +30,10 @@ from conftest import make_recipe
 ROOT = Path(__file__).parent.parent
 SIDE = 32
 PROMISE = {"precision": 0.95, "confidence": 0.9, "of": "a photo from a new car"}
-RULE: dict[str, Any] = {"T_clean": 0.5, "T_low": 0.2, "T_high": 0.5, "proves": PROMISE}
+OFFSET: dict[str, list[float]] = {"clean": [0.0, 0.0], "weather": [0.0, 0.0, 0.0, 0.0]}
+CALIBRATION: dict[str, Any] = {"temperature": {"clean": 0.05, "weather": 0.5}, "logit_offset": OFFSET, "uncertainty": None}
+CAR: dict[str, Any] = {"T_high": 0.7, "T_low": 0.6, "proves": PROMISE, "proves_low": PROMISE | {"precision": 0.8}}
+RULE: dict[str, Any] = {"T_clean": 0.5, "T_low": 0.2, "T_high": 0.5, "proves": PROMISE, "car": CAR}
 
 
 @cache
@@ -40,10 +43,10 @@ def _exported(seed: int) -> bytes:
     network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=SIDE))
     # Statistics of their own, as training would leave: with the first ones a batch norm does nothing.
     network.train()(torch.randint(0, 256, (8, SIDE, SIDE, 3), dtype=torch.uint8))
-    model = to_onnx(AnsweringNetwork(network.eval(), {"clean": 0.05, "weather": 0.5}), image_side_px=SIDE)
+    model = to_onnx(AnsweringNetwork(network.eval(), CALIBRATION), image_side_px=SIDE)
     checkpoint = Checkpoint(model=recipe.model, image_side_px=SIDE, weights={}, lineage={"data_revision": "abc", "code_revision": "def"})
     figures = {"test": {"clean": {"roc_auc": 0.9}}}
-    describe_model(model, checkpoint=checkpoint, calibration={}, threshold=RULE, metrics=figures)
+    describe_model(model, checkpoint=checkpoint, calibration=CALIBRATION, threshold=RULE, metrics=figures)
     return model.SerializeToString()
 
 

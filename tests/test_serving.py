@@ -14,8 +14,10 @@ from fastapi.testclient import TestClient
 from carinspect.core.errors import UserError
 from carinspect.images.decode import load_image
 from carinspect.inference.bundle import open_bundle
+from carinspect.inference.car import judge_car, read_car_rule
 from carinspect.inference.drift_log import DriftLog, read_log
 from carinspect.inference.predictor import Predictor, make_predictor
+from carinspect.serving.answers import PhotoAnswer
 from carinspect.serving.app import create_app
 from carinspect.serving.batcher import Batcher
 from carinspect.serving.config import ServiceConfig, read_config
@@ -166,6 +168,23 @@ def test_each_photo_of_a_batch_has_its_answer_or_its_error(client: TestClient) -
     assert [item["status"] for item in answer["photos"]] == [200, 415, 200, 422]
     assert [item["answer"] is None for item in answer["photos"]] == [False, True, False, True]
     assert answer["photos"][2]["answer"]["p_clean"] == send(client, photos[2]).json()["p_clean"]
+
+
+def test_photos_of_one_car_get_one_verdict_unless_one_of_them_has_no_answer(client: TestClient, model: Path) -> None:
+    photos = [photo_bytes(seed=seed) for seed in range(3)]
+
+    def ask(client: TestClient, photos: list[bytes], query: str = "?car=true") -> Any:
+        return client.post(f"/predict/batch{query}", files=[("files", ("x.jpg", photo, "image/jpeg")) for photo in photos]).json()
+
+    found = ask(client, photos)
+    expected = judge_car([PhotoAnswer(**item["answer"]) for item in found["photos"]], read_car_rule(RULE)).as_dict()
+    assert found["car"] == {name: value for name, value in expected.items() if name != "photos"}
+    assert (found["car"]["level"], found["car"]["decision"], found["car"]["proves"]["precision"]) == ("car", "dirty", 0.8)
+    assert ask(client, [*photos, b"no photo"])["car"] is None
+    assert ask(client, photos, "")["car"] is None
+    with client_of(model, thresh=0.6) as overridden:
+        verdict = ask(overridden, photos)["car"]
+        assert (verdict["level"], verdict["proves"]) == ("photo", None)
 
 
 def test_the_model_tells_its_lineage(client: TestClient) -> None:

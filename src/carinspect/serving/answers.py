@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from carinspect.inference.car import CarRule, judge_car
 from carinspect.inference.decision import DecisionRule
 from carinspect.serving.engine import Seen
 
@@ -66,10 +67,24 @@ class BatchItem(Form):
     status: int = Field(description="The status that the photo alone would have got.")
 
 
+class CarVerdict(Form):
+    """Of one car, from all of its photos; places count from 0."""
+
+    decision: Literal["clean", "dirty", "unsure"]
+    p_clean: float | None = Field(description="The lowest of its photos.")
+    dirtiest_photo: int | None
+    cleanliness: float | None = Field(description="The lowest of its photos.")
+    damage: float | None = Field(description="The lowest of its photos, 1 = undamaged.")
+    most_damaged_photo: int | None
+    level: Literal["car", "photo"] = Field(description="Whether a rule for cars decided, or the photo's, which proves nothing of cars.")
+    proves: Promise | None
+
+
 class BatchAnswer(Form):
     """The answers to several photos, in the order sent."""
 
     photos: list[BatchItem]
+    car: CarVerdict | None = Field(description="With ?car=true, where every photo has an answer.")
     model_version: str
 
 
@@ -108,6 +123,14 @@ def form_promise(rule: DecisionRule) -> Promise | None:
     if proved is None:
         return None
     return Promise(precision=proved["precision"], confidence=proved["confidence"], of=proved["of"])
+
+
+def form_verdict(items: list[BatchItem], rule: CarRule) -> CarVerdict | None:
+    """The verdict on the car that all of the photos show; None where one of them has no answer, for it might be the dirty one."""
+    answers = [item.answer for item in items if item.answer is not None]
+    if len(answers) < len(items):
+        return None
+    return CarVerdict.model_validate(judge_car(answers, rule).as_dict())
 
 
 def say(decision: str | None, rule: DecisionRule) -> str:

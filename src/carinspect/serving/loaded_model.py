@@ -8,6 +8,7 @@ import numpy as np
 
 from carinspect.core.errors import UserError
 from carinspect.inference.bundle import open_bundle
+from carinspect.inference.car import CarRule, read_car_rule
 from carinspect.inference.predictor import Predictor, make_predictor
 from carinspect.serving.config import ServiceConfig
 
@@ -28,6 +29,14 @@ class LoadedModel:
     @property
     def on_gpu(self) -> bool:
         return self.predictor.bundle.provider != "CPUExecutionProvider"
+
+    @property
+    def car_rule(self) -> CarRule:
+        """For all photos of one car. Where an operator set thresholds, or the file has none for cars: the photo's, which proves nothing."""
+        rule, threshold = self.predictor.rule, self.predictor.bundle.info["threshold"]
+        if rule.overridden or "car" not in threshold:
+            return CarRule(rule.T_high, rule.T_low, level="photo", promise=None, promise_low=None)
+        return read_car_rule(threshold)
 
     def describe(self) -> dict[str, Any]:
         """What `GET /model` tells."""

@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from carinspect.core.errors import UserError
-from carinspect.serving.answers import BatchAnswer, BatchItem, PhotoAnswer
+from carinspect.serving.answers import BatchAnswer, BatchItem, PhotoAnswer, form_verdict
 from carinspect.serving.refusals import RefusalBody, RefusalError
 from carinspect.serving.service import Service
 from carinspect.serving.uploads import read_form_photos, read_json_body
@@ -102,8 +102,8 @@ async def predict_url(request: Request, explain: bool = False) -> Response:
     openapi_extra=_form("files", {"type": "array", "items": _PHOTO, "minItems": 1}),
     tags=["answers"],
 )
-async def predict_batch(request: Request) -> Response:
-    """Several photos' answers, each with an answer or an error of its own."""
+async def predict_batch(request: Request, car: bool = False) -> Response:
+    """Several photos' answers, each with an answer or an error of its own. `car` says that all show one car, and adds a verdict on it."""
     service = _service(request)
     service.authorise(request)
     with service.upload() as reservation:
@@ -112,7 +112,9 @@ async def predict_batch(request: Request) -> Response:
         )
         with service.admission(len(photos)):
             items = await asyncio.gather(*(_batch_item(service, photo) for photo in photos))
-    return _json(BatchAnswer(photos=items, model_version=service.engine.model.version))
+    model = service.engine.model
+    verdict = form_verdict(items, model.car_rule) if car else None
+    return _json(BatchAnswer(photos=items, car=verdict, model_version=model.version))
 
 
 async def _batch_item(service: Service, photo: bytes) -> BatchItem:
