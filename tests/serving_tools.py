@@ -37,22 +37,23 @@ RULE: dict[str, Any] = {"T_clean": 0.5, "T_low": 0.2, "T_high": 0.5, "proves": P
 
 
 @cache
-def _exported(seed: int) -> bytes:
+def _exported(seed: int, with_spread: bool) -> bytes:
     recipe = make_recipe()
+    calibration = CALIBRATION | {"uncertainty": {"samples": 8, "dropout": 0.2, "seed": 3} if with_spread else None}
     torch.manual_seed(seed)
     network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=SIDE))
     # Statistics of their own, as training would leave: with the first ones a batch norm does nothing.
     network.train()(torch.randint(0, 256, (8, SIDE, SIDE, 3), dtype=torch.uint8))
-    model = to_onnx(AnsweringNetwork(network.eval(), CALIBRATION), image_side_px=SIDE)
+    model = to_onnx(AnsweringNetwork(network.eval(), calibration), image_side_px=SIDE)
     checkpoint = Checkpoint(model=recipe.model, image_side_px=SIDE, weights={}, lineage={"data_revision": "abc", "code_revision": "def"})
     figures = {"test": {"clean": {"roc_auc": 0.9}}}
-    describe_model(model, checkpoint=checkpoint, calibration=CALIBRATION, threshold=RULE, metrics=figures)
+    describe_model(model, checkpoint=checkpoint, calibration=calibration, threshold=RULE, metrics=figures)
     return model.SerializeToString()
 
 
-def model_bytes(*, seed: int = 0, rule: dict[str, Any] | None = None) -> bytes:
-    """A sealed model file with untrained weights; rule: in place of `RULE`, as models/threshold.json has it."""
-    model = onnx.load_from_string(_exported(seed))
+def model_bytes(*, seed: int = 0, rule: dict[str, Any] | None = None, with_spread: bool = False) -> bytes:
+    """A sealed model file with untrained weights; rule: in place of `RULE`; with_spread: with Monte-Carlo heads."""
+    model = onnx.load_from_string(_exported(seed, with_spread))
     (entry,) = [entry for entry in model.metadata_props if entry.key == METADATA_KEY]
     entry.value = json.dumps(json.loads(entry.value) | {"threshold": RULE if rule is None else rule})
     return seal(model.SerializeToString())

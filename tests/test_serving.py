@@ -187,6 +187,17 @@ def test_photos_of_one_car_get_one_verdict_unless_one_of_them_has_no_answer(clie
         assert (verdict["level"], verdict["proves"]) == ("photo", None)
 
 
+def test_a_model_that_knows_how_uncertain_it_is_says_so(tmp_path: Path, client: TestClient) -> None:
+    path = tmp_path / "best.onnx"
+    path.write_bytes(model_bytes(with_spread=True))
+    with client_of(path) as uncertain:
+        found = [send(uncertain, photo_bytes()).json() for _ in range(2)]
+    assert set(found[0]["uncertainty"]) == {"p_clean_std", "cleanliness_std", "damage_std", "p_weather_std"}
+    assert all(0 < spread < 0.5 for spread in found[0]["uncertainty"].values())
+    assert found[0]["uncertainty"] == found[1]["uncertainty"]
+    assert send(client, photo_bytes()).json()["uncertainty"] is None
+
+
 def test_the_model_tells_its_lineage(client: TestClient) -> None:
     told = client.get("/model").json()
     assert told["lineage"] == {"data_revision": "abc", "code_revision": "def"}
