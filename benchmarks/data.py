@@ -4,7 +4,7 @@
 
 Each size runs in a process of its own, for the peak of a process never falls. The photos are tiny, so that what is measured is this
 project's work and not the decoder's; one in five has a copy, and no two others are alike: real cars, which are, give the second look of
-the split more to do. `again` repeats the conversion after 100 photos were added: the others are hashed, and not decoded.
+the split more to do. `+100` repeats a step after 100 photos were added: the others are hashed, and not decoded.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,7 +33,7 @@ from carinspect.splits.split import split_photos
 
 SIZES, LARGE = (1_000, 10_000), 70_000
 ADDED = 100
-STEPS = ("convert", "again", "split")
+STEPS = ("convert", "split", "convert +100", "split +100")
 PHOTO_PX = (96, 72)
 CONVERT = ConvertAnnotationsParams(damage_severity={"dent": 1.0}, dirt_severity={"dirt": 1.0}, area_exponent=0.5, min_dimension_px=16)
 SPLIT = SplitParams(
@@ -52,7 +53,7 @@ def main() -> None:
         print(json.dumps(measure(arguments.one)))
         return
     sizes = (*SIZES, LARGE) if arguments.large else SIZES
-    print(f"{'photos':>8} {'step':>8} {'seconds':>9} {'µs/photo':>9} {'peak MB':>8} {'exponent':>9}")
+    print(f"{'photos':>8} {'step':>12} {'seconds':>9} {'µs/photo':>9} {'peak MB':>8} {'exponent':>9}")
     before: dict[str, float] = {}
     smaller = 0
     for photos in sizes:
@@ -61,7 +62,7 @@ def main() -> None:
         for step in STEPS:
             seconds = found[step]
             exponent = f"{math.log(seconds / before[step]) / math.log(photos / smaller):.2f}" if step in before else ""
-            print(f"{photos:8,} {step:>8} {seconds:9.2f} {1e6 * seconds / photos:9.0f} {found[f'{step} peak MB']:8.0f} {exponent:>9}")
+            print(f"{photos:8,} {step:>12} {seconds:9.2f} {1e6 * seconds / photos:9.0f} {found[f'{step} peak MB']:8.0f} {exponent:>9}")
         before, smaller = {step: found[step] for step in STEPS}, photos
 
 
@@ -73,11 +74,12 @@ def measure(photos: int) -> dict[str, float]:
         root = Path(folder) / "root"
         draw_root(root, range(photos))
         data, found = DataParams(root=str(root), sources=str(root / "sources.yaml")), dict[str, float]()
-        run_step("convert", lambda: convert(data, CONVERT), found)
-        draw_root(root, range(photos, photos + ADDED))
-        table = run_step("again", lambda: convert(data, CONVERT), found).table
-        nothing_yet = Ledger({}, {})
-        run_step("split", lambda: split_photos(table, root, params=SPLIT, tasks=["clean"], ledger=nothing_yet), found)
+        ledger = Ledger({}, {})
+        for suffix, numbers in (("", range(photos)), (f" +{ADDED}", range(photos, photos + ADDED))):
+            draw_root(root, numbers)
+            table = run_step(f"convert{suffix}", lambda: convert(data, CONVERT), found).table
+            split = partial(split_photos, table, root, params=SPLIT, tasks=["clean"], ledger=ledger)
+            ledger = run_step(f"split{suffix}", split, found).ledger
     return found
 
 

@@ -1,7 +1,7 @@
 """Scores val, calib and test, each photo once, and draws what a person wants to see.
 
 Reads: models/best.pt, data/car_inspection_dataset.csv, the photos. Writes: data/predictions.csv, models/calibration.json,
-reports/evaluate/, metrics/evaluate.json. Params: evaluate, data.
+reports/evaluate/, metrics/evaluate.json. Params: evaluate, data; all of params.yaml where evaluate.leave_one_source_out trains again.
 """
 
 from pathlib import Path
@@ -9,13 +9,14 @@ from pathlib import Path
 from carinspect.core.data import DataParams
 from carinspect.core.errors import run_stage
 from carinspect.core.files import write_json
-from carinspect.core.params import read_section
+from carinspect.core.params import load_params, read_section
 from carinspect.core.tables import DATASET_COLUMNS, read_table, write_table
 from carinspect.evaluation.calibration import add_probabilities, fit_calibration
 from carinspect.evaluation.confidence_plot import write_confidence_plot
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.curves import make_curves, write_curves
 from carinspect.evaluation.gallery import write_gallery
+from carinspect.evaluation.left_out import leave_sources_out
 from carinspect.evaluation.overview import write_overview
 from carinspect.evaluation.predict import SCORED_SPLITS, add_spreads, predict
 from carinspect.evaluation.report import evaluate_predictions
@@ -41,6 +42,10 @@ def main() -> None:
     write_table(predictions, Path("data/predictions.csv"))
 
     report = evaluate_predictions(predictions, params, tasks=checkpoint.model.tasks, calibration=calibration, train_labels=train)
+    if params.leave_one_source_out:
+        report["leave_one_source_out"] = leave_sources_out(
+            checkpoint, table, predictions, root=root, evaluation=params, params=load_params()
+        )
     write_json(Path("metrics/evaluate.json"), report)
     curves = make_curves(predictions)
     write_curves(curves, REPORTS)

@@ -21,7 +21,7 @@ from carinspect.model.config import ModelParams
 from carinspect.splits.config import SplitParams
 from carinspect.thresholds.config import DecisionParams, SelectThresholdParams
 from carinspect.training.config import TrainParams
-from carinspect.training.recipe import RECIPE_FILE, resolve_recipe, write_recipe
+from carinspect.training.recipe import RECIPE_FILE, identify_checkpoint, resolve_recipe, write_recipe
 
 SECTIONS: dict[str, type[Section]] = {
     "data": DataParams,
@@ -45,10 +45,14 @@ def main() -> None:
             raise UserError(f"{name}: unknown section of params.yaml. {did_you_mean(name, [*SECTIONS, 'hardware', 'profiles'])}")
     for name, kind in SECTIONS.items():
         read_section(name, kind, params)
-    recipe = resolve_recipe(params, pretrained="none")
+    recipe = resolve_recipe(params, pretrained="none", resume="none")
     check_backbone(recipe.model.backbone)
     model = read_section("model", ModelParams, params)
-    recipe = resolve_recipe(params, pretrained=identify_weights(model, recipe.model.backbone, recipe.train.image_side_px))
+    recipe = resolve_recipe(
+        params,
+        pretrained=identify_weights(model, recipe.model.backbone, recipe.train.image_side_px),
+        resume=identify_checkpoint(read_section("train", TrainParams, params).resume, recipe),
+    )
     write_recipe(recipe, RECIPE_FILE)
     write_json(Path("metrics/resolve_recipe.json"), recipe.model_dump())
     write_bytes(Path("data/params_checked.txt"), b"Every section of params.yaml was read without an error.\n")

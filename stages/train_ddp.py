@@ -1,44 +1,64 @@
-"""Trains the model under torchrun: as many processes as the machine has cards, or shares of cores.
+"""Trains the model under torchrun: as many processes as the machine has cards, or shares of cores, on one machine or several.
 
 Reads: data/recipe.yaml, data/car_inspection_dataset.csv, the photos. Writes: models/best.pt, reports/train_ddp/curves.csv,
-metrics/train_ddp.json. Params: the recipe. `data`, `hardware` and `model.pretrained` are read too, and change no result beyond the recipe.
+metrics/train_ddp.json. Params: the recipe. `data`, `hardware`, `model.pretrained` and `train.resume` are read too, and change no result
+beyond the recipe.
 """
 
+import argparse
+import os
+import sys
 from pathlib import Path
 
 from carinspect.core.data import DataParams
 from carinspect.core.errors import run_stage
 from carinspect.core.files import write_json
 from carinspect.core.params import load_params, read_section
-from carinspect.training.launch import exec_torchrun, is_worker, join_launcher
-from carinspect.training.recipe import read_profiles, read_recipe
-from carinspect.training.run import Job, prepare, run
+from carinspect.training.launch import exec_torchrun, is_worker, join_launcher, lock_run, read_cluster
+from carinspect.training.recipe import CHECKPOINT_FILE, read_profiles, read_recipe, resume_from
+from carinspect.training.run import Job, finish, prepare, run
 from carinspect.training.runtime import settle_runtime
 
 
 def main() -> None:
     if is_worker():
         join_launcher()
+    arguments = read_arguments()
     params = load_params()
-    recipe = read_recipe()
+    resume = arguments.resume or params["train"]["resume"]
+    recipe = resume_from(arguments.resume, read_recipe())
+    cluster = read_cluster(os.environ, joins=arguments.join)
     chosen, profiles = read_profiles(params)
-    machine = settle_runtime(profiles[chosen].runtime, recipe.train)
+    machine = settle_runtime(profiles[chosen].runtime, recipe.train, nodes=cluster.nodes)
     job = Job(
         recipe=recipe,
         machine=machine,
         root=read_section("data", DataParams, params).root_path,
         table=Path("data/car_inspection_dataset.csv"),
         pretrained=params["model"]["pretrained"],
-        checkpoint=Path("models/best.pt"),
+        resume=Path(resume) if resume else None,
+        joins=cluster.joins,
+        checkpoint=CHECKPOINT_FILE,
         curves=Path("reports/train_ddp/curves.csv"),
     )
     if not is_worker():
         prepare(job)
+        if not cluster.joins:
+            lock_run(job.lock_file)
         print(f"training on {machine.device} with {machine.processes} processes and {machine.workers} loader workers each", flush=True)
-        exec_torchrun(__file__, processes=machine.processes)
+        exec_torchrun(__file__, sys.argv[1:], processes=machine.processes, cluster=cluster)
     metrics = run(job)
     if metrics:
         write_json(Path("metrics/train_ddp.json"), metrics)
+        finish(job)
+
+
+def read_arguments() -> argparse.Namespace:
+    """By hand only: DVC starts the stage without any."""
+    parser = argparse.ArgumentParser(description="Train the recipe in data/recipe.yaml.")
+    parser.add_argument("--resume", metavar="FILE", help="begin with the weights of this checkpoint, as train.resume does")
+    parser.add_argument("--join", action="store_true", help="help the training of another machine; it writes the outputs")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def make_recipe() -> Recipe:
         loss_weights={"clean": 1.0, "cleanliness": 1.0, "damage": 1.0, "weather": 1.0}, damaged_below=0.98,
         optimiser="adamw", momentum=0.9, lr=0.002, backbone_lr_factor=1.0, layer_decay=1.0, freeze_backbone_epochs=0,
         schedule="cosine", warmup_fraction=0.1, plateau_factor=0.3, plateau_epochs=2, weight_decay=0.02, grad_clip_norm=1.0,
-        ema_decay=0.9, early_stop_epochs=0, augment=augment,
+        ema_decay=0.9, early_stop_epochs=0, on_nonfinite="stop", resume="none", augment=augment,
         batch_size=16, accumulate_steps=1, norm_batch_size=8, image_side_px=32, precision="fp32",
     )  # fmt: skip
     return Recipe(model=model, train=train)

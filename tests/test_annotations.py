@@ -6,7 +6,6 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from pycocotools import mask as coco_mask
 
-from carinspect.annotations import memory, photos
 from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.annotations.convert import Conversion, convert
 from carinspect.annotations.outlines import read_outline, union_area
@@ -28,6 +26,8 @@ from carinspect.core.data import DataParams
 from carinspect.core.errors import UserError
 from carinspect.core.params import parse_section, read_section
 from carinspect.core.tables import ANNOTATION_COLUMNS, LABEL_COLUMNS, read_table, write_table
+from carinspect.images import look
+from carinspect.images.decode import decode_photo
 
 REPOSITORY = Path(__file__).parents[1]
 PARAMS = {
@@ -431,6 +431,8 @@ def test_unusable_photos_are_rejected_each_with_its_reason() -> None:
     (folder / "truncated.jpg").write_bytes(sound.read_bytes()[:-400])
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "text.jpg").write_text("no photo")
+    draw(folder / "moving.jpg", format="GIF")
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     draw(folder / "small.png", width_px=7, height_px=90)
     draw(folder / "tab\there.png")
     found = run({"name": "f", "format": "folders", "categories": {"clean": {"clean": 1}}})
@@ -439,9 +441,11 @@ def test_unusable_photos_are_rejected_each_with_its_reason() -> None:
     assert "truncated" in reasons["f/clean/truncated.jpg"]
     assert "empty file" in reasons["f/clean/empty.jpg"]
     assert "not a photo" in reasons["f/clean/text.jpg"]
+    assert "not a photo in a known format (JPEG, PNG" in reasons["f/clean/moving.jpg"]
+    assert reasons["f/clean/phone.heic"] == "a HEIC photo, which Pillow cannot read: convert it to JPEG"
     assert "7 x 90 px: a side is shorter than 8 px" in reasons["f/clean/small.png"]
     assert "rename it" in reasons["f/clean/tab\\there.png"]
-    assert found.metrics["rejected"] == {"unreadable": 4, "too_small": 1}
+    assert found.metrics["rejected"] == {"unreadable": 6, "too_small": 1}
 
 
 def test_a_name_that_is_not_unicode_is_rejected_and_the_tables_can_be_written() -> None:
@@ -731,36 +735,40 @@ def test_a_label_that_depends_on_the_order_of_files_would_be_noticed(tmp_path: P
 
 def test_a_second_run_decodes_no_photo_again(monkeypatch: pytest.MonkeyPatch) -> None:
     first = run_shop(coco(["a.jpg", "b.jpg"]))
-    calls: Counter[str] = Counter()
-    look_at = photos.look_at
-    monkeypatch.setattr(photos, "look_at", lambda root, path: calls.update([path]) or look_at(root, path))
-    assert run(SHOP).table.equals(first.table)
-    assert not calls
+    decoded: list[bytes] = []
+    monkeypatch.setattr(look, "decode_photo", lambda content: decoded.append(content) or decode_photo(content))
+    again = run(SHOP)
+    assert again.table.equals(first.table)
+    assert again.metrics == first.metrics
+    assert not decoded
     draw(Path("root/shop/b.jpg"), seed=99)
     assert not run(SHOP).table.equals(first.table)
-    assert calls == {"shop/b.jpg": 1}
+    assert decoded == [Path("root/shop/b.jpg").read_bytes()]
 
 
-def test_a_damaged_memory_is_said_and_built_anew(capsys: pytest.CaptureFixture[str]) -> None:
-    first = run_shop(coco(["a.jpg", "b.jpg"]))
-    content = memory.memory_path().read_bytes()
-    memory.memory_path().write_bytes(content.replace(b"40", b"41"))
-    assert run(SHOP).table.equals(first.table)
-    assert "damaged. Every photo is read anew" in capsys.readouterr().err
-    assert memory.memory_path().read_bytes() == content
-    run(SHOP)
-    assert capsys.readouterr().err == ""
+def test_a_photo_with_another_formats_suffix_is_read_and_counted() -> None:
+    draw(Path("root/shop/really.jpg"), format="PNG")
+    draw(Path("root/shop/camera.JPG"), seed=1)
+    draw(Path("root/shop/two_eyes.jpg"), seed=2, format="MPO")
+    write_coco(Path("root/shop"), coco(["really.jpg", "camera.JPG", "two_eyes.jpg"]), with_photos=False)
+    found = run(SHOP)
+    assert len(found.table) == 3
+    assert found.metrics["pictures"]["misnamed"] == 1
 
 
-def test_what_another_reader_remembered_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = run_shop(coco(["a.jpg"]))
-    wrong = {first.table["sha256"][0]: photos.Look(9, 9, "0" * 16)}
-    memory.save(wrong)
-    assert run(SHOP).table["width_px"].tolist() == [9]
-    with monkeypatch.context() as patch:
-        patch.setattr(memory, "READER", "another")
-        memory.save(wrong)
-    assert run(SHOP).table.equals(first.table)
+def test_grey_turned_and_dark_photos_are_counted_in_the_same_look() -> None:
+    draw(Path("root/shop/bright.jpg"))
+    Image.new("L", (SIDE_PX, SIDE_PX), 3).save("root/shop/grey.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    draw(Path("root/shop/turned.jpg"), seed=1, exif=exif)
+    write_coco(Path("root/shop"), coco(["bright.jpg", "grey.jpg", "turned.jpg"]), with_photos=False)
+    pictures = run(SHOP).metrics["pictures"]
+    assert pictures["misnamed"] == 0
+    assert (pictures["grey"], pictures["turned_by_exif"]) == (1, 1)
+    assert pictures["brightness"]["p10"] < pictures["brightness"]["p50"]
+    assert pictures["dark_share"]["p90"] > 0.5
+    assert pictures["sharpness"]["p50"] > 0
 
 
 DIAGONAL = coco_mask.encode(np.eye(SIDE_PX, dtype=np.uint8, order="F"))["counts"].decode()

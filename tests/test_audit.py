@@ -26,7 +26,7 @@ from carinspect.audit.examples import PHOTOS_PER_SOURCE, choose_examples
 from carinspect.audit.labels import ask
 from carinspect.audit.oddities import find_oddities
 from carinspect.audit.page import draw_page
-from carinspect.audit.photo_statistics import LAYOUT_SIDE, STATISTICS, Measured, measure_photo, measure_photos
+from carinspect.audit.photo_statistics import Measured, measure_photos
 from carinspect.audit.pictures import COLOURS, PICTURE_PX, draw_picture
 from carinspect.audit.prediction import make_folds, measure_skill, predict_from_source
 from carinspect.audit.shortcuts import deal_labels, find_shortcuts
@@ -37,6 +37,8 @@ from carinspect.core.errors import UserError
 from carinspect.core.files import write_json
 from carinspect.core.params import parse_section
 from carinspect.core.tables import DATASET_COLUMNS, LABEL_COLUMNS, read_table
+from carinspect.images.look import LAYOUT_SIDE, LOOK, look_at
+from carinspect.images.statistics import STATISTICS
 from conftest import make_dataset
 
 PARAMS = DescribeParams(seed=1, folds=4, shortcut_auc=0.8, shortcut_r2=0.3, chance_draws=2, suspicious_labels=5)
@@ -53,16 +55,25 @@ def noise(seed: int = 0, *, height: int = 60, width: int = 80) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 255, (height, width, 3)).astype(np.uint8)
 
 
+@pytest.fixture(autouse=True)
+def _own_memory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("checkout")))
+
+
 # ---- statistics of one photo
+
+
+def look(content: bytes) -> np.void:
+    return np.array([look_at(content)], LOOK)[0]
 
 
 @pytest.mark.parametrize("quality", [25, 40, 49, 50, 51, 75, 88, 95, 100])
 def test_the_quality_that_a_jpeg_was_saved_with_is_read_from_it(quality: int) -> None:
-    assert measure_photo(encode(noise(), quality=quality))[0]["jpeg_quality"] == pytest.approx(quality, abs=1)
+    assert look(encode(noise(), quality=quality))["jpeg_quality"] == pytest.approx(quality, abs=1)
 
 
 def test_a_png_has_no_jpeg_quality() -> None:
-    assert measure_photo(encode(noise(), format="PNG"))[0]["jpeg_quality"] == 0
+    assert look(encode(noise(), format="PNG"))["jpeg_quality"] == 0
 
 
 def test_colourfulness_is_the_formula_of_its_paper_and_zero_for_grey() -> None:
@@ -71,15 +82,15 @@ def test_colourfulness_is_the_formula_of_its_paper_and_zero_for_grey() -> None:
     red_green, yellow_blue = red - green, (red + green) / 2 - blue
     spread = (np.var(red_green) + np.var(yellow_blue)) ** 0.5
     expected = spread + 0.3 * (np.mean(red_green) ** 2 + np.mean(yellow_blue) ** 2) ** 0.5
-    assert measure_photo(encode(pixels, format="PNG"))[0]["colourfulness"] == pytest.approx(expected)
+    assert look(encode(pixels, format="PNG"))["colourfulness"] == pytest.approx(expected)
     grey = np.repeat(noise(3)[..., :1], 3, axis=2)
-    assert measure_photo(encode(grey, format="PNG"))[0]["colourfulness"] == 0
+    assert look(encode(grey, format="PNG"))["colourfulness"] == 0
 
 
 def test_a_grey_photo_is_grey_though_saved_in_colour() -> None:
     grey = np.repeat(noise()[..., :1], 3, axis=2)
-    assert measure_photo(encode(grey, quality=70))[0]["grey"] == 1
-    assert measure_photo(encode(noise(), quality=70))[0]["grey"] == 0
+    assert look(encode(grey, quality=70))["grey"] == 1
+    assert look(encode(noise(), quality=70))["grey"] == 0
 
 
 def test_size_light_and_layout_are_those_of_the_photo_as_a_person_sees_it() -> None:
@@ -88,22 +99,24 @@ def test_size_light_and_layout_are_those_of_the_photo_as_a_person_sees_it() -> N
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by a quarter, clockwise
     content = encode(pixels, quality=100, exif=exif)
-    statistics, layout = measure_photo(content)
+    statistics = look(content)
     assert (statistics["width_px"], statistics["height_px"], statistics["aspect"]) == (60, 80, 0.75)
     assert statistics["bytes_per_pixel"] == len(content) / 4800
     assert statistics["dark_share"] == pytest.approx(0.5, abs=0.02)
     assert statistics["bright_share"] == pytest.approx(0.5, abs=0.02)
     assert statistics["brightness"] == pytest.approx(127.5, abs=1)
-    places = layout.reshape(LAYOUT_SIDE, LAYOUT_SIDE, 3)
-    assert places[0].max() < 0.05  # what was left is on top
-    assert places[-1].min() > 0.95
+    places = statistics["layout"]
+    assert places.shape == (LAYOUT_SIDE, LAYOUT_SIDE, 3)
+    assert places[0].max() < 0.05 * 255  # what was left is on top
+    assert places[-1].min() > 0.95 * 255
+    assert statistics["orientation"] == 6
 
 
 def test_a_large_photo_that_lies_on_its_side_keeps_its_size_and_its_light() -> None:
     pixels = cv2.resize(noise(height=9, width=12), (1600, 1200))
     exif = Image.Exif()
     exif[0x0112] = 8
-    statistics, _ = measure_photo(encode(pixels, quality=95, exif=exif))
+    statistics = look(encode(pixels, quality=95, exif=exif))
     assert (statistics["width_px"], statistics["height_px"]) == (1200, 1600)
     assert statistics["brightness"] == pytest.approx(np.asarray(Image.fromarray(pixels).convert("L")).mean(), abs=1.5)
 
@@ -111,7 +124,7 @@ def test_a_large_photo_that_lies_on_its_side_keeps_its_size_and_its_light() -> N
 def test_a_blurred_photo_is_less_sharp() -> None:
     sharp = Image.fromarray(noise())
     blurred = np.asarray(sharp.resize((8, 6)).resize(sharp.size))
-    assert measure_photo(encode(blurred))[0]["sharpness"] < 0.1 * measure_photo(encode(np.asarray(sharp)))[0]["sharpness"]
+    assert look(encode(blurred))["sharpness"] < 0.1 * look(encode(np.asarray(sharp)))["sharpness"]
 
 
 def test_a_photo_that_is_gone_is_one_line(tmp_path: Path) -> None:

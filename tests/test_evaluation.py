@@ -29,7 +29,7 @@ from carinspect.model.network import CarInspectionNetwork
 from carinspect.model.uncertainty import DropoutSpread
 from conftest import make_dataset, make_recipe
 
-PARAMS = EvaluateParams(bootstrap_samples=200, confidence=0.95, seed=1, dropout_samples=30, slice_min_groups=10)
+PARAMS = EvaluateParams(bootstrap_samples=200, confidence=0.95, seed=1, dropout_samples=30, slice_min_groups=10, leave_one_source_out=False)
 SPREADS = list(SPREAD.values())
 LOGITS = [f"weather_logit_{name}" for name in WEATHER_CLASSES]
 

@@ -6,9 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -143,8 +145,8 @@ def test_the_demo_has_no_leak_and_its_promise_is_proved_or_said_to_be_infeasible
 # ---- dvc itself, in a clone
 
 
-def run(folder: Path, *command: str, fails: bool = False) -> str:
-    """Run `command` in `folder`, offline and with DVC's own folders inside it; returns stdout and stderr together."""
+def dvc_environment(folder: Path) -> dict[str, str]:
+    """Offline, and with DVC's own folders beside `folder`."""
     environment = os.environ | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "DVC_SITE_CACHE_DIR": str(folder / ".." / "site"),
@@ -158,6 +160,12 @@ def run(folder: Path, *command: str, fails: bool = False) -> str:
     # Caches of bytecode must not count as changed code.
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     environment.pop("PYTHONPATH", None)
+    return environment
+
+
+def run(folder: Path, *command: str, fails: bool = False) -> str:
+    """Run `command` in `folder`; returns stdout and stderr together."""
+    environment = dvc_environment(folder)
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False)
     output = done.stdout + done.stderr
     assert (done.returncode != 0) == fails, output
@@ -299,6 +307,27 @@ def test_an_experiment_in_a_temporary_copy_runs_the_copy_and_leaves_the_workspac
     assert run(workspace, "git", "status", "--porcelain") == ""
     (reference,) = run(workspace, "git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/other-backbone").split()
     assert "test_efficientnet" in run(workspace, "git", "show", f"{reference}:metrics/resolve_recipe.json")
+
+
+@pytest.mark.slow
+def test_an_experiment_in_a_temporary_copy_whose_dvc_is_killed_goes_on_where_it_was(workspace: Path) -> None:
+    command = ["dvc", "exp", "run", "--temp", "--name", "longer", "-S", "train.epochs=12"]
+    environment = dvc_environment(workspace)
+    states = workspace / ".carinspect" / "train"
+    with subprocess.Popen(command, cwd=workspace, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not list(states.glob("*.pt")):
+            assert process.poll() is None, "the experiment ended before a state was kept"
+            time.sleep(0.05)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive, "a process outlived dvc"
+    output = run(workspace, *command)
+    assert "of an interrupted run" in output
+    assert not list(states.glob("*.pt"))
+    assert run(workspace, "git", "status", "--porcelain") == ""
+    (reference,) = run(workspace, "git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/longer").split()
+    assert json.loads(run(workspace, "git", "show", f"{reference}:metrics/train_ddp.json"))["epochs"] == 12
 
 
 @pytest.mark.slow

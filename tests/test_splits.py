@@ -5,6 +5,7 @@ import json
 import os
 import runpy
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 
 import imagehash
@@ -20,12 +21,13 @@ from carinspect.core.errors import UserError
 from carinspect.core.params import parse_section
 from carinspect.core.tables import ANNOTATION_COLUMNS, DATASET_COLUMNS, SPLITS, read_table, write_table
 from carinspect.splits.assignment import balance_splits, draw_splits
-from carinspect.splits.candidates import find_candidates
+from carinspect.splits.candidates import Candidates, find_candidates
 from carinspect.splits.certificate import certify_split, declared_overlaps, find_gaps
 from carinspect.splits.check import find_leaks
+from carinspect.splits.chunks import Chunk, plan_chunks
 from carinspect.splits.config import SplitParams, read_tasks
 from carinspect.splits.contact_sheet import choose_pairs, write_contact_sheet
-from carinspect.splits.fingerprints import LAYOUT_PX, SIDE_PX, VARIANTS, fingerprint_thumbnails, hash_variants, hold_picture
+from carinspect.splits.fingerprints import LAYOUT_PX, SIDE_PX, VARIANTS, Fingerprints, fingerprint_thumbnail, hash_variants, hold_picture
 from carinspect.splits.groups import Link, label_groups, link_equal, name_groups
 from carinspect.splits.labels import label_classes
 from carinspect.splits.ledger import Ledger, extend_ledger, read_ledger, write_ledger
@@ -42,7 +44,16 @@ RESPECT = PARAMS.model_copy(update={"policy": "respect"})
 NO_LEDGER = Ledger({}, {})
 
 
+@pytest.fixture(autouse=True)
+def _own_memory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path_factory.mktemp("checkout")))
+
+
 # Pictures
+
+
+def fingerprint_thumbnails(thumbnails: np.ndarray) -> Fingerprints:
+    return Fingerprints(*(np.stack(parts) for parts in zip(*map(fingerprint_thumbnail, thumbnails), strict=True)))
 
 
 def draw_scene(seed: int) -> Image.Image:
@@ -173,19 +184,61 @@ def test_a_window_shows_the_corner_that_it_names(across: float, down: float) -> 
     assert difference.mean() < 1.0
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(0, 24))
-def test_candidates_are_those_of_a_plain_double_loop(seed: int, bits: int) -> None:
-    hashes = np.random.default_rng(seed).integers(0, 2**64, (12, 5), dtype=np.uint64)
-    expected = {
-        frozenset((row, other))
-        for row in range(12) for other in range(12) for variant in range(5)
-        if row != other and (int(hashes[row, variant]) ^ int(hashes[other, 0])).bit_count() <= bits
-    }  # fmt: skip
-    found = find_candidates(hashes, at_most_bits=bits)
-    assert {frozenset(pair) for pair in zip(found.first.tolist(), found.second.tolist(), strict=True)} == expected
-    assert len(found.bits) == len(expected)
-    assert np.array_equal(np.bitwise_count(hashes[found.first, found.variant] ^ hashes[found.second, 0]), found.bits)
+def compare_all_with_all(hashes: np.ndarray, at_most_bits: int) -> Candidates:
+    """The candidates by their definition: every pair of photos, either one in every variant."""
+    best = {}
+    for (first, variant), second in product(np.ndindex(hashes.shape), range(len(hashes))):
+        bits = (int(hashes[first, variant]) ^ int(hashes[second, 0])).bit_count()
+        if first != second and bits <= at_most_bits:
+            pair = (min(first, second), max(first, second))
+            best[pair] = min(best.get(pair, (65,)), (bits, first, second, variant))
+    rows = [best[pair] for pair in sorted(best, key=lambda pair: (best[pair][0], *pair))]
+    return Candidates(*np.array(rows, dtype=int).reshape(-1, 4).T)
+
+
+def draw_hashes(random: np.random.Generator, photos: int, variants: int, *, flips: int) -> np.ndarray:
+    """Words around a few centres, up to `flips` bits away: pairs at every distance, equal ones and ties among them."""
+    centres = random.integers(0, 2**64, 4, dtype=np.uint64)
+    places = random.integers(0, 64, (photos, variants, flips + 1), dtype=np.uint64)
+    words = np.bitwise_or.reduce(np.uint64(1) << places, axis=2) & random.integers(0, 2**64, (photos, variants), dtype=np.uint64)
+    return centres[random.integers(0, 4, (photos, variants))] ^ words
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 30), st.integers(1, 5), st.integers(0, 24), st.integers(0, 20))
+def test_candidates_are_those_of_comparing_all_with_all(seed: int, photos: int, variants: int, flips: int, bits: int) -> None:
+    hashes = draw_hashes(np.random.default_rng(seed), photos, variants, flips=flips)
+    found, expected = find_candidates(hashes, at_most_bits=bits), compare_all_with_all(hashes, bits)
+    for column, wanted in zip(found, expected, strict=True):
+        assert column.tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("photos", [1, 1_000, 10_000, 70_000, 2_000_000])
+@pytest.mark.parametrize("bits", [0, 5, 12, 20])
+def test_near_words_nearly_agree_in_a_chunk_whatever_the_number_of_photos(photos: int, bits: int) -> None:
+    plan, random = plan_chunks(queries=64 * photos, words=photos, at_most_bits=bits), np.random.default_rng(bits)
+    assert sum(chunk.radius + 1 for chunk in plan) == bits + 1
+    assert not any(missed_by(plan, random, bits) for _ in range(300))
+    # It can fail: a chunk that is looked at less far misses some.
+    cut = [plan[0]._replace(radius=plan[0].radius - 1), *plan[1:]]
+    assert any(missed_by(cut, random, bits) for _ in range(2_000))
+
+
+def missed_by(plan: list[Chunk], random: np.random.Generator, bits: int) -> bool:
+    """Whether no chunk of `plan` brings together two words that differ in `bits` bits, spread as they would be missed most easily."""
+    differing = np.uint64(0)
+    spread = [chunk.shift + random.choice(chunk.width, min(chunk.radius + 1, chunk.width), replace=False) for chunk in plan]
+    for bit in random.permutation(np.concatenate(spread))[:bits]:
+        differing |= np.uint64(1) << np.uint64(bit)
+    return not any(np.bitwise_count(chunk.values(differing)) <= chunk.radius for chunk in plan)
+
+
+def test_a_table_of_photos_that_are_all_alike_is_cut_to_what_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes = np.full((300, 8), 0x0F0F0F0F0F0F0F0F, dtype=np.uint64)
+    whole = find_candidates(hashes, at_most_bits=12)
+    assert len(whole.bits) == 300 * 299 // 2
+    monkeypatch.setattr("carinspect.splits.candidates._TABLE", 1_000)
+    assert all(np.array_equal(a, b) for a, b in zip(whole, find_candidates(hashes, at_most_bits=12), strict=True))
 
 
 # Groups

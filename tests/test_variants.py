@@ -13,7 +13,7 @@ from carinspect.core.errors import UserError
 from carinspect.core.tables import DATASET_COLUMNS, read_table
 from carinspect.export.config import ExportParams
 from carinspect.export.files import Exported, Photos, export_model, export_variants
-from carinspect.export.variants import amend, refuse_variant
+from carinspect.export.variants import amend, refuse_variant, without_promise
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.seal import SEAL_BYTES, seal
 from carinspect.model.backbones import build_backbone
@@ -27,7 +27,8 @@ PARAMS = ExportParams(
     flip_rate=0.5,
 )  # fmt: skip
 CALIBRATION = {
-    "temperature": {"clean": 1.0, "weather": 1.0}, "logit_offset": {"clean": [0.0, 0.0], "weather": [0.0] * 4}, "uncertainty": None,
+    "temperature": {"clean": 1.0, "weather": 1.0}, "logit_offset": {"clean": [0.0, 0.0], "weather": [0.0] * 4},
+    "uncertainty": {"samples": 4, "dropout": 0.2, "seed": 1},
 }  # fmt: skip
 FACTS = {"calibration": CALIBRATION, "threshold": THRESHOLD, "metrics": {"test": {}}}
 
@@ -113,6 +114,17 @@ def test_another_side_answers_as_torch_does_and_ends_the_promise(checkpoint: Che
     assert larger.session.get_inputs()[0].shape[1:] == [48, 48, 3]
     assert larger.info["threshold"] == THRESHOLD | {"proves": None}
     assert larger.info["warnings"] == ["no promise: trained, calibrated and measured at 32 px, exported at 48 px"]
+
+
+def test_a_promise_ends_for_every_rule(exported: Exported) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(exported.model)
+    proof = {"precision": 0.95}
+    amend(model, {"threshold": THRESHOLD | {"proves_low": proof, "damage": {"T_low": 0.4, "proves": None, "proves_low": proof}}})
+    without_promise(model, "for a test")
+    threshold = open_bundle(seal(model.SerializeToString())).info["threshold"]
+    assert (threshold["proves"], threshold["proves_low"], threshold["T_clean"]) == (None, None, THRESHOLD["T_clean"])
+    assert threshold["damage"] == {"T_low": 0.4, "proves": None, "proves_low": None}
 
 
 def test_a_network_of_one_size_refuses_another(checkpoint: Checkpoint, photos: Photos) -> None:

@@ -13,7 +13,7 @@ from carinspect.annotations.csv_source import read_csv_source
 from carinspect.annotations.folders import read_folders
 from carinspect.annotations.listing import list_folder
 from carinspect.annotations.meanings import read_meaning
-from carinspect.annotations.photos import read_photos
+from carinspect.annotations.photos import read_looks_by_path
 from carinspect.annotations.records import Reading, Rejection
 from carinspect.annotations.rows import build_rejected, build_table, describe_photo, has_other_shape, reject_photo
 from carinspect.annotations.sources import Source, load_sources
@@ -34,7 +34,7 @@ class Conversion:
 
 
 def convert(data: DataParams, params: ConvertAnnotationsParams, *, processes: int | None = None) -> Conversion:
-    """The table of every sound photo that a source below `data.root` describes. processes: see `read_photos`.
+    """The table of every sound photo that a source below `data.root` describes. processes: see `images.reading`.
 
     Raises `UserError` for a missing root, a mistake in sources.yaml, a category without a meaning, a broken annotation file, a photo
     that is described twice, and when no photo is left.
@@ -43,7 +43,7 @@ def convert(data: DataParams, params: ConvertAnnotationsParams, *, processes: in
     readings = {source.name: _read_source(source, data, params) for source in sources}
     check_meanings(readings, sources, params, file=data.sources)
     claimed = check_claims(readings)
-    looks = read_photos(data.root_path, sorted(claimed), processes=processes)
+    looks = read_looks_by_path(data.root_path, sorted(claimed), processes=processes)
     rows: list[dict[str, Any]] = []
     rejected: dict[str, list[Rejection]] = {}
     for source in sources:
@@ -51,17 +51,17 @@ def convert(data: DataParams, params: ConvertAnnotationsParams, *, processes: in
         # What one source leaves unlisted, another may describe.
         rejected[source.name] = [rejection for rejection in reading.rejected if rejection.image_path not in claimed]
         for photo in reading.photos:
-            sha256, look = looks[photo.image_path]
+            look = looks[photo.image_path]
             rejection = reject_photo(photo.image_path, look, min_dimension_px=params.min_dimension_px)
             if rejection:
                 rejected[source.name].append(rejection)
                 continue
             reading.counts["size_mismatches"] += has_other_shape(photo, look)
-            rows.append(describe_photo(photo, source, sha256=sha256, look=look))
+            rows.append(describe_photo(photo, source, look=look))
     if not rows:
         raise UserError(_nothing_left(data, rejected))
     table = build_table(rows)
-    return Conversion(table, build_rejected(rejected), summarise(table, rejected, sources, readings))
+    return Conversion(table, build_rejected(rejected), summarise(table, rejected, sources, readings, looks))
 
 
 def _open_root(data: DataParams) -> list[Source]:

@@ -1,90 +1,67 @@
-"""Owns reading every photo once: its size, the hash of its bytes and its perceptual hash, or the reason why it cannot be used."""
+"""Owns what the conversion wants to know of each photo: its size, its hashes and how it looks, or the reason why it cannot be used."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
-from pathlib import Path
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
-import imagehash
-from tqdm import tqdm
+from PIL import Image
 
-from carinspect.annotations import memory
 from carinspect.annotations.listing import show_name
-from carinspect.core.errors import UserError
-from carinspect.core.files import sha256_of
-from carinspect.core.machine import usable_cores
-from carinspect.images.decode import PhotoError, decode_photo
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-_FEW = 64
-"""Fewer photos are read sooner than processes are started."""
+from carinspect.images.look import read_looks
 
 
 class Look(NamedTuple):
-    """What decoding one photo shows."""
+    """One photo. All but `sha256` and `problem` are zero or blank for an unusable one."""
 
-    width_px: int = 0
-    height_px: int = 0
-    """Size as a person sees it; 0 for an unusable photo."""
-    phash: str = ""
-    """64-bit perceptual hash of the upright RGB photo, 16 hexadecimal digits (ImageHash's `phash`: signs of the lowest 8x8 DCT terms
-    against their median)."""
+    sha256: str = ""
+    """Of its bytes; blank where they cannot be read."""
     problem: str = ""
     """Why the photo cannot be used; blank for a sound one."""
+    width_px: int = 0
+    height_px: int = 0
+    """Size as a person sees it."""
+    phash: str = ""
+    """See `images.look`."""
+    misnamed: bool = False
+    """Whether its suffix is another format's; it is read as what it is."""
+    grey: bool = False
+    turned: bool = False
+    """Whether EXIF says that the pixels are to be turned or mirrored."""
+    sharpness: float = 0.0
+    """Variance of the Laplacian."""
+    brightness: float = 0.0
+    """Mean grey level, 0..255."""
+    dark_share: float = 0.0
+    bright_share: float = 0.0
+    """Shares of the pixels that are nearly black and nearly white, 0..1."""
 
 
-def read_photos(root: Path, image_paths: Sequence[str], *, processes: int | None = None) -> dict[str, tuple[str, Look]]:
-    """image_path → SHA-256 of its bytes (blank where they cannot be read) and its look, in the order of `image_paths`.
-
-    processes: how many read at a time; None: one for each core that this process may use. The same bytes are decoded once, and looks are
-    remembered, so that a second run decodes only what is new.
-    """
-    hashes = _map_all(partial(_hash_file, root), image_paths, what="hashing photos", processes=processes)
-    looks = memory.load(Look)
-    unseen = {sha256: path for path, (sha256, _) in zip(image_paths, hashes, strict=True) if sha256 and sha256 not in looks}
-    found = _map_all(partial(look_at, root), list(unseen.values()), what="reading photos", processes=processes)
-    if unseen:
-        looks |= dict(zip(unseen, found, strict=True))
-        # A failure may lie with the disk, not with the photo: it is never remembered.
-        memory.save({sha256: look for sha256, look in looks.items() if not look.problem})
-    return {
-        path: (sha256, looks[sha256] if sha256 else Look(problem=problem))
-        for path, (sha256, problem) in zip(image_paths, hashes, strict=True)
+def read_looks_by_path(root: Path, image_paths: Sequence[str], *, processes: int | None = None) -> dict[str, Look]:
+    """image_path → its look, in the order of `image_paths`. processes: see `images.reading`."""
+    named = [path for path in image_paths if show_name(path) == path]
+    found = read_looks(root, named, processes=processes)
+    looks = {
+        path: Look(
+            sha256=digest,
+            width_px=int(seen["width_px"]),
+            height_px=int(seen["height_px"]),
+            phash=seen["phash"].decode(),
+            misnamed=is_misnamed(path, seen["format"].decode()),
+            grey=bool(seen["grey"]),
+            turned=bool(seen["orientation"] > 1),
+            sharpness=float(seen["sharpness"]),
+            brightness=float(seen["brightness"]),
+            dark_share=float(seen["dark_share"]),
+            bright_share=float(seen["bright_share"]),
+        )
+        if not problem
+        else Look(sha256=digest, problem=problem)
+        for path, digest, seen, problem in zip(named, *found, strict=True)
     }
+    unnamed = Look(problem="its name holds control characters or is not Unicode: rename it")
+    return {path: looks.get(path, unnamed) for path in image_paths}
 
 
-def look_at(root: Path, image_path: str) -> Look:
-    """The look of one photo, decoded whole, so that a truncated file is found."""
-    try:
-        photo = decode_photo(root / image_path)
-    except PhotoError as error:
-        return Look(problem=str(error))
-    return Look(*photo.size, phash=str(imagehash.phash(photo)))
-
-
-def _hash_file(root: Path, image_path: str) -> tuple[str, str]:
-    """SHA-256 and "", or "" and why there is none."""
-    if show_name(image_path) != image_path:
-        return "", "its name holds control characters or is not Unicode: rename it"
-    try:
-        return sha256_of(root / image_path), ""
-    except OSError as error:
-        return "", f"cannot be read: {error.strerror}"
-
-
-def _map_all(function: Callable[[Item], Result], items: Sequence[Item], *, what: str, processes: int | None) -> list[Result]:
-    progress = partial(tqdm, total=len(items), desc=what, unit="photo", disable=None)
-    processes = processes or usable_cores()
-    if processes == 1 or len(items) < _FEW:
-        return list(progress(map(function, items)))
-    try:
-        with ProcessPoolExecutor(processes) as pool:
-            return list(progress(pool.map(function, items, chunksize=16)))
-    except BrokenProcessPool:
-        raise UserError(
-            f"{what}: one of {processes} processes was killed, most often for want of memory. Run it with less beside it."
-        ) from None
+def is_misnamed(path: str, kind: str) -> bool:
+    """Whether the suffix of `path` says another format than `kind`, Pillow's word. Cameras call an MPO, a JPEG with more inside, .jpg."""
+    return Image.registered_extensions().get(PurePosixPath(path).suffix.lower()) != ("JPEG" if kind == "MPO" else kind)

@@ -38,7 +38,7 @@ def has_other_shape(photo: LabelledPhoto, look: Look) -> bool:
     return abs(stated - seen) > _TOLERATED_ASPECT * max(stated, seen)
 
 
-def describe_photo(photo: LabelledPhoto, source: Source, *, sha256: str, look: Look) -> dict[str, Any]:
+def describe_photo(photo: LabelledPhoto, source: Source, *, look: Look) -> dict[str, Any]:
     """One row; label columns that nobody judged are absent."""
     family = photo.family
     if not family and source.family_pattern is not None:
@@ -49,7 +49,7 @@ def describe_photo(photo: LabelledPhoto, source: Source, *, sha256: str, look: L
         "source": source.name,
         "width_px": look.width_px,
         "height_px": look.height_px,
-        "sha256": sha256,
+        "sha256": look.sha256,
         "phash": look.phash,
         # A stem is an identity within its source only: images-13- is another photo elsewhere.
         "family": f"{source.name}/{family}" if family else "",

@@ -1,11 +1,12 @@
 """Owns the figures of metrics/convert_annotations.json: what came in, what was left out or repaired, and what the labels look like."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from carinspect.annotations.photos import Look
 from carinspect.annotations.records import Reading, Rejection
 from carinspect.annotations.sources import Source
 from carinspect.core.tables import LABEL_COLUMNS
@@ -16,13 +17,19 @@ _PROVENANCE = {"coco": "annotation", "folders": "folder", "csv": "csv"}
 
 _QUANTILES = {"min": 0.0, "p10": 0.1, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p90": 0.9, "max": 1.0}
 
+_MEASURES = ("sharpness", "brightness", "dark_share", "bright_share")
+
 _EXAMPLES = 5
 
 
 def summarise(
-    table: pd.DataFrame, rejected: Mapping[str, Sequence[Rejection]], sources: Sequence[Source], readings: Mapping[str, Reading]
+    table: pd.DataFrame,
+    rejected: Mapping[str, Sequence[Rejection]],
+    sources: Sequence[Source],
+    readings: Mapping[str, Reading],
+    looks: Mapping[str, Look],
 ) -> dict[str, Any]:
-    """The metrics of a conversion. rejected: source name → its rejections; readings: source name → what was read."""
+    """The metrics of a conversion. rejected: source name → its rejections; readings: source name → what was read; looks: by path."""
     kinds = Counter(rejection.kind for rejections in rejected.values() for rejection in rejections)
     return {
         "photos": len(table),
@@ -33,6 +40,7 @@ def summarise(
         "provenance": _provenance(table, sources),
         "labels": _describe_labels(table),
         "copies": _describe_copies(table),
+        "pictures": _describe_pictures(looks[path] for path in table["image_path"]),
         "repairs": dict(sum((reading.counts for reading in readings.values()), Counter())),
         "sources": {
             source.name: _describe_source(table[table["source"] == source.name], rejected[source.name], readings[source.name])
@@ -81,6 +89,17 @@ def _describe_copies(table: pd.DataFrame) -> dict[str, Any]:
         "photos_with_copies": len(copies),
         "contradicting": len(contradicting),
         "contradicting_examples": contradicting[:_EXAMPLES],
+    }
+
+
+def _describe_pictures(looks: Iterable[Look]) -> dict[str, Any]:
+    """How many bear another format's suffix, are grey or are turned upright by EXIF, and how sharp and how exposed they are."""
+    seen = pd.DataFrame(looks)
+    return {
+        "misnamed": int(seen["misnamed"].sum()),
+        "grey": int(seen["grey"].sum()),
+        "turned_by_exif": int(seen["turned"].sum()),
+        **{name: {word: float(seen[name].quantile(_QUANTILES[word])) for word in ("p10", "p50", "p90")} for name in _MEASURES},
     }
 
 

@@ -13,10 +13,10 @@ from carinspect.audit.examination import Examination
 from carinspect.audit.examples import choose_examples
 from carinspect.audit.labels import say_label
 from carinspect.audit.oddities import Oddity
-from carinspect.audit.photo_statistics import STATISTICS
 from carinspect.audit.pictures import COLOURS, Outlines, draw_picture
 from carinspect.audit.shortcuts import EVIDENCE_WORDS
 from carinspect.core.tables import LABEL_COLUMNS
+from carinspect.images.statistics import STATISTICS
 
 _ODDITIES_OF_KIND = 6
 _CONTRADICTIONS = 12

@@ -1,127 +1,30 @@
-"""Owns what can be measured of a photo without knowing what it shows: its file, colours, light, sharpness, coarse layout."""
+"""Owns the statistics and layouts of a table's photos as the examination takes them."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import ExifTags, Image
-from tqdm import tqdm
 
 from carinspect.core.errors import UserError
-from carinspect.core.machine import usable_cores
-from carinspect.images.decode import PhotoError, decode_photo, open_photo
-
-STATISTICS: dict[str, str] = {
-    "width_px": "width",
-    "height_px": "height",
-    "aspect": "width over height",
-    "bytes_per_pixel": "bytes per pixel",
-    "jpeg_quality": "JPEG quality (0: no JPEG)",
-    "grey": "grey or colour",
-    "colourfulness": "colourfulness",
-    "red": "mean red",
-    "green": "mean green",
-    "blue": "mean blue",
-    "brightness": "mean brightness",
-    "contrast": "contrast",
-    "sharpness": "sharpness",
-    "dark_share": "share of black",
-    "bright_share": "share of white",
-}
-"""Column → the words for it. Colours are 0..255, shares 0..1, `contrast` is the deviation of the grey levels."""
-
-LAYOUT_SIDE = 6
-"""The layout is the photo stretched to this many places square: RGB, 0..1."""
-
-_SEEN_PX = 256  # the longest side at which light and sharpness are measured, so that large photos compare with small ones
-_GREY_SPREAD = 2.0  # mean distance of the largest from the smallest channel; JPEG leaves a grey photo below it
-_BLACK, _WHITE = 8, 247
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that lay the photo on its side
-
-# Sums of the quantisation tables of the JPEG standard (ITU-T T.81, annex K.1), which every encoder scales by its quality.
-_STANDARD_LUMINANCE_SUM = 3688
+from carinspect.images.look import read_looks
+from carinspect.images.statistics import STATISTICS
 
 
 class Measured(NamedTuple):
-    """Of N photos: `statistics`, one column for each of `STATISTICS`; `layouts` float (N, LAYOUT_SIDE x LAYOUT_SIDE x 3)."""
+    """Of N photos: `statistics`, one column for each of `STATISTICS`; `layouts`, what each place of a look's layout shows, 0..1, (N, F)."""
 
     statistics: pd.DataFrame
     layouts: npt.NDArray[np.float64]
 
 
 def measure_photos(root: Path, image_paths: Sequence[str]) -> Measured:
-    """Read each photo once. Raises `UserError` that names one which cannot be read."""
-    # Decoding lets go of the interpreter's lock; `map` keeps the order, so the number of threads cannot be seen in the result.
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        found = pool.map(partial(_measure_named, root), image_paths)
-        measured = list(tqdm(found, total=len(image_paths), desc="measuring photos", unit="photo", disable=None))
-    statistics = pd.DataFrame([statistics for statistics, _ in measured], columns=list(STATISTICS), dtype="float64")
-    return Measured(statistics, np.array([layout for _, layout in measured]).reshape(len(measured), -1))
-
-
-def _measure_named(root: Path, image_path: str) -> tuple[dict[str, float], npt.NDArray[np.float64]]:
-    try:
-        return measure_photo((root / image_path).read_bytes())
-    except (PhotoError, OSError) as error:
-        raise UserError(f"{root / image_path}: {error}. The table knows it as sound: restore it, or run dvc repro.") from None
-
-
-def measure_photo(content: bytes) -> tuple[dict[str, float], npt.NDArray[np.float64]]:
-    """The statistics and the layout of one photo's file. Raises `PhotoError`."""
-    file, seen = open_photo(content), decode_photo(content, at_least_px=_SEEN_PX)
-    width_px, height_px = file.size[::-1] if file.getexif().get(ExifTags.Base.Orientation) in _TURNED else file.size
-    seen.thumbnail((_SEEN_PX, _SEEN_PX), Image.Resampling.BILINEAR)
-    # Planes, for a sum over three interleaved channels takes ten times as long.
-    planes = np.stack([np.asarray(plane, dtype=np.float64) for plane in seen.split()])
-    grey = np.asarray(seen.convert("L"))
-    red, green, blue = planes.mean(axis=(1, 2))
-    statistics = {
-        "width_px": float(width_px),
-        "height_px": float(height_px),
-        "aspect": width_px / height_px,
-        "bytes_per_pixel": len(content) / (width_px * height_px),
-        "jpeg_quality": jpeg_quality(file),
-        "grey": float((planes.max(axis=0) - planes.min(axis=0)).mean() < _GREY_SPREAD),
-        "colourfulness": colourfulness(planes),
-        "red": float(red),
-        "green": float(green),
-        "blue": float(blue),
-        "brightness": float(grey.mean()),
-        "contrast": float(grey.std()),
-        "sharpness": float(cv2.Laplacian(grey, cv2.CV_64F).var()),
-        "dark_share": float((grey <= _BLACK).mean()),
-        "bright_share": float((grey >= _WHITE).mean()),
-    }
-    layout = np.asarray(seen.resize((LAYOUT_SIDE, LAYOUT_SIDE), Image.Resampling.BOX), dtype=np.float64).ravel() / 255.0
-    return statistics, layout
-
-
-def colourfulness(planes: npt.NDArray[np.float64]) -> float:
-    """0 for grey, about 100 for the most colourful. planes: red, green and blue, 0..255, (3, H, W).
-
-    M3 of Hasler and Suesstrunk (2003), "Measuring colourfulness in natural images", section 7.
-    """
-    red, green, blue = planes
-    red_green, yellow_blue = red - green, (red + green) / 2 - blue
-    deviation = np.hypot(red_green.std(), yellow_blue.std())
-    return float(deviation + 0.3 * np.hypot(red_green.mean(), yellow_blue.mean()))
-
-
-def jpeg_quality(file: Image.Image) -> float:
-    """The quality, 1..100, that the file's luminance table comes from in the scale of the IJG's encoder; 0 for other formats.
-
-    jcparam.c, `jpeg_quality_scaling`: a table is the standard one times 5000 / quality percent below 50, 200 - 2 x quality from there on.
-    Below 24 entries are cut at 255, and the quality is read too high: 15 for 10.
-    """
-    tables = getattr(file, "quantization", None)
-    if not tables:
-        return 0.0
-    percent = 100.0 * sum(tables[min(tables)]) / _STANDARD_LUMINANCE_SUM
-    quality = (200.0 - percent) / 2 if percent <= 100 else 5000.0 / percent
-    return float(np.clip(round(quality), 1, 100))
+    """Look at each photo, or recall what was seen. Raises `UserError` that names one which cannot be read."""
+    looks = read_looks(root, image_paths)
+    for image_path, problem in zip(image_paths, looks.problems, strict=True):
+        if problem:
+            raise UserError(f"{root / image_path}: {problem}. The table knows it as sound: restore it, or run dvc repro.")
+    statistics = pd.DataFrame({name: looks.records[name] for name in STATISTICS})
+    return Measured(statistics, looks.records["layout"].reshape(len(looks.records), -1) / 255.0)

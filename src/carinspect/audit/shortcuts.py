@@ -12,10 +12,10 @@ import pandas as pd
 
 from carinspect.audit.config import DescribeParams
 from carinspect.audit.labels import Question, ask
-from carinspect.audit.photo_statistics import STATISTICS
 from carinspect.audit.prediction import Folds, make_folds, measure_skill, predict_from_features, predict_from_source
 from carinspect.core.seeds import derive_seed
 from carinspect.core.tables import LABEL_COLUMNS
+from carinspect.images.statistics import STATISTICS
 from carinspect.scoring.ranking import Array, roc_auc
 
 Evidence = Literal["statistics", "source"]

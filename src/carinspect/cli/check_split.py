@@ -25,7 +25,7 @@ def report_leaks(path: Path, root: Path | None) -> int:
         print(leak)
     counts = ", ".join(f"{split} {(table['split'] == split).sum():,}" for split in SPLITS)
     sought = ", ".join([*(words.removeprefix("the ") for words in LEAK_KINDS.values()), *(["the photos themselves"] if root else [])])
-    verdict = f"{len(leaks):,} leaks" if leaks else f"no leak (compared: {sought})"
+    verdict = f"{len(leaks):,} leak{'s' * (len(leaks) != 1)}" if leaks else f"no leak (compared: {sought})"
     print(f"{path}: {len(table):,} photos in {table['group'].nunique():,} groups: {counts}; {verdict}.")
     return 1 if leaks else 0
 

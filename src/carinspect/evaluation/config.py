@@ -18,6 +18,8 @@ class EvaluateParams(Section):
     """Masks of Monte-Carlo dropout behind every `*_std`; 0 gives none."""
     slice_min_groups: int = Field(ge=2)
     """A source or a weather with fewer labelled groups gets no interval, and is marked as too small to judge by."""
+    leave_one_source_out: bool
+    """Also train once without each source, and score its photos by a model that never saw it."""
 
     @field_validator("bootstrap_samples")
     @classmethod

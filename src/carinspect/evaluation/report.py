@@ -2,7 +2,8 @@
 
     {"val" | "calib" | "test": {"photos", "groups", <task>: {the metrics of metrics.py}},      all four tasks, trained or not
      "sources" | "weathers": {the slices of slices.py},                                         test only
-     "alarms": [sentences]}
+     "alarms": [sentences],
+     "leave_one_source_out": see left_out.py; only with evaluate.leave_one_source_out}
 
 Intervals: `evaluate.confidence`, percentile bootstrap over groups. None means unknown, never 0.
 """

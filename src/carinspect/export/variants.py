@@ -60,7 +60,14 @@ def without_promise(model: onnx.ModelProto, reason: str) -> None:
     """Keep the model's threshold but not what was proved of it, and let the file say why."""
     (entry,) = [entry for entry in model.metadata_props if entry.key == METADATA_KEY]
     info = json.loads(entry.value)
-    amend(model, {"threshold": info["threshold"] | {"proves": None}, "warnings": [*info.get("warnings", []), f"no promise: {reason}"]})
+    amend(model, {"threshold": _unproved(info["threshold"]), "warnings": [*info.get("warnings", []), f"no promise: {reason}"]})
+
+
+def _unproved(rules: Any) -> Any:
+    """Rules stand within rules, for damage and for cars; each says under `proves` and `proves_low` what it proves."""
+    if not isinstance(rules, dict):
+        return rules
+    return {key: None if key in ("proves", "proves_low") else _unproved(value) for key, value in rules.items()}
 
 
 def refuse_variant(name: Variant, comparison: dict[str, Any], *, tolerance: float, flip_rate: float, key: str) -> None:

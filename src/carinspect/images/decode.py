@@ -16,7 +16,9 @@ MAX_PIXELS = 200_000_000
 """A header that claims more is refused before anything is decoded."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "MPO", "AVIF")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"})
+
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # ISO/IEC 23008-12; AVIF's are others
 
 # A truncated photo must raise, never come back with a grey half.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -45,6 +47,8 @@ def open_photo(source: Path | bytes) -> Image.Image:
     except Image.DecompressionBombError:
         raise PhotoError(f"more than {MAX_PIXELS:,} pixels") from None
     except Exception:  # Pillow's parsers raise many kinds of errors on broken headers
+        if source[4:8] == b"ftyp" and source[8:12] in _HEIF_BRANDS:
+            raise PhotoError("a HEIC photo, which Pillow cannot read: convert it to JPEG") from None
         raise PhotoError(f"not a photo in a known format ({', '.join(FORMATS)})") from None
     width_px, height_px = image.size
     if width_px * height_px > MAX_PIXELS:

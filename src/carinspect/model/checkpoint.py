@@ -74,3 +74,17 @@ def build_network(checkpoint: Checkpoint) -> CarInspectionNetwork:
     network = CarInspectionNetwork(checkpoint.model, backbone=backbone)
     network.load_state_dict(checkpoint.weights)
     return network.eval()
+
+
+def check_fits(checkpoint: Checkpoint, recipe: ModelRecipe, *, path: Path) -> None:
+    """Raise `UserError` unless the weights of `checkpoint`, which is at `path`, fit the network of `recipe`; it names each difference.
+
+    The image side may differ, where the backbone takes any; dropout and what it was pretrained on, too.
+    """
+    differences = [
+        f"{key} {getattr(checkpoint.model, key)} instead of {getattr(recipe, key)}"
+        for key in ("backbone", "tasks", "hidden_features")
+        if getattr(checkpoint.model, key) != getattr(recipe, key)
+    ]
+    if differences:
+        raise UserError(f"train.resume: '{path}' has {', '.join(differences)}. Set model.* as in the checkpoint, or train.resume: null.")

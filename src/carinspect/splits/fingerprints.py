@@ -7,7 +7,6 @@ Shapes: N photos; S = `SIDE_PX`; L = `LAYOUT_PX`; V = len(`VARIANTS`).
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +15,12 @@ import cv2
 import numpy as np
 from PIL import Image
 from scipy.fft import dctn
-from tqdm import tqdm
 
 from carinspect.core.errors import UserError
-from carinspect.core.machine import usable_cores
-from carinspect.images.decode import PhotoError, decode_photo
+from carinspect.images import decode
+from carinspect.images.decode import decode_photo
+from carinspect.images.memory import Memory
+from carinspect.images.reading import read_photos
 
 SIDE_PX = 96
 """Of the grey picture. Finer detail does not survive the re-encoding that a copy has been through."""
@@ -64,28 +64,36 @@ class Fingerprints(NamedTuple):
     hashes: np.ndarray
 
 
+FINGERPRINT = np.dtype([
+    ("thumbnail", np.uint8, (SIDE_PX, SIDE_PX)),
+    ("layout", np.float16, (LAYOUT_PX, LAYOUT_PX)),
+    ("hashes", np.uint64, (len(VARIANTS),)),
+])  # fmt: skip
+
+
 def read_fingerprints(paths: Sequence[Path]) -> Fingerprints:
-    """Read each photo once. Raises `UserError` that names a photo which cannot be read."""
-    # Decoding lets go of the interpreter's lock; `map` keeps the order, so the number of threads cannot be seen in the result.
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        read = tqdm(pool.map(_read_thumbnail, paths), total=len(paths), desc="reading photos", unit="photo", disable=None)
-        return fingerprint_thumbnails(np.array(list(read), dtype=np.uint8).reshape(-1, SIDE_PX, SIDE_PX))
+    """Read each photo once, or recall what was read. Raises `UserError` that names a photo which cannot be read."""
+    memory = Memory("fingerprints", FINGERPRINT, code=[__file__, decode.__file__], libraries=_LIBRARIES)
+    found = read_photos(paths, memory, fingerprint_photo)
+    for path, problem in zip(paths, found.problems, strict=True):
+        if problem:
+            raise UserError(f"{path}: {problem}. The annotations know it as sound: restore it, or run dvc repro.")
+    return Fingerprints(found.records["thumbnail"], found.records["layout"], np.ascontiguousarray(found.records["hashes"]))
 
 
-def _read_thumbnail(path: Path) -> np.ndarray:
-    try:
-        photo = decode_photo(path, at_least_px=SIDE_PX)
-    except PhotoError as error:
-        raise UserError(f"{path}: {error}. The annotations know it as sound: restore it, or run dvc repro.") from None
-    return np.asarray(photo.convert("L").resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR))
+_LIBRARIES = ("pillow", "numpy", "opencv-python-headless", "scipy")
 
 
-def fingerprint_thumbnails(thumbnails: np.ndarray) -> Fingerprints:
-    """The fingerprints of grey pictures, uint8 (N, S, S)."""
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        layouts = np.array(list(pool.map(_layout, thumbnails)), dtype=np.float16).reshape(-1, LAYOUT_PX, LAYOUT_PX)
-        hashes = np.array(list(pool.map(hash_variants, layouts)), dtype=np.uint64).reshape(-1, len(VARIANTS))
-    return Fingerprints(thumbnails, layouts, hashes)
+def fingerprint_photo(content: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The thumbnail, layout and hashes of one photo's file. Raises `PhotoError`."""
+    photo = decode_photo(content, at_least_px=SIDE_PX)
+    return fingerprint_thumbnail(np.asarray(photo.convert("L").resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR)))
+
+
+def fingerprint_thumbnail(thumbnail: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The grey picture, uint8 (S, S), itself, its layout and its hashes."""
+    layout = _layout(thumbnail).astype(np.float16)
+    return thumbnail, layout, hash_variants(layout)
 
 
 def _layout(thumbnail: np.ndarray) -> np.ndarray:

@@ -66,6 +66,8 @@ class TrainKnobs(LossKnobs):
     """Of the moving average of the weights, which is what is validated and kept; 0 keeps the weights themselves."""
     early_stop_epochs: int = Field(ge=0)
     """Stop after this many epochs without a better validation score; 0 never does."""
+    on_nonfinite: Literal["stop", "skip"]
+    """What a loss or gradient that is not finite does: stop the run, or drop the step and count it."""
     augment: AugmentParams
 
     @model_validator(mode="after")
@@ -87,6 +89,8 @@ class TrainParams(TrainKnobs):
     norm_batch_size: int | None = Field(ge=1)
     image_side_px: int | None = Field(ge=32)
     precision: Precision | None
+    resume: str | None
+    """A checkpoint whose weights this training begins with; None begins as `model.pretrained` says."""
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -123,6 +127,18 @@ class Runtime(Section):
     compile: bool
     """torch.compile the network."""
     pin_memory: bool | Literal["auto"]
+    micro_batch: int | Literal["auto", "norm"]
+    """Photos in one forward pass at most. norm: `norm_batch_size`, and fewer only once memory runs out; auto: what a trial at the start
+    finds. Fewer than `norm_batch_size` change what batch normalisation sees."""
+    checkpoint_steps: int = Field(ge=0)
+    """Steps after which the state is kept inside an epoch, besides at its end; 0 only there."""
+
+    @field_validator("micro_batch")
+    @classmethod
+    def _at_least_one_photo(cls, size: int | str) -> int | str:
+        if isinstance(size, int) and size < 1:
+            raise ValueError(f"has the value {size}. Give a number of photos, norm or auto.")
+        return size
 
 
 class Profile(Section):
@@ -140,6 +156,8 @@ class TrainRecipe(TrainKnobs):
     norm_batch_size: int
     image_side_px: int
     precision: Precision
+    resume: str
+    """`none` or `sha256:<digest of the checkpoint>`."""
 
     @property
     def effective_batch_size(self) -> int:
@@ -163,6 +181,12 @@ class Recipe(Section):
 
     model: ModelRecipe
     train: TrainRecipe
+
+    @model_validator(mode="after")
+    def _weights_come_from_one_place(self) -> Self:
+        if self.train.resume != "none" and self.model.pretrained != "none":
+            raise ValueError("train.resume and model.pretrained both say which weights to begin with. Set model.pretrained: false.")
+        return self
 
     @model_validator(mode="after")
     def _sampler_has_its_task(self) -> Self:

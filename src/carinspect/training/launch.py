@@ -1,12 +1,49 @@
-"""Owns starting torchrun so that no training process outlives the one that started it."""
+"""Owns starting torchrun, on one machine or several, so that no training process outlives the one that started it.
+
+Run as a module it is torchrun, with the arguments of torchrun.
+"""
 
 import ctypes
+import fcntl
 import os
 import signal
 import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
+from carinspect.core.errors import UserError
+
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+
+HEARTBEAT_S, HEARTBEATS = 2, 4
+"""A machine that is silent for so many heartbeats is taken for dead."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The machines that train together."""
+
+    nodes: int
+    endpoint: str
+    """`host:port` of the machine that writes the outputs; "" where there is only one."""
+    joins: bool
+    """Whether this machine only helps."""
+
+
+def read_cluster(environment: Mapping[str, str], *, joins: bool) -> Cluster:
+    """From CARINSPECT_NNODES and CARINSPECT_RDZV_ENDPOINT; one machine where neither is set. Raises `UserError`."""
+    nodes, endpoint = environment.get("CARINSPECT_NNODES", "1"), environment.get("CARINSPECT_RDZV_ENDPOINT", "")
+    if not nodes.isdecimal() or int(nodes) < 1:
+        raise UserError(f"CARINSPECT_NNODES has the value '{nodes}'. Give the number of machines.")
+    host, _, port = endpoint.rpartition(":")
+    if int(nodes) > 1 and not (host and port.isdecimal()):
+        raise UserError(f"CARINSPECT_RDZV_ENDPOINT has the value '{endpoint}'. Give host:port of the machine that writes, node0:29400 say.")
+    if int(nodes) == 1 and (endpoint or joins):
+        raise UserError("this is one machine alone: CARINSPECT_NNODES is not set, or 1. Set it to the number of machines, on each of them.")
+    return Cluster(nodes=int(nodes), endpoint=endpoint, joins=joins)
 
 
 def die_with_parent(parent_pid: int) -> None:
@@ -24,17 +61,72 @@ def is_worker() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def exec_torchrun(script: str, *, processes: int) -> NoReturn:
+def lock_run(path: Path) -> None:
+    """Hold the lock file `path` as long as this process lives, across exec. Raises `UserError` where another holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 20, 0).decode().strip()
+        raise UserError(f"the same training is already running here (process {holder}). Wait for it, or end it.") from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    os.set_inheritable(descriptor, True)
+
+
+def exec_torchrun(script: str, arguments: list[str], *, processes: int, cluster: Cluster) -> NoReturn:
     """Become torchrun, with `processes` workers that run `script`. Does not return."""
     die_with_parent(os.getppid())
     # One thread each: their number changes the bits of a sum, and more of them were slower beside other processes.
     os.environ |= {"OMP_NUM_THREADS": "1", "CARINSPECT_LAUNCHER": str(os.getpid())}
     # Without it cuBLAS may add in another order each time (its manual, section "Results reproducibility").
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", script]
-    os.execv(sys.executable, torchrun)
+    sys.stdout.flush()
+    # Another process image: this one may hold a context on the first card.
+    command = [sys.executable, "-m", "carinspect.training.launch", *_meeting(cluster), f"--nproc-per-node={processes}", script, *arguments]
+    os.execv(sys.executable, command)
+
+
+def _meeting(cluster: Cluster) -> list[str]:
+    if cluster.nodes == 1:
+        # On a port that is free.
+        return ["--standalone"]
+    return [
+        f"--nnodes={cluster.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={cluster.endpoint}", "--rdzv-id=carinspect",
+        f"--rdzv-conf=is_host={'false' if cluster.joins else 'true'},keep_alive_interval={HEARTBEAT_S},keep_alive_max_attempt={HEARTBEATS}",
+        # A machine that dies and comes back costs one; a mistake is tried as often.
+        "--max-restarts=5",
+    ]  # fmt: skip
+
+
+def wait_for_the_dead() -> None:
+    """Before a worker ends for want of another machine: as long as that one is not taken for dead, the next meeting would count it in."""
+    if int(os.environ["GROUP_WORLD_SIZE"]) > 1:
+        time.sleep(HEARTBEAT_S * (HEARTBEATS + 1))
 
 
 def join_launcher() -> None:
     """Call first in a worker: it then ends with its torchrun."""
     die_with_parent(int(os.environ["CARINSPECT_LAUNCHER"]))
+
+
+def _be_torchrun() -> None:
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        run.main(sys.argv[1:])
+    except ChildFailedError as error:
+        # The worker has said why.
+        rank, failure = error.get_first_failure()
+        sys.exit(
+            f"train_ddp: training process {rank} ended with exit status {failure.exitcode}; the same command goes on from the last state"
+        )
+    except SignalException as error:
+        sys.exit(f"train_ddp: ended by {error.sigval.name}; the same command goes on from the last state")
+
+
+if __name__ == "__main__":
+    _be_torchrun()

@@ -6,12 +6,14 @@ from typing import Any
 import yaml
 
 from carinspect.core.errors import UserError, did_you_mean
-from carinspect.core.files import write_bytes
+from carinspect.core.files import sha256_of, write_bytes
 from carinspect.core.params import load_yaml, parse_section, read_section
+from carinspect.model.checkpoint import check_fits, load_checkpoint
 from carinspect.model.config import ModelParams
 from carinspect.training.config import Profile, Recipe, TrainParams
 
 RECIPE_FILE = Path("data/recipe.yaml")
+CHECKPOINT_FILE = Path("models/best.pt")
 
 
 def read_profiles(params: dict[str, Any]) -> tuple[str, dict[str, Profile]]:
@@ -25,15 +27,39 @@ def read_profiles(params: dict[str, Any]) -> tuple[str, dict[str, Profile]]:
     return chosen, {name: parse_section(f"profiles.{name}", Profile, values) for name, values in profiles.items()}
 
 
-def resolve_recipe(params: dict[str, Any], *, pretrained: str) -> Recipe:
-    """The chosen profile's recipe, under what `model` and `train` set themselves; `pretrained` as in `ModelRecipe`."""
+def resolve_recipe(params: dict[str, Any], *, pretrained: str, resume: str) -> Recipe:
+    """The chosen profile's recipe, under what `model` and `train` set themselves; `pretrained` and `resume` as in the recipe."""
     chosen, profiles = read_profiles(params)
     defaults = profiles[chosen].recipe.model_dump()
     model = read_section("model", ModelParams, params).model_dump()
     train = read_section("train", TrainParams, params).model_dump()
     model |= {"backbone": model["backbone"] or defaults.pop("backbone"), "pretrained": pretrained}
     train |= {key: train[key] if train[key] is not None else value for key, value in defaults.items() if key in train}
+    train["resume"] = resume
     return parse_section("recipe", Recipe, {"model": model, "train": train})
+
+
+def identify_checkpoint(resume: str | None, recipe: Recipe) -> str:
+    """What `train.resume` names, whatever its path: `TrainRecipe.resume`. Raises `UserError` unless it fits the recipe."""
+    if resume is None:
+        return "none"
+    path = Path(resume)
+    if not path.is_file():
+        raise UserError(f"train.resume: no such file: '{path}'. Give the path of a best.pt, or null.")
+    if path.resolve() == CHECKPOINT_FILE.resolve():
+        raise UserError(
+            f"train.resume: '{path}' is what this training writes, and DVC deletes it first. Copy it elsewhere, and name the copy."
+        )
+    check_fits(load_checkpoint(path), recipe.model, path=path)
+    return f"sha256:{sha256_of(path)}"
+
+
+def resume_from(resume: str | None, recipe: Recipe) -> Recipe:
+    """The recipe with its weights taken from the checkpoint `resume`; as it is when None."""
+    if resume is None:
+        return recipe
+    train = recipe.train.model_dump() | {"resume": identify_checkpoint(resume, recipe)}
+    return parse_section("recipe", Recipe, recipe.model_dump() | {"train": train})
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:

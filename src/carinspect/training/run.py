@@ -1,7 +1,6 @@
 """Owns a whole training as a stage starts it: what is checked before any process starts, and what each process then does."""
 
 import io
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,17 @@ from carinspect.core.seeds import derive_seed
 from carinspect.core.tables import DATASET_COLUMNS, read_table
 from carinspect.images.store import cache_folder, open_store
 from carinspect.model.backbones import build_backbone
-from carinspect.model.checkpoint import Checkpoint, save_checkpoint
+from carinspect.model.checkpoint import Checkpoint, check_fits, load_checkpoint, save_checkpoint
 from carinspect.model.losses import is_labelled
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.balance import training_priors
 from carinspect.training.batches import Photos, labels_as_tensors
 from carinspect.training.config import Recipe
-from carinspect.training.loop import Progress, train
-from carinspect.training.resume import code_revision, state_path
+from carinspect.training.launch import wait_for_the_dead
+from carinspect.training.loop import train
+from carinspect.training.processes import connect, local_rank, meet
+from carinspect.training.progress import Progress
+from carinspect.training.resume import clear_leftovers, code_revision, state_path
 from carinspect.training.runtime import Machine
 from carinspect.training.tracking import Tracker
 
@@ -39,6 +41,10 @@ class Job:
     table: Path
     pretrained: bool | str
     """As in params.yaml: only a path is looked at here; what it holds stands in the recipe."""
+    resume: Path | None
+    """The checkpoint that the recipe begins with, None where it begins with none."""
+    joins: bool
+    """Whether this machine only helps another one's run."""
     checkpoint: Path
     curves: Path
 
@@ -46,6 +52,11 @@ class Job:
     def state_file(self) -> Path:
         """Where this run's state is kept."""
         return state_path(self.recipe, data_revision=sha256_of(self.table))
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the launcher while this run goes on."""
+        return self.state_file.with_name(f".{self.state_file.stem}.lock")
 
 
 def prepare(job: Job) -> None:
@@ -76,36 +87,67 @@ def open_photos(job: Job, split: str) -> Photos:
 
 
 def build_network(job: Job) -> CarInspectionNetwork:
-    """The network before training; its random weights depend on the seed alone."""
+    """The network before training: random weights that depend on the seed alone, pretrained ones, or those of a checkpoint."""
     torch.manual_seed(derive_seed(job.recipe.train.seed, "init"))
     recipe = job.recipe.model
     weights: bool | Path = recipe.pretrained != "none"
     if weights and isinstance(job.pretrained, str):
         weights = Path(job.pretrained)
-        if recipe.pretrained != f"sha256:{sha256_of(weights)}":
-            raise UserError(f"model.pretrained: '{weights}' has changed since the recipe was made. Run dvc repro.")
+        _check_unchanged("model.pretrained", weights, recipe.pretrained)
     backbone = build_backbone(recipe.backbone, image_side_px=job.recipe.train.image_side_px, pretrained=weights)
-    return CarInspectionNetwork(recipe, backbone=backbone)
+    network = CarInspectionNetwork(recipe, backbone=backbone)
+    if (job.resume is None) != (job.recipe.train.resume == "none"):
+        raise UserError(f"train.resume is '{job.resume}', and the recipe was made for another. Run dvc repro.")
+    if job.resume:
+        _check_unchanged("train.resume", job.resume, job.recipe.train.resume)
+        _load_weights(network, job.resume, job.recipe)
+    return network
+
+
+def _load_weights(network: CarInspectionNetwork, path: Path, recipe: Recipe) -> None:
+    checkpoint = load_checkpoint(path)
+    check_fits(checkpoint, recipe.model, path=path)
+    try:
+        network.load_state_dict(checkpoint.weights)
+    except RuntimeError:
+        raise UserError(
+            f"train.resume: '{path}' was trained at {checkpoint.image_side_px} px, and '{recipe.model.backbone}' takes weights of one "
+            f"side only. Set train.image_side_px: {checkpoint.image_side_px}."
+        ) from None
+
+
+def _check_unchanged(key: str, path: Path, identity: str) -> None:
+    if not path.is_file():
+        raise UserError(f"{key}: no such file: '{path}'.")
+    if identity != f"sha256:{sha256_of(path)}":
+        raise UserError(f"{key}: '{path}' has changed since the recipe was made. Run dvc repro.")
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Train as one of torchrun's processes. Rank 0 writes the outputs and returns the metrics, the others return nothing."""
+    """Train as one of torchrun's processes. One of them writes the outputs and returns the metrics, the others return nothing."""
     _settle_arithmetic(job.machine)
-    distributed.init_process_group("nccl" if job.machine.device == "cuda" else "gloo")
-    rank = distributed.get_rank()
+    connect(job.machine.device)
     state_file = job.state_file
     try:
-        with Tracker(cache_folder().parent / "runs" / state_file.stem, rank=rank) as tracker:
+        peers = meet(run_key=state_file.stem, joins=job.joins)
+        if peers.writes:
+            clear_leftovers(state_file)
+        with Tracker(cache_folder().parent / "runs" / state_file.stem, rank=0 if peers.writes else 1) as tracker:
             progress = train(
                 build_network(job),
                 recipe=job.recipe,
                 machine=job.machine,
+                peers=peers,
                 photos=open_photos(job, "train"),
                 validation=open_photos(job, "val"),
                 state_file=state_file,
                 tracker=tracker,
             )
-        return _write_outputs(job, progress, state_file) if rank == 0 else {}
+        return _write_outputs(job, progress) if peers.writes else {}
+    except RuntimeError:
+        # What an exchange raises whose other side is gone.
+        wait_for_the_dead()
+        raise
     finally:
         distributed.destroy_process_group()
 
@@ -113,14 +155,14 @@ def run(job: Job) -> dict[str, Any]:
 def _settle_arithmetic(machine: Machine) -> None:
     """One card each, and sums in the same order every time."""
     if machine.device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(local_rank())
         # An operation without a repeatable form warns and goes on: a backbone of somebody's choice may hold one.
         torch.use_deterministic_algorithms(True, warn_only=True)
     else:
         torch.set_num_threads(1)
 
 
-def _write_outputs(job: Job, progress: Progress, state_file: Path) -> dict[str, Any]:
+def _write_outputs(job: Job, progress: Progress) -> dict[str, Any]:
     best = progress.history[progress.best_epoch - 1]
     lineage = {
         "recipe": job.recipe.model_dump(),
@@ -135,5 +177,11 @@ def _write_outputs(job: Job, progress: Progress, state_file: Path) -> dict[str, 
     pd.DataFrame(progress.history).to_csv(buffer, index=False, float_format="%.6f", lineterminator="\n")
     write_bytes(job.curves, buffer.getvalue().encode())
     save_checkpoint(model, job.checkpoint)
-    state_file.unlink()
-    return {"epochs": progress.epochs_done, "best_epoch": progress.best_epoch} | {k: v for k, v in best.items() if k not in ("epoch", "lr")}
+    skipped = sum(row["skipped_steps"] for row in progress.history)
+    counted = {"epochs": progress.epochs_done, "best_epoch": progress.best_epoch, "skipped_steps": skipped}
+    return counted | {name: value for name, value in best.items() if name not in ("epoch", "lr", "skipped_steps")}
+
+
+def finish(job: Job) -> None:
+    """Once every output is written: the state has served."""
+    job.state_file.unlink()

@@ -1,6 +1,7 @@
 """Owns what a machine decides: device, processes, loader workers. None of it changes the result."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -19,10 +20,13 @@ class Machine:
     workers: int
     compile: bool
     pin_memory: bool
+    micro_batch: int | Literal["auto", "norm"]
+    """As in the profile: only a trial on the device can settle it."""
+    checkpoint_steps: int
 
 
-def settle_runtime(runtime: Runtime, recipe: TrainRecipe) -> Machine:
-    """Settle every `auto`; raises `UserError` for what this machine lacks."""
+def settle_runtime(runtime: Runtime, recipe: TrainRecipe, *, nodes: int) -> Machine:
+    """Settle every `auto`, on one of `nodes` machines; raises `UserError` for what this machine lacks."""
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     device = runtime.device if runtime.device != "auto" else ("cuda" if cards else "cpu")
     if device == "cuda" and not cards:
@@ -34,10 +38,13 @@ def settle_runtime(runtime: Runtime, recipe: TrainRecipe) -> Machine:
     # A process without a micro-batch of its own would only wait.
     micro_batches = recipe.effective_batch_size // recipe.norm_batch_size
     available = cards if device == "cuda" else usable_cores()
-    processes = min(available, micro_batches) if runtime.processes == "auto" else runtime.processes
+    processes = min(available, max(1, micro_batches // nodes)) if runtime.processes == "auto" else runtime.processes
     if processes < 1 or (device == "cuda" and processes > cards):
         raise UserError(f"runtime.processes is {processes} and this machine shows {cards} CUDA devices. Choose hardware: auto.")
     spare_cores = usable_cores() // processes - 1
     workers = max(0, min(8, spare_cores)) if runtime.workers == "auto" else runtime.workers
     pin_memory = device == "cuda" if runtime.pin_memory == "auto" else runtime.pin_memory and device == "cuda"
-    return Machine(device=device, processes=processes, workers=workers, compile=runtime.compile, pin_memory=pin_memory)
+    return Machine(
+        device=device, processes=processes, workers=workers, compile=runtime.compile, pin_memory=pin_memory,
+        micro_batch=runtime.micro_batch, checkpoint_steps=runtime.checkpoint_steps,
+    )  # fmt: skip

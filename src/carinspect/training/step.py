@@ -11,45 +11,15 @@ from collections.abc import Iterable
 
 import torch
 from torch import distributed, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from carinspect.core.errors import UserError
-from carinspect.core.seeds import derive_seed
 from carinspect.training.batches import Photos, Step
 from carinspect.training.config import Recipe
+from carinspect.training.micro_batch import MicroBatch
+from carinspect.training.nonfinite import describe, is_finite, is_overflow, stop_or_report
+from carinspect.training.norm_statistics import NormStatistics
 from carinspect.training.objective import Objective
-
-
-class NormStatistics:
-    """Batch-norm statistics that do not depend on which process saw which micro-batch.
-
-    Every micro-batch starts from the statistics before the step; after it they become the mean over all micro-batches. A running average is
-    linear, so this is one update by the mean of the micro-batches' own statistics.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        self._norms = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.running_mean is not None]
-        self._device = next(network.parameters()).device
-        self._counters = [norm.num_batches_tracked for norm in self._norms if norm.num_batches_tracked is not None]
-
-    @property
-    def _buffers(self) -> list[torch.Tensor]:
-        # Those of a frozen backbone stay to the last bit, which a mean of equal numbers need not.
-        norms = [norm for norm in self._norms if norm.training]
-        return [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var) if buffer is not None]
-
-    def values(self) -> torch.Tensor:
-        """All statistics in one flat copy."""
-        return torch.cat([torch.zeros(0, device=self._device), *(buffer.flatten() for buffer in self._buffers)])
-
-    def restore(self, values: torch.Tensor) -> None:
-        """Write flat `values` back."""
-        sizes = [buffer.numel() for buffer in self._buffers]
-        for buffer, part in zip(self._buffers, values.split(sizes) if sizes else (), strict=True):
-            buffer.copy_(part.view_as(buffer))
-        for counter in self._counters:
-            # Counts forwards of this process, which nothing reads, and would be in the file.
-            counter.zero_()
+from carinspect.training.processes import any_of
+from carinspect.training.share import Share
 
 
 def train_step(
@@ -65,63 +35,53 @@ def train_step(
     own_parts: list[int],
     images: Iterable[torch.Tensor],
     statistics: NormStatistics,
-) -> dict[str, float]:
-    """One step. `images`: this rank's micro-batches, the parts `own_parts` of `step`. Returns each task's mean loss and `total`.
+    micro_batch: MicroBatch,
+) -> dict[str, float] | None:
+    """One step. `images`: this rank's photos, the parts `own_parts` of `step`. Returns each task's mean loss and `total`.
 
-    Raises `UserError` when the loss is not finite.
+    Where memory runs out on any rank, `micro_batch` is halved on all, and the step taken again. None: the step was dropped, for a loss or
+    a gradient was not finite. Raises `UserError` for that under `train.on_nonfinite: stop`.
     """
-    device = next(network.parameters()).device
-    divisors = objective.divisors(photos.labels_of(step.positions))
-    tasks = objective.tasks
-    before = statistics.values()
-    statistics_sum = torch.zeros_like(before)
-    losses = torch.zeros(len(tasks), device=device)
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        # Zeros, not None: a rank without a micro-batch of this step must bring as many numbers as the others.
-        parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-
-    for part, images_BHWC in zip(own_parts, images, strict=True):
-        # Dropout draws from this: a function of the place in the plan, not of the rank.
-        torch.manual_seed(derive_seed(recipe.train.seed, "dropout", step_number, part))
-        labels = {name: values.to(device) for name, values in photos.labels_of(step.micro_batches[part]).items()}
-        with torch.autocast(device.type, dtype=_AUTOCAST.get(recipe.train.precision), enabled=recipe.train.precision in _AUTOCAST):
-            logits = network(images_BHWC.to(device, non_blocking=True))
-        means = objective.mean_losses(logits, labels, divisors)
-        scaler.scale((objective.task_weights.values() * means).sum()).backward()
-        losses += means.detach()
-        statistics_sum += statistics.values()
-        statistics.restore(before)
-
-    flat = torch.cat([gradient.flatten() for gradient in gradients] + [statistics_sum, losses])
-    if distributed.get_world_size() > 1:
-        distributed.all_reduce(flat)
-    *summed, statistics_sum, losses = flat.split([gradient.numel() for gradient in gradients] + [before.numel(), len(tasks)])
-    for gradient, total in zip(gradients, summed, strict=True):
-        gradient.copy_(total.view_as(gradient))
-    statistics.restore(statistics_sum / len(step.micro_batches))
-
-    task_losses = dict(zip(tasks, losses.tolist(), strict=True))
-    present = torch.tensor([divisors[task] > 0 for task in tasks], device=device)
-    total_loss = objective.task_weights.total(losses, present).item()
-    _refuse_non_finite(task_losses, photos, step, step_number)
+    share = Share(
+        network, scaler, recipe=recipe, objective=objective, photos=photos, step=step, step_number=step_number,
+        own_parts=own_parts, images=iter(images), statistics=statistics, micro_batch=micro_batch,
+    )  # fmt: skip
+    losses = _exchange(share)
+    present = torch.tensor([share.divisors[task] > 0 for task in objective.tasks], device=share.device)
     scaler.unscale_(optimiser)
+    # Measured first: to clip by a norm that is not finite would spoil what tells whose gradient it was.
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in share.trained if parameter.grad is not None])
+    task_losses = dict(zip(objective.tasks, losses.tolist(), strict=True))
+
+    if not is_finite(task_losses, norm):
+        if not is_overflow(scaler):
+            stop_or_report(describe(share, task_losses), policy=recipe.train.on_nonfinite)
+        scaler.update()
+        statistics.restore(share.before)
+        return None
+    nn.utils.clip_grads_with_norm_(share.trained, recipe.train.grad_clip_norm, norm)
+    total = objective.task_weights.total(losses, present).item()
     objective.task_weights.set_gradient(losses, present)
-    nn.utils.clip_grad_norm_(trained, recipe.train.grad_clip_norm)
     scaler.step(optimiser)
     scaler.update()
-    return {task: loss for task, loss in task_losses.items() if divisors[task]} | {"total": total_loss}
+    return {task: loss for task, loss in task_losses.items() if share.divisors[task]} | {"total": total}
 
 
-_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def _refuse_non_finite(task_losses: dict[str, float], photos: Photos, step: Step, step_number: int) -> None:
-    broken = [task for task, loss in task_losses.items() if not torch.isfinite(torch.tensor(loss))]
-    if broken:
-        names = ", ".join(photos.image_paths[position] for position in step.positions[:8])
-        raise UserError(
-            f"the loss of '{broken[0]}' is not finite at step {step_number}; the batch begins with {names}. "
-            "Lower train.lr, or train.precision: fp32; the state at the end of the last epoch is kept."
-        )
+def _exchange(share: Share) -> torch.Tensor:
+    """Add up what all ranks computed: the gradients and batch-norm statistics in their places, the tasks' losses returned."""
+    flat = share.compute()
+    while any_of(flat is None):
+        flat = None
+        share.forget()
+        share.micro_batch.halve()
+        flat = share.compute()
+    assert flat is not None
+    if distributed.get_world_size() > 1:
+        distributed.all_reduce(flat)
+    sizes = [parameter.numel() for parameter in share.trained]
+    *gradients, statistics_sum, losses = flat.split([*sizes, len(share.before), len(share.objective.tasks)])
+    for parameter, gradient in zip(share.trained, gradients, strict=True):
+        assert parameter.grad is not None
+        parameter.grad.copy_(gradient.view_as(parameter))
+    share.statistics.restore(statistics_sum / len(share.step.micro_batches))
+    return losses

@@ -14,12 +14,17 @@ from carinspect.training.batches import Photos
 BATCH = 64
 
 
+def own_positions(photo_count: int, *, rank: int, world_size: int) -> range:
+    """The photos that one rank looks at. Without padding: a sampler that fills up to equal shares counts some photos twice."""
+    return range(rank, photo_count, world_size)
+
+
 @torch.inference_mode()
 def predict_logits(network: nn.Module, photos: Photos) -> dict[str, torch.Tensor]:
     """Logits of all photos, in their order, on every rank. Rank r of W looks at photos r, r + W, …: none twice."""
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     device = next(network.parameters()).device
-    own = range(rank, len(photos), world_size)
+    own = own_positions(len(photos), rank=rank, world_size=world_size)
     parts = [network(torch.from_numpy(photos.pixels[own[start : start + BATCH]]).to(device)) for start in range(0, len(own), BATCH)]
     mine = {task: torch.cat([part[task] for part in parts]).cpu() for task in parts[0]} if parts else {}
     everyone: list[Any] = [None] * world_size

@@ -1,0 +1,60 @@
+"""Owns the pigeonhole: how 64 bits are cut into chunks so that near words must nearly agree in one of them, and the words near one chunk.
+
+When two words differ in at most r bits, and chunk c takes radius_c with the sum of (radius_c + 1) = r + 1, then in some chunk they differ
+in at most its radius: did they differ in radius_c + 1 or more in every chunk, it would be r + 1 in all. So a search that looks, for
+each chunk, only at the words near in it misses nothing. Norouzi, Punjani and Fleet (CVPR 2012), "Fast search in Hamming space with
+multi-index hashing"; chunks of different radii: Qin et al. (ICDE 2018), "GPH: Similarity search in Hamming space".
+"""
+
+from itertools import combinations
+from math import comb
+from typing import NamedTuple
+
+import numpy as np
+
+WORD_BITS = 64
+
+_COUNTS = range(3, 17)
+"""Chunks to choose from. Fewer than three would have more values than memory has places."""
+
+_LOOKUP_COST = 15_000.0
+"""What finding the words near one value costs, in comparisons of two words. It decides the speed alone."""
+
+
+class Chunk(NamedTuple):
+    """`width` bits from bit `shift` on, and in how many of them words may differ to be compared."""
+
+    shift: int
+    width: int
+    radius: int
+
+    def values(self, words: np.ndarray) -> np.ndarray:
+        """The chunk of each word, uint32."""
+        return ((words >> np.uint64(self.shift)) & np.uint64((1 << self.width) - 1)).astype(np.uint32)
+
+    @property
+    def near_zero(self) -> np.ndarray:
+        """Every value with at most `radius` bits set, uint32; exclusive-or with a value gives those near it."""
+        bits = [1 << bit for bit in range(self.width)]
+        return np.array([sum(few) for count in range(self.radius + 1) for few in combinations(bits, count)], dtype=np.uint32)
+
+    @property
+    def share(self) -> float:
+        """Of evenly spread words, how many are near one of them in this chunk: 0..1."""
+        return sum(comb(self.width, count) for count in range(self.radius + 1)) / 2**self.width
+
+
+def plan_chunks(*, queries: int, words: int, at_most_bits: int) -> list[Chunk]:
+    """The chunks that find every pair of a query and a word within `at_most_bits` soonest, were the words spread evenly."""
+    plans = [_cut(count, at_most_bits) for count in _COUNTS]
+    return min(plans, key=lambda plan: sum(queries * words * chunk.share + _LOOKUP_COST * min(2**chunk.width, queries) for chunk in plan))
+
+
+def _cut(count: int, at_most_bits: int) -> list[Chunk]:
+    edges = [WORD_BITS * number // count for number in range(count + 1)]
+    chunks = [Chunk(low, high - low, -1) for low, high in zip(edges, edges[1:], strict=False)]
+    for _ in range(at_most_bits + 1):
+        # Each step of a radius goes where it adds the fewest comparisons.
+        place = min(range(count), key=lambda place: comb(chunks[place].width, chunks[place].radius + 1) / 2 ** chunks[place].width)
+        chunks[place] = chunks[place]._replace(radius=chunks[place].radius + 1)
+    return [chunk for chunk in chunks if chunk.radius >= 0]

@@ -1,0 +1,93 @@
+"""Owns what the training processes tell each other: how they meet, which of them writes, and what all must agree on."""
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import distributed
+
+from carinspect.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Peers:
+    """This process among all."""
+
+    rank: int
+    world_size: int
+    writer: int
+    """Rank of the one that keeps the state and writes the outputs: the first on the machine that was not started to join."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the writer."""
+        return self.rank == self.writer
+
+
+def connect(device: str) -> None:
+    """Join the group of processes that torchrun started, each with a card of its own on CUDA. Raises `UserError` where they cannot talk."""
+    try:
+        # Tensors on the CPU travel by gloo in either case: small agreements need not wait for the card.
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+        # NCCL opens its connections only now.
+        distributed.all_reduce(torch.zeros(1, device=device))
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        mend = "NCCL_P2P_DISABLE=1 or NCCL_SHM_DISABLE=1 in the environment helps where cards cannot reach each other; " * (
+            device == "cuda"
+        )
+        raise UserError(
+            f"the training processes could not connect over {'nccl' if device == 'cuda' else 'gloo'} ({reason}). {mend}"
+            "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the network interface; one process needs none of it: "
+            "runtime.processes: 1 in the profile."
+        ) from error
+
+
+def meet(*, run_key: str, joins: bool) -> Peers:
+    """Find out who is there. `run_key` names recipe, data and code; `joins`: this machine was started to help another one's run."""
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    everyone: list[Any] = [None] * world_size
+    distributed.all_gather_object(everyone, (run_key, joins, socket.gethostname()))
+    hosts = [rank for rank, (_, other_joins, _) in enumerate(everyone) if not other_joins]
+    if not hosts:
+        raise UserError("every machine of this training was started with --join. Start one without: it writes the outputs.")
+    for other_key, _, host in everyone:
+        if other_key != everyone[hosts[0]][0]:
+            raise UserError(
+                f"{host} runs another training than {everyone[hosts[0]][2]} ({other_key} and {everyone[hosts[0]][0]}): its recipe, table, "
+                "code or torch differs. Bring both to the same commit and run dvc repro resolve_recipe split there."
+            )
+    return Peers(rank=rank, world_size=world_size, writer=hosts[0])
+
+
+def any_of(flag: bool) -> bool:
+    """Whether `flag` is set on any process. All must call it."""
+    return smallest(0 if flag else 1) == 0
+
+
+def smallest(value: int) -> int:
+    """The smallest `value` of all processes. All must call it."""
+    shared = torch.tensor(value)
+    if distributed.get_world_size() > 1:
+        distributed.all_reduce(shared, op=distributed.ReduceOp.MIN)
+    return int(shared)
+
+
+def share_bytes(content: bytes | None, peers: Peers) -> bytes | None:
+    """The writer's `content` on every process: the other machines need not see its disk."""
+    if peers.world_size == 1:
+        return content
+    length = torch.tensor(-1 if content is None else len(content))
+    distributed.broadcast(length, src=peers.writer)
+    if length < 0:
+        return None
+    shared = torch.frombuffer(bytearray(content or bytes(int(length))), dtype=torch.uint8)
+    distributed.broadcast(shared, src=peers.writer)
+    return shared.numpy().tobytes()
+
+
+def local_rank() -> int:
+    """Place among the processes of this machine."""
+    return int(os.environ["LOCAL_RANK"])

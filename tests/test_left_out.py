@@ -1,0 +1,149 @@
+"""Leave-one-source-out: what is trained on, what is scored, and that nothing is trained twice."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from sklearn.metrics import roc_auc_score
+
+from carinspect.core.tables import DATASET_COLUMNS, read_table, write_table
+from carinspect.core.tasks import SPREAD, TASKS
+from carinspect.evaluation.config import EvaluateParams
+from carinspect.evaluation.left_out import FIGURES, learnable_tasks, score_source, taught_tasks, without_source
+from carinspect.evaluation.predict import predict
+from carinspect.model.checkpoint import build_network, load_checkpoint
+from carinspect.training.config import Recipe
+from carinspect.training.recipe import write_recipe
+from conftest import make_dataset
+
+ROOT = Path(__file__).parents[1]
+PARAMS = EvaluateParams(bootstrap_samples=200, confidence=0.95, seed=1, dropout_samples=0, slice_min_groups=10, leave_one_source_out=True)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    """Sources `lot`, which alone judges weather, and `wash`; two photos of either are copies of one picture."""
+    table = read_table(make_dataset(tmp_path_factory.mktemp("drawn")), columns=DATASET_COLUMNS)
+    table["source"] = np.where(np.arange(len(table)) % 10 < 5, "lot", "wash")
+    table.loc[table["source"] == "wash", "weather_condition"] = np.nan
+    table.loc[5, "group"] = table.loc[0, "group"]
+    return table
+
+
+# ---- what is left
+
+
+def test_no_photo_of_the_source_and_no_copy_of_one_is_trained_on(table: pd.DataFrame) -> None:
+    rest = without_source(table, "lot")
+    assert set(rest["source"]) == {"wash"}
+    assert not set(rest["group"]) & set(table["group"][table["source"] == "lot"])
+    assert len(rest) == (table["source"] == "wash").sum() - 1
+
+
+def test_only_what_both_train_and_val_teach_can_be_learnt(table: pd.DataFrame) -> None:
+    assert learnable_tasks(table, list(TASKS)) == list(TASKS)
+    assert learnable_tasks(without_source(table, "lot"), list(TASKS)) == ["clean", "cleanliness", "damage"]
+    no_clean_in_val = table.assign(clean=table["clean"].where(table["split"] != "val"))
+    assert "clean" in taught_tasks(no_clean_in_val, list(TASKS))
+    assert "clean" not in learnable_tasks(no_clean_in_val, list(TASKS))
+
+
+def test_a_photo_known_only_as_damaged_teaches_damage(table: pd.DataFrame) -> None:
+    blank = table.assign(damage_score=np.nan, damaged=np.nan)
+    assert "damage" not in taught_tasks(blank, list(TASKS))
+    assert "damage" in taught_tasks(blank.assign(damaged=1.0), list(TASKS))
+
+
+def test_figures_have_intervals_over_groups_and_unknown_ones_are_none(table: pd.DataFrame) -> None:
+    random = np.random.default_rng(0)
+    rows = table.assign(clean_logit=random.normal(size=len(table)), damage=random.random(len(table)), cleanliness=0.5)
+    rows = rows.assign(p_clean=1 / (1 + np.exp(-rows["clean_logit"])), **dict.fromkeys(SPREAD.values(), np.nan))
+    found, known = score_source(rows, "clean", PARAMS), rows[rows["clean"].notna()]
+    assert found["roc_auc"] == pytest.approx(roc_auc_score(known["clean"], known["clean_logit"]))
+    assert found["roc_auc_low"] < found["roc_auc"] < found["roc_auc_high"]
+    assert (found["photos"], found["groups"]) == (len(known), known["group"].nunique())
+    one_class = score_source(rows[rows["clean"] == 1], "clean", PARAMS)
+    assert one_class["roc_auc"] is None
+    assert one_class["photos"] > 0
+
+
+# ---- the stage itself
+
+
+def run_stage(workspace: Path, name: str) -> str:
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "DVC_ROOT": str(workspace)}
+    command = [sys.executable, f"stages/{name}.py"]
+    done = subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def set_option(workspace: Path, *, leave_one_source_out: bool) -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params |= {"hardware": "cpu", "data": {"root": "root", "sources": "none"}}
+    params["evaluate"] |= {"leave_one_source_out": leave_one_source_out, "bootstrap_samples": 200}
+    params["profiles"]["cpu"]["runtime"]["processes"] = 1
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+@pytest.mark.slow
+def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
+    tmp_path: Path, tiny_recipe: Recipe, table: pd.DataFrame
+) -> None:
+    shutil.copytree(make_dataset(tmp_path / "drawn").parent / "root", tmp_path / "root")
+    (tmp_path / "stages").symlink_to(ROOT / "stages")
+    write_table(table, tmp_path / "data/car_inspection_dataset.csv")
+    write_recipe(tiny_recipe, tmp_path / "data/recipe.yaml")
+    set_option(tmp_path, leave_one_source_out=False)
+    run_stage(tmp_path, "train_ddp")
+    run_stage(tmp_path, "evaluate")
+    without = json.loads((tmp_path / "metrics/evaluate.json").read_text())
+    assert "leave_one_source_out" not in without
+    assert not (tmp_path / ".carinspect/retrained").exists()
+
+    set_option(tmp_path, leave_one_source_out=True)
+    output = run_stage(tmp_path, "evaluate")
+    report = json.loads((tmp_path / "metrics/evaluate.json").read_text())
+    found = report.pop("leave_one_source_out")
+    assert report == without
+    assert "source 1 of 2, 'lot'" in output
+    assert "source 2 of 2, 'wash'" in output
+    assert set(found["lot"]) == {"trained_photos", *TASKS}
+    assert set(found["wash"]) == {"trained_photos", "clean", "cleanliness", "damage"}
+    assert found["lot"]["weather"] is None  # nobody else judges it
+    for source, tasks in found.items():
+        own = table[table["source"] == source]
+        for task in set(tasks) - {"trained_photos", "weather"}:
+            for rows, kind in ((own, "left_out"), (own[own["split"] == "test"], "trained_with")):
+                column = {"clean": "clean", "cleanliness": "cleanliness_score", "damage": "damage_score"}[task]
+                assert tasks[task][kind]["photos"] == rows[column].notna().sum()
+                assert {f"{name}_high" for name in FIGURES[task]} <= set(tasks[task][kind])
+
+    # By hand: the folders hold what they should, and the figures are those of their models.
+    folders = sorted((tmp_path / ".carinspect/retrained").iterdir())
+    assert len(folders) == 2
+    for folder in folders:
+        rows = read_table(folder / "data/car_inspection_dataset.csv", columns=DATASET_COLUMNS)
+        (kept,) = set(rows["source"])
+        left = "lot" if kept == "wash" else "wash"
+        assert rows["image_path"].tolist() == without_source(table, left)["image_path"].tolist()
+        own = table[table["source"] == left].reset_index(drop=True)
+        answers, _ = predict(build_network(load_checkpoint(folder / "models/best.pt")), own, root=tmp_path / "root", image_side_px=32)
+        known = answers[answers["clean"].notna()]
+        auc = roc_auc_score(known["clean"], known["clean_logit"])
+        assert found[left]["clean"]["left_out"]["roc_auc"] == pytest.approx(auc)
+        assert found[left]["trained_photos"] == rows["split"].isin(["train", "val"]).sum()
+
+    # Again, with one of the two lost: the other is not trained twice.
+    stamps = [(folder / "models/best.pt").stat().st_mtime_ns for folder in folders]
+    (folders[0] / "models/best.pt").unlink()
+    run_stage(tmp_path, "evaluate")
+    assert json.loads((tmp_path / "metrics/evaluate.json").read_text())["leave_one_source_out"] == found
+    assert [(folder / "models/best.pt").stat().st_mtime_ns == stamp for folder, stamp in zip(folders, stamps, strict=True)] == [False, True]
