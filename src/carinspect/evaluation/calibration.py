@@ -43,8 +43,8 @@ def fit_calibration(table: pd.DataFrame, *, priors: Priors) -> dict[str, Any]:
 def fit_temperature(logits_NxK: Array, labels_N: Array) -> float:
     """The likeliest temperature t within `TEMPERATURE_BOUNDS` for softmax(logits / t), Guo et al. (2017), section 4.2.
 
-    Beforehand log t is taken for normal around 0 with `PRIOR_DEVIATION` (maximum a posteriori). Some hundred photos outweigh that by far. A few
-    that the model separates don't: without it they would drive t to 0, and every probability to 0 or 1.
+    Beforehand log t is taken for normal around 0 with `PRIOR_DEVIATION` (maximum a posteriori). Some hundred photos outweigh that by far.
+    A few that the model separates don't: without it they would drive t to 0, and every probability to 0 or 1.
     """
 
     def loss(log_temperature: float) -> float:
