@@ -1,7 +1,6 @@
 """Owns what several test files share: tiny data roots and a recipe that trains in seconds."""
 
 import os
-import tempfile
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,8 +16,12 @@ from carinspect.training.config import AugmentParams, Recipe, TrainRecipe
 # Quiet and offline, whatever the machine.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Trainings of the tests wait for none of this machine's others.
-os.environ.setdefault("CARINSPECT_LEASES", tempfile.mkdtemp(prefix="carinspect-test-leases-"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_leases(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Trainings of the tests wait for none of this machine's others."""
+    os.environ["CARINSPECT_LEASES"] = str(tmp_path_factory.mktemp("leases"))
 
 
 @pytest.fixture

@@ -104,8 +104,9 @@ def test_a_fresh_machine_trains_nothing(colleague: Path, team: Path, commands: t
 
 
 @pytest.mark.slow
-def test_that_check_sees_a_training(colleague: Path) -> None:
-    assert "train_ddp" in ran_stages(run(colleague, "dvc", "repro", "--dry"))
+def test_that_check_sees_a_stage_that_runs(colleague: Path) -> None:
+    # What a dry run does not make is missing for the next stage.
+    assert ran_stages(run(colleague, "dvc", "repro", "--dry", fails=True)) == ["render_demo"]
 
 
 @pytest.fixture
@@ -170,8 +171,12 @@ def test_a_queue_of_two_shares_the_machine_and_its_results_travel(workspace: Pat
     assert not any("profiles" in name for name in columns)
     assert all(any(name in row[0] for row in rows) for name in queued)
 
-    # To a colleague, who trains nothing.
+    # Two epochs on a few photos prove nothing, and are no release.
     name = queued[1]
+    promote = ("env", "PYTHONPATH=src", sys.executable, "-m", "carinspect.cli.main", "promote", name)
+    assert "Its promise is infeasible" in run(workspace, *promote, fails=True).split(f"Refused: {name}")[1]
+
+    # To a colleague, who trains nothing.
     run(workspace, "dvc", "exp", "push", "origin", name)
     assert name in run(colleague, "dvc", "exp", "list", "origin")
     run(colleague, "dvc", "exp", "pull", "origin", name)
