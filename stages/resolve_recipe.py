@@ -20,7 +20,7 @@ from carinspect.model.backbones import build_backbone, check_backbone
 from carinspect.model.config import ModelParams
 from carinspect.splits.config import SplitParams
 from carinspect.thresholds.config import DecisionParams, SelectThresholdParams
-from carinspect.training.config import TrainParams
+from carinspect.training.config import TrackingParams, TrainParams
 from carinspect.training.recipe import RECIPE_FILE, identify_checkpoint, resolve_recipe, write_recipe
 
 SECTIONS: dict[str, type[Section]] = {
@@ -31,6 +31,7 @@ SECTIONS: dict[str, type[Section]] = {
     "describe": DescribeParams,
     "model": ModelParams,
     "train": TrainParams,
+    "tracking": TrackingParams,
     "evaluate": EvaluateParams,
     "select_threshold": SelectThresholdParams,
     "decision": DecisionParams,

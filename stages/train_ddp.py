@@ -1,8 +1,8 @@
 """Trains the model under torchrun: as many processes as the machine has cards, or shares of cores, on one machine or several.
 
-Reads: data/recipe.yaml, data/car_inspection_dataset.csv, the photos. Writes: models/best.pt, reports/train_ddp/curves.csv,
-metrics/train_ddp.json. Params: the recipe. `data`, `hardware`, `model.pretrained` and `train.resume` are read too, and change no result
-beyond the recipe.
+Reads: data/recipe.yaml, data/car_inspection_dataset.csv, the photos. Writes: models/best.pt, reports/train_ddp (curves.csv,
+curves.png, augmented.png), metrics/train_ddp.json. Params: the recipe. `data`, `hardware`, `tracking`, `model.pretrained` and
+`train.resume` are read too, and change no result beyond the recipe.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from carinspect.core.data import DataParams
 from carinspect.core.errors import run_stage
 from carinspect.core.files import write_json
 from carinspect.core.params import load_params, read_section
+from carinspect.training.config import TrackingParams
 from carinspect.training.launch import exec_torchrun, is_worker, join_launcher, lock_run, read_cluster
 from carinspect.training.recipe import CHECKPOINT_FILE, read_profiles, read_recipe, resume_from
 from carinspect.training.run import Job, finish, prepare, run
@@ -40,6 +41,9 @@ def main() -> None:
         joins=cluster.joins,
         checkpoint=CHECKPOINT_FILE,
         curves=Path("reports/train_ddp/curves.csv"),
+        curves_picture=Path("reports/train_ddp/curves.png"),
+        contact_sheet=Path("reports/train_ddp/augmented.png"),
+        tracking=read_section("tracking", TrackingParams, params),
     )
     if not is_worker():
         prepare(job)

@@ -27,8 +27,10 @@ def tiny_recipe() -> Recipe:
 def make_recipe() -> Recipe:
     """timm's own test network at 32 px: an epoch takes a fraction of a second."""
     augment = AugmentParams(
-        flip=0.5, crop=0.5, crop_min_area=0.8, rotate_degrees=5, brightness=0.2, contrast=0.2, saturation=0.2, noise=0.2
-    )
+        flip=0.5, crop=0.5, crop_min_area=0.8, rotate_degrees=5, perspective=0, brightness=0.2, contrast=0.2, saturation=0.2, hue=0, grey=0,
+        shadow=0, flare=0, blur=0, noise=0.2, compression=0, compression_min_quality=40, erase=0, erase_max_area=0.02, rain=0, fog=0,
+        snow=0, weather_sure_from=0.5,
+    )  # fmt: skip
     model = ModelRecipe(
         tasks=["clean", "cleanliness", "damage", "weather"], backbone="test_resnet", pretrained="none", hidden_features=16, dropout=0.2
     )

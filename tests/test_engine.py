@@ -33,7 +33,7 @@ from carinspect.model.backbones import build_backbone
 from carinspect.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.batches import Photos, Step, labels_as_tensors
-from carinspect.training.config import Recipe
+from carinspect.training.config import Recipe, TrackingParams
 from carinspect.training.launch import lock_run, read_cluster
 from carinspect.training.loop import own_parts, train
 from carinspect.training.micro_batch import MicroBatch, recall
@@ -132,7 +132,7 @@ def train_here(
     network = make_network(recipe)
     if act:
         on_training_pass(network, act)
-    with Tracker(folder / "runs", rank=1) as tracker:
+    with Tracker(None) as tracker:
         return train(
             network, recipe=recipe, machine=machine, peers=ALONE, photos=photos, validation=photos,
             state_file=folder / "state.pt", tracker=tracker,
@@ -411,7 +411,7 @@ def test_skipped_steps_are_counted_in_the_history(tmp_path: Path, photos: Photos
     broken = with_label(broken, "cleanliness_score", 5, float("inf"))
     recipe = changed(tiny_recipe, on_nonfinite="skip")
     network = make_network(recipe)
-    with Tracker(tmp_path / "runs", rank=1) as tracker:
+    with Tracker(None) as tracker:
         progress = train(
             network,
             recipe=recipe,
@@ -451,7 +451,8 @@ def checkpoint_of(recipe: Recipe, path: Path, **model: Any) -> Path:
 def job_for(recipe: Recipe, resume: Path | None) -> Job:
     return Job(
         recipe=recipe, machine=LINE, root=Path("root"), table=Path("table.csv"), pretrained=False, resume=resume, joins=False,
-        checkpoint=Path("best.pt"), curves=Path("curves.csv"),
+        checkpoint=Path("best.pt"), curves=Path("curves.csv"), curves_picture=Path("curves.png"), contact_sheet=Path("augmented.png"),
+        tracking=TrackingParams(wandb=False, wandb_project="none"),
     )  # fmt: skip
 
 
@@ -730,7 +731,7 @@ def run_as_rank(folder: str, rank: int) -> None:
             on_training_pass(network, act)
         path = Path(folder) / name
         try:
-            with Tracker(path / "runs", rank=1) as tracker:
+            with Tracker(None) as tracker:
                 progress = train(
                     network, recipe=recipe, machine=machine, peers=peers, photos=photos, validation=photos,
                     state_file=path / "state.pt", tracker=tracker,

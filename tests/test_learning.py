@@ -201,7 +201,8 @@ def test_under_a_sampler_ranks_share_the_plan_and_workers_change_nothing(world_s
 def test_a_photo_that_comes_up_again_in_an_epoch_looks_different() -> None:
     clean = torch.tensor([0.0] + [1.0] * 31)
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), dtype=np.uint8)
-    photos = Photos(image_paths=[f"{index}.jpg" for index in range(32)], pixels=pixels, labels={"clean": clean})
+    labels = {"clean": clean, "weather_condition": torch.full((32,), float("nan"))}
+    photos = Photos(image_paths=[f"{index}.jpg" for index in range(32)], pixels=pixels, labels=labels)
     recipe = recipe_with(sampler="oversample").train
     plan = plan_epoch(recipe, clean=clean, epoch=0)
     draws = [draws for step in plan for draws in step.draws]

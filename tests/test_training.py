@@ -1,10 +1,8 @@
 """training: recipe, batches, one step. test_engine.py has whole runs, several processes and interruption."""
 
-import random
 from dataclasses import replace
 from pathlib import Path
 
-import albumentations
 import numpy as np
 import pytest
 import torch
@@ -15,7 +13,6 @@ from carinspect.core.params import load_params
 from carinspect.core.tables import DATASET_COLUMNS, read_table
 from carinspect.model.backbones import build_backbone
 from carinspect.model.network import CarInspectionNetwork
-from carinspect.training.augment import augment, build_augmentation
 from carinspect.training.batches import MicroBatchLoader, Photos, Step, labels_as_tensors, plan_epoch
 from carinspect.training.config import Profile, Recipe, Runtime
 from carinspect.training.micro_batch import MicroBatch
@@ -160,47 +157,6 @@ def test_any_number_of_workers_gives_the_same_batches(photos: Photos, tiny_recip
     assert len(alone) == 20
     assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
     assert not torch.equal(alone[0], alone[10])  # another epoch, other batches
-
-
-def test_augmentation_is_a_function_of_seed_epoch_and_photo(tiny_recipe: Recipe) -> None:
-    compose = build_augmentation(tiny_recipe.train.augment, side_px=32)
-    photo = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    draw = {
-        (seed, epoch, path): augment(compose, photo, seed=seed, epoch=epoch, image_path=path)
-        for seed in (1, 2)
-        for epoch in (0, 1)
-        for path in "ab"
-    }
-    random.seed(5)
-    np.random.seed(5)
-    again = augment(build_augmentation(tiny_recipe.train.augment, side_px=32), photo, seed=1, epoch=0, image_path="a")
-    assert (draw[1, 0, "a"] == again).all()
-    assert len({image.tobytes() for image in draw.values()}) == len(draw)
-
-
-def test_transforms_do_not_fire_together(tiny_recipe: Recipe) -> None:
-    # The trap: one seed for all transforms makes every p=0.5 transform fire on the same photos.
-    params = tiny_recipe.train.augment.model_copy(
-        update={"crop": 0.0, "rotate_degrees": 0, "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "noise": 0.5}
-    )
-    compose = build_augmentation(params, side_px=32)
-    photo = np.zeros((32, 32, 3), dtype=np.uint8)
-    photo[:, :16] = 200
-    flipped, noisy = [], []
-    for index in range(400):
-        image = augment(compose, photo, seed=0, epoch=0, image_path=str(index))
-        flipped.append(image[:, 24:].mean() > 100)
-        noisy.append(len(np.unique(image)) > 2)
-    assert 0.4 < np.mean(flipped) < 0.6
-    assert 0.4 < np.mean(noisy) < 0.6
-    assert abs(np.corrcoef(flipped, noisy)[0, 1]) < 0.15
-
-
-def test_a_wrong_argument_of_an_augmentation_is_an_error(tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    mirror = albumentations.HorizontalFlip
-    monkeypatch.setattr(albumentations, "HorizontalFlip", lambda p: mirror(probability=p))
-    with pytest.raises(UserWarning, match="not valid"):
-        build_augmentation(tiny_recipe.train.augment, side_px=32)
 
 
 # ---- one step

@@ -4,7 +4,7 @@ An effective batch is cut into micro-batches of `norm_batch_size`; rank r of W t
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,12 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from carinspect.core.seeds import derive_seed
 from carinspect.core.tables import LABEL_COLUMNS
-from carinspect.training.augment import augment, build_augmentation
+from carinspect.training.augment import Augmentation
 from carinspect.training.balance import draw_epoch
 from carinspect.training.config import TrainRecipe
 from carinspect.training.runtime import Machine
+from carinspect.training.weather import WeatherEffect, label_under, weather_effect
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,21 @@ class Photos:
     def labels_of(self, positions: np.ndarray) -> dict[str, torch.Tensor]:
         """The labels of the photos at `positions`."""
         return {column: values[torch.from_numpy(positions)] for column, values in self.labels.items()}
+
+    def weather_at(self, position: int, recipe: TrainRecipe, epoch: int) -> WeatherEffect | None:
+        """The simulated weather of one photo in an epoch."""
+        label = float(self.labels["weather_condition"][position])
+        return weather_effect(recipe.augment, seed=recipe.seed, epoch=epoch, image_path=self.image_paths[position], label=label)
+
+    def in_epoch(self, recipe: TrainRecipe, epoch: int) -> "Photos":
+        """The same photos with the labels that the epoch's simulated weather leaves true; known without looking at a pixel."""
+        if not recipe.augment.simulates_weather:
+            return self
+        seen = [
+            label_under(self.weather_at(position, recipe, epoch), label, sure_from=recipe.augment.weather_sure_from)
+            for position, label in enumerate(self.labels["weather_condition"].tolist())
+        ]
+        return replace(self, labels=self.labels | {"weather_condition": torch.tensor(seen, dtype=torch.float32)})
 
 
 def labels_as_tensors(table: pd.DataFrame) -> dict[str, torch.Tensor]:
@@ -84,16 +99,22 @@ def plan_epoch(recipe: TrainRecipe, *, clean: torch.Tensor, epoch: int) -> list[
 class _AugmentedPhotos(Dataset):
     def __init__(self, photos: Photos, recipe: TrainRecipe) -> None:
         self.photos = photos
-        self.seed = recipe.seed
-        self.compose = build_augmentation(recipe.augment, side_px=recipe.image_side_px)
+        self.weather = photos.labels["weather_condition"].tolist()
+        self.augmentation = Augmentation(recipe)
 
     def __getitems__(self, keys: list[tuple[int, int, int]]) -> torch.Tensor:
-        return torch.from_numpy(np.stack([self._photo(epoch, position, turn) for epoch, position, turn in keys]))
-
-    def _photo(self, epoch: int, position: int, turn: int) -> np.ndarray:
-        # A photo that comes up again in an epoch looks different each time.
-        seed = derive_seed(self.seed, "turn", turn) if turn else self.seed
-        return augment(self.compose, self.photos.pixels[position], seed=seed, epoch=epoch, image_path=self.photos.image_paths[position])
+        photos = self.photos
+        images = [
+            self.augmentation(
+                photos.pixels[position],
+                epoch=epoch,
+                image_path=photos.image_paths[position],
+                weather_label=self.weather[position],
+                turn=turn,
+            )
+            for epoch, position, turn in keys
+        ]
+        return torch.from_numpy(np.stack(images))
 
 
 class MicroBatchLoader:

@@ -11,24 +11,70 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class AugmentParams(Section):
-    """How training photos are varied; `flip`, `crop` and `noise` are probabilities, 0 switches off."""
+    """How training photos are varied; 0 switches off and costs nothing. The bounds are those within which a photo's labels stay true."""
 
     flip: Number = Field(ge=0, le=1)
     """Probability of a mirror image."""
     crop: Number = Field(ge=0, le=1)
     """Probability of a crop, resized back."""
-    crop_min_area: Number = Field(gt=0, le=1)
+    crop_min_area: Number = Field(ge=0.5, le=1)
     """Smallest share of the photo that a crop keeps; a small one can lose the dent that the label speaks of."""
     rotate_degrees: Number = Field(ge=0, le=45)
     """Largest rotation, either way."""
+    perspective: Number = Field(ge=0, le=0.05)
+    """Spread (standard deviation) of how far the corners move inwards, as a share of the side."""
     brightness: Number = Field(ge=0, lt=1)
     """Largest relative change."""
     contrast: Number = Field(ge=0, lt=1)
     """Largest relative change."""
     saturation: Number = Field(ge=0, le=1)
     """Largest relative change."""
+    hue: Number = Field(ge=0, le=0.1)
+    """Largest turn of the colour wheel, either way, as a share of it; a large one would turn mud into paint."""
+    grey: Number = Field(ge=0, le=1)
+    """Probability of no colour at all, where sources differ in it."""
+    shadow: Number = Field(ge=0, le=1)
+    """Probability of a soft shadow across the photo."""
+    flare: Number = Field(ge=0, le=1)
+    """Probability of a low sun in the lens."""
+    blur: Number = Field(ge=0, le=1)
+    """Probability of a slight defocus or shake."""
     noise: Number = Field(ge=0, le=1)
     """Probability of Gaussian noise."""
+    compression: Number = Field(ge=0, le=1)
+    """Probability of one more JPEG encoding."""
+    compression_min_quality: int = Field(ge=20, le=95)
+    """Of that encoding; drawn between this and 95."""
+    erase: Number = Field(ge=0, le=1)
+    """Probability of a grey hole."""
+    erase_max_area: Number = Field(gt=0, le=0.05)
+    """Largest share of the photo that the hole covers; it could hide the dent that the label speaks of."""
+    rain: Number = Field(ge=0, le=1)
+    """Probability of simulated rain on a photo whose weather is clear or unknown; likewise the next two."""
+    fog: Number = Field(ge=0, le=1)
+    snow: Number = Field(ge=0, le=1)
+    weather_sure_from: Number = Field(ge=0, le=1)
+    """Strength, drawn from 0..1, from which simulated weather becomes the label of a clear photo; below it the label is unknown."""
+
+    @property
+    def simulates_weather(self) -> bool:
+        """Whether any photo gets rain, fog or snow."""
+        return self.rain + self.fog + self.snow > 0
+
+    @model_validator(mode="after")
+    def _weathers_share_one_draw(self) -> "AugmentParams":
+        total = self.rain + self.fog + self.snow
+        if total > 1:
+            raise ValueError(f"rain, fog and snow sum to {total:g}. A photo gets one weather: keep their sum at 1 or below.")
+        return self
+
+
+class TrackingParams(Section):
+    """Where a run can be watched; it changes no result and is tracked nowhere."""
+
+    wandb: bool
+    """Weights & Biases beside TensorBoard."""
+    wandb_project: str = Field(min_length=1)
 
 
 class TrainKnobs(LossKnobs):

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
-from tqdm import tqdm
 
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.balance import training_priors
@@ -22,7 +21,7 @@ from carinspect.training.progress import Progress
 from carinspect.training.resume import load_state, read_state, save_state
 from carinspect.training.runtime import Machine
 from carinspect.training.step import train_step
-from carinspect.training.tracking import Tracker
+from carinspect.training.tracking import Tracker, group_rates
 from carinspect.training.trial import compile_where_it_works, shrink_until_it_fits
 from carinspect.training.validation import predict_logits, skill_scores, undo_prior, validation_score
 
@@ -79,18 +78,29 @@ def train(
         shrink_until_it_fits(runner, recipe, micro_batch)
     loader = MicroBatchLoader(photos, recipe.train, machine)
     priors = training_priors(recipe.train, photos.labels, tasks=learner.objective.tasks)
+    _start_tracker(tracker, learner.progress, plan_epoch(recipe.train, clean=photos.labels["clean"], epoch=0), epochs=recipe.train.epochs)
 
     while not is_finished(learner.progress, recipe):
         rate = _train_epoch(
             learner, runner, loader,
-            recipe=recipe, machine=machine, peers=peers, photos=photos, micro_batch=micro_batch, state_file=state_file,
+            recipe=recipe, machine=machine, peers=peers, photos=photos, micro_batch=micro_batch, state_file=state_file, tracker=tracker,
         )  # fmt: skip
         logits = undo_prior(predict_logits(learner.averaged.module.eval(), validation), priors)
         _close_epoch(learner, rate=rate, skills=skill_scores(logits, validation.labels))
+        # Before the state is kept: an epoch shown twice is hidden again by the sinks, an epoch never shown would stay lost.
+        rates = group_rates(learner.optimiser)
+        tracker.write_epoch(learner.progress.history[-1], rates=rates, val_logits=logits, val_labels=validation.labels)
         if peers.writes:
             save_state(learner.state(), state_file)
-            tracker.write_epoch(learner.progress.history[-1])
     return learner.progress
+
+
+def _start_tracker(tracker: Tracker, progress: Progress, plan: list[Step], *, epochs: int) -> None:
+    # All steps of a recipe have as many photos.
+    photos_per_step, steps_done = len(plan[0].positions), progress.epochs_done * len(plan) + progress.steps_done
+    tracker.start(
+        epochs_done=progress.epochs_done, photos_done=steps_done * photos_per_step, photos_total=epochs * len(plan) * photos_per_step
+    )
 
 
 def is_finished(progress: Progress, recipe: Recipe) -> bool:
@@ -149,32 +159,31 @@ def _train_epoch(
     photos: Photos,
     micro_batch: MicroBatch,
     state_file: Path,
+    tracker: Tracker,
 ) -> float:
     """The rest of the epoch in which `learner` stands; returns the last learning rate."""
     progress, epoch = learner.progress, learner.progress.epochs_done
     plan = plan_epoch(recipe.train, clean=photos.labels["clean"], epoch=epoch)
     rest = plan[progress.steps_done :]
+    labelled = photos.in_epoch(recipe.train, epoch)
     set_training_mode(learner.network, recipe.train, epoch=epoch)
     statistics = NormStatistics(learner.network)
-    images = loader.epoch(epoch, [step.draws[part] for step in rest for part in own_parts(step, peers)])
+    images = tracker.show_first(loader.epoch(epoch, [step.draws[part] for step in rest for part in own_parts(step, peers)]), epoch)
     val_scores = [row["val_score"] for row in progress.history]
-    bar = tqdm(
-        rest, desc=f"epoch {epoch + 1}/{recipe.train.epochs}", unit="step", initial=progress.steps_done, total=len(plan), leave=False,
-        disable=None if peers.writes else True,
-    )  # fmt: skip
-    for step in bar:
+    for step in rest:
         number = epoch * len(plan) + progress.steps_done
         rate = learning_rate(recipe.train, number, total_steps=recipe.train.epochs * len(plan), val_scores=val_scores)
         set_learning_rate(learner.optimiser, rate)
         parts = own_parts(step, peers)
         losses = train_step(
             runner, learner.optimiser, learner.scaler,
-            recipe=recipe, objective=learner.objective, photos=photos, step=step, step_number=number, own_parts=parts,
+            recipe=recipe, objective=learner.objective, photos=labelled, step=step, step_number=number, own_parts=parts,
             images=(next(images) for _ in parts), statistics=statistics, micro_batch=micro_batch,
         )  # fmt: skip
         if losses is not None:
             learner.averaged.update(learner.network, step=number)
         progress.add_step(losses)
+        tracker.advance(len(step.positions))
         due = machine.checkpoint_steps and progress.steps_done % machine.checkpoint_steps == 0
         if due and peers.writes and progress.steps_done < len(plan):
             save_state(learner.state(), state_file)

@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from carinspect.model.losses import is_labelled
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.balance import training_priors
 from carinspect.training.batches import Photos, labels_as_tensors
-from carinspect.training.config import Recipe
+from carinspect.training.config import Recipe, TrackingParams
+from carinspect.training.contact_sheet import write_contact_sheet
+from carinspect.training.curves import draw_curves
 from carinspect.training.loop import train
 from carinspect.training.processes import connect, local_rank, meet
 from carinspect.training.progress import Progress
 from carinspect.training.resume import clear_leftovers, code_revision, state_path
 from carinspect.training.runtime import Machine
-from carinspect.training.tracking import Tracker
+from carinspect.training.tracking import Tracker, check_tracking, open_sinks
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class Job:
     """Whether this machine only helps another one's run."""
     checkpoint: Path
     curves: Path
+    curves_picture: Path
+    contact_sheet: Path
+    tracking: TrackingParams
 
     @property
     def state_file(self) -> Path:
@@ -60,6 +66,7 @@ class Job:
 
 def prepare(job: Job) -> None:
     """Find every mistake that can be found, and decode the photos, before a process is started."""
+    check_tracking(job.tracking)
     for split in ("train", "val"):
         photos = open_photos(job, split)
         for task, known in is_labelled(photos.labels).items():
@@ -68,6 +75,8 @@ def prepare(job: Job) -> None:
         if split == "train":
             # Refuses a sampler that has only one class to draw from.
             training_priors(job.recipe.train, photos.labels, tasks=list(job.recipe.model.tasks))
+            if not job.joins:
+                write_contact_sheet(photos, job.recipe.train, job.contact_sheet)
     build_network(job)
 
 
@@ -131,7 +140,8 @@ def run(job: Job) -> dict[str, Any]:
         peers = meet(run_key=state_file.stem, joins=job.joins)
         if peers.writes:
             clear_leftovers(state_file)
-        with Tracker(cache_folder().parent / "runs" / state_file.stem, rank=0 if peers.writes else 1) as tracker:
+        folder = cache_folder().parent / "runs" / state_file.stem
+        with Tracker(partial(open_sinks, folder, job.tracking, job.recipe) if peers.writes else None) as tracker:
             progress = train(
                 build_network(job),
                 recipe=job.recipe,
@@ -142,7 +152,11 @@ def run(job: Job) -> dict[str, Any]:
                 state_file=state_file,
                 tracker=tracker,
             )
-        return _write_outputs(job, progress) if peers.writes else {}
+            if not peers.writes:
+                return {}
+            metrics = _write_outputs(job, progress)
+            tracker.write_model(job.checkpoint, metrics)
+            return metrics
     finally:
         distributed.destroy_process_group()
 
@@ -171,6 +185,7 @@ def _write_outputs(job: Job, progress: Progress) -> dict[str, Any]:
     buffer = io.StringIO()
     pd.DataFrame(progress.history).to_csv(buffer, index=False, float_format="%.6f", lineterminator="\n")
     write_bytes(job.curves, buffer.getvalue().encode())
+    draw_curves(progress.history, best_epoch=progress.best_epoch, path=job.curves_picture)
     save_checkpoint(model, job.checkpoint)
     skipped = sum(row["skipped_steps"] for row in progress.history)
     counted = {"epochs": progress.epochs_done, "best_epoch": progress.best_epoch, "skipped_steps": skipped}

@@ -1,32 +1,169 @@
-"""Owns what a person sees of a run: a line for each epoch, and TensorBoard's scalars under runs/ (not tracked: its files hold the time)."""
+"""Owns what a person sees of a run: a bar, a line for each epoch, and the sinks under runs/ (not tracked: their files hold the time).
 
+Everything in them comes from the run's own state, so that an interrupted run, resumed, shows each epoch once.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+import torch
 from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from carinspect.core.errors import UserError
+from carinspect.training.config import Recipe, TrackingParams
+from carinspect.training.pictures import draw_confusions, tile_batch
+
+_SHOWN_EPOCHS = 3
+"""Epochs whose first batch is kept as a picture."""
+
+
+class Sink(Protocol):
+    """Where the numbers and pictures of a run are kept."""
+
+    def write_scalars(self, values: Mapping[str, float], epoch: int) -> None:
+        """Values by `group/name`."""
+
+    def write_picture(self, name: str, picture: np.ndarray, epoch: int) -> None:
+        """uint8 (height, width, 3)."""
+
+    def write_model(self, checkpoint: Path, metrics: Mapping[str, Any]) -> None:
+        """The finished model and its figures."""
+
+    def close(self) -> None:
+        """Wait until all is written."""
+
+
+class TensorBoardSink:
+    """Event files that `tensorboard --logdir runs` shows."""
+
+    def __init__(self, folder: Path, *, epochs_done: int) -> None:
+        # Hides what an earlier process wrote of the epochs to come: the whole of a finished run, the last epoch of a killed one.
+        self._writer = SummaryWriter(str(folder), purge_step=epochs_done + 1)
+
+    def write_scalars(self, values: Mapping[str, float], epoch: int) -> None:
+        """As `Sink`."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, epoch)
+
+    def write_picture(self, name: str, picture: np.ndarray, epoch: int) -> None:
+        """As `Sink`."""
+        self._writer.add_image(name, picture, epoch, dataformats="HWC")
+
+    def write_model(self, checkpoint: Path, metrics: Mapping[str, Any]) -> None:
+        """Keeps no files."""
+
+    def close(self) -> None:
+        """As `Sink`."""
+        self._writer.close()
+
+
+def check_tracking(params: TrackingParams) -> None:
+    """Raise `UserError` when a sink is asked for whose package is not installed."""
+    if params.wandb and find_spec("wandb") is None:
+        raise UserError(
+            "tracking.wandb is true, and the package wandb is not installed. "
+            "Set it to false, or: pip install -e '.[wandb]' -c constraints.txt"
+        )
+
+
+def open_sinks(folder: Path, params: TrackingParams, recipe: Recipe, epochs_done: int) -> list[Sink]:
+    """The sinks of one run. `folder`: of this run alone; its name is the run's identity."""
+    sinks: list[Sink] = [TensorBoardSink(folder, epochs_done=epochs_done)]
+    if params.wandb:
+        # Optional, and slow to import.
+        from carinspect.training.wandb_sink import WandbSink
+
+        sinks.append(WandbSink(folder, project=params.wandb_project, config=recipe.model_dump()))
+    return sinks
 
 
 class Tracker:
-    """Writes on rank 0, is silent on the others."""
+    """Shows and keeps one run, or is silent."""
 
-    def __init__(self, folder: Path, *, rank: int) -> None:
-        self._writer = SummaryWriter(str(folder)) if rank == 0 else None
+    def __init__(self, open_sinks: Callable[[int], list[Sink]] | None) -> None:
+        """`open_sinks` is called with the number of epochs that are done; None for a process that neither shows nor writes."""
+        self._open_sinks = open_sinks
+        self._sinks: list[Sink] = []
+        self._bar: tqdm | None = None
 
     def __enter__(self) -> "Tracker":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if self._writer:
-            self._writer.close()
+        if self._bar is not None:
+            self._bar.close()
+        for sink in self._sinks:
+            sink.close()
 
-    def write_epoch(self, row: dict[str, Any]) -> None:
-        """One row of the history."""
-        if self._writer is None:
+    def start(self, *, epochs_done: int, photos_done: int, photos_total: int) -> None:
+        """Open the bar and the sinks, for a run that has `epochs_done` behind it. Call once, before any other method.
+
+        `photos_done`, `photos_total`: photos behind the steps taken so far, and behind all steps of the recipe.
+        """
+        # None: shown on a terminal, silent in a pipe or a file.
+        self._bar = tqdm(
+            total=photos_total, initial=photos_done, unit=" photos", unit_scale=True, leave=False, dynamic_ncols=True,
+            disable=True if self._open_sinks is None else None,
+        )  # fmt: skip
+        if self._open_sinks is not None:
+            self._sinks = self._open_sinks(epochs_done)
+
+    def advance(self, photos: int) -> None:
+        """One step more, of so many photos."""
+        if self._bar is not None:
+            self._bar.update(photos)
+
+    def show_first(self, batches: Iterator[torch.Tensor], epoch: int) -> Iterator[torch.Tensor]:
+        """The same batches; in the first epochs the first of them is kept as a picture. `epoch` counts from 0."""
+        for index, images_BHWC in enumerate(batches):
+            if index == 0 and epoch < _SHOWN_EPOCHS:
+                for sink in self._sinks:
+                    sink.write_picture("augmented batch", tile_batch(images_BHWC.numpy()), epoch + 1)
+            yield images_BHWC
+
+    def write_epoch(
+        self,
+        row: dict[str, Any],
+        *,
+        rates: Mapping[str, float],
+        val_logits: Mapping[str, torch.Tensor],
+        val_labels: Mapping[str, torch.Tensor],
+    ) -> None:
+        """One row of the history, the learning rate of each group, and the confusion matrices of the validation photos."""
+        if self._open_sinks is None:
             return
-        for name, value in row.items():
-            if name != "epoch":
-                group, _, rest = name.partition("_")
-                self._writer.add_scalar(f"{group}/{rest or name}", value, row["epoch"])
+        epoch = row["epoch"]
+        scalars = {_tag(name): float(value) for name, value in row.items() if name != "epoch"}
+        scalars |= {f"lr/{name}": rate for name, rate in rates.items()}
+        arrays = [{name: values.float().numpy() for name, values in some.items()} for some in (val_logits, val_labels)]
+        pictures = draw_confusions(*arrays)
+        for sink in self._sinks:
+            sink.write_scalars(scalars, epoch)
+            for task, picture in pictures.items():
+                sink.write_picture(f"val confusion/{task}", picture, epoch)
         skills = "  ".join(f"{name.removeprefix('val_skill_')} {row[name]:.3f}" for name in row if name.startswith("val_skill_"))
-        print(f"epoch {row['epoch']:>3}  loss {row['train_loss_total']:.4f}  val score {row['val_score']:.4f}  ({skills})", flush=True)
+        with tqdm.external_write_mode():
+            print(f"epoch {epoch:>3}  loss {row['train_loss_total']:.4f}  val score {row['val_score']:.4f}  ({skills})", flush=True)
+
+    def write_model(self, checkpoint: Path, metrics: Mapping[str, Any]) -> None:
+        """The finished model and its figures."""
+        for sink in self._sinks:
+            sink.write_model(checkpoint, metrics)
+
+
+def group_rates(optimiser: torch.optim.Optimizer) -> dict[str, float]:
+    """The learning rate of each group of parameters, by its share of the recipe's rate; groups with the same share have the same rate."""
+    return {f"times_{group['lr_scale']:g}": float(group["lr"]) for group in optimiser.param_groups}
+
+
+def _tag(name: str) -> str:
+    """`train_loss_clean` as `train/loss_clean`, so that a viewer puts what belongs together side by side."""
+    if name.startswith("task_weight_"):
+        return f"task_weight/{name.removeprefix('task_weight_')}"
+    group, _, rest = name.partition("_")
+    return f"{group}/{rest or name}"
