@@ -15,7 +15,7 @@ from carinspect.core.errors import UserError
 from carinspect.core.params import parse_section
 from carinspect.core.tables import DATASET_COLUMNS, read_table
 from carinspect.core.tasks import SPREAD, TASKS, WEATHER_CLASSES
-from carinspect.evaluation.calibration import TEMPERATURE_BOUNDS, add_probabilities, fit_calibration, fit_temperature
+from carinspect.evaluation.calibration import add_probabilities, fit_calibration, fit_temperature
 from carinspect.evaluation.confidence_plot import write_confidence_plot
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.curves import make_curves, write_curves
@@ -105,17 +105,26 @@ def test_the_temperature_is_the_best_of_a_fine_grid() -> None:
     labels = np.array([random.choice(4, p=row) for row in softmax(logits / 1.7, axis=1)])
     grid = np.linspace(1.0, 3.0, 401)
     losses = [-log_softmax(logits / t, axis=1)[np.arange(3000), labels].mean() for t in grid]
-    # Smoothed targets pull it up by a hair.
+    # The prior pulls it by a hair.
     assert fit_temperature(logits, labels.astype(float)) == pytest.approx(grid[np.argmin(losses)], abs=0.03)
 
 
-def test_a_perfect_separation_of_val_does_not_make_every_probability_certain() -> None:
-    labels = np.tile([0.0, 1.0], 30)
-    logits = np.stack([np.zeros(60), np.where(labels == 1, 4.0, -4.0)], axis=1)
+@pytest.mark.parametrize("photos", [12, 60])
+def test_a_perfect_separation_of_val_does_not_make_every_probability_certain(photos: int) -> None:
+    labels = np.tile([0.0, 1.0], photos // 2)
+    logits = np.stack([np.zeros(photos), np.where(labels == 1, 4.0, -4.0)], axis=1)
     temperature = fit_temperature(logits, labels)
-    assert TEMPERATURE_BOUNDS[0] * 2 < temperature
-    # With 30 photos of a class, Platt's target is 31/32.
-    assert expit(4.0 / temperature) == pytest.approx(31 / 32, abs=1e-4)
+    # The likelihood alone has its best at 0; by hand, with the prior:
+    grid = np.linspace(0.2, 2, 2001)
+    assert temperature == pytest.approx(grid[np.argmin(photos * np.log1p(np.exp(-4 / grid)) + 0.5 * (np.log2(grid)) ** 2)], abs=2e-3)
+    assert 0.3 < temperature < 1
+
+
+def test_a_few_photos_that_the_model_separates_do_not_make_it_doubt_them() -> None:
+    """The twin of the test above: what guards against certainty must not take a model's well-founded confidence away."""
+    logits = 3.0 * np.eye(4)[np.arange(28) % 4]
+    confident = softmax(logits / fit_temperature(logits, np.arange(28.0) % 4), axis=1).max(axis=1)
+    assert confident.min() > softmax(logits, axis=1).max(axis=1).min()
 
 
 def test_only_val_decides_the_temperature(table: pd.DataFrame) -> None:

@@ -81,7 +81,7 @@ def test_a_stage_has_the_same_word_everywhere(stage: str) -> None:
 LAYERS = [
     {"core"}, {"images", "scoring"}, {"model", "inference"},
     {"annotations", "splits", "training", "evaluation", "thresholds", "export", "demo", "audit", "storage"},
-    {"comparison"},
+    {"comparison", "serving"},
     {"cli"},
 ]  # fmt: skip
 
@@ -108,8 +108,12 @@ def test_imports_go_down_the_layers() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["carinspect.inference.bundle", "carinspect.inference.car", "carinspect.images.store", "carinspect.scoring.ranking"]
-)
+    "module",
+    [
+        "carinspect.inference.bundle", "carinspect.inference.car", "carinspect.images.store", "carinspect.scoring.ranking",
+        "carinspect.serving.run",
+    ],
+)  # fmt: skip
 def test_what_serves_never_imports_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(SOURCE)}, check=False).returncode == 0

@@ -74,6 +74,17 @@ def score(
     raise typer.Exit(status_of(lambda: score_photos(photos, options)))
 
 
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8000,
+) -> None:
+    """Answer photos over HTTP, with a page at /. The environment sets the rest, MODEL_PATH first: see docs/serving.md."""
+    from carinspect.serving.run import serve
+
+    serve(host=host, port=port)
+
+
 @app.command("inspect")
 def inspect_model(
     model: Annotated[Path, typer.Argument(help="A model file, e.g. models/best.onnx.")],

@@ -8,7 +8,6 @@ import fcntl
 import os
 import signal
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,8 @@ from carinspect.core.errors import UserError
 
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
-HEARTBEAT_S, HEARTBEATS = 2, 4
-"""A machine that is silent for so many heartbeats is taken for dead."""
+MEETINGS = 5
+"""How often several machines begin again from the last state after one of them died."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +93,8 @@ def _meeting(cluster: Cluster) -> list[str]:
         return ["--standalone"]
     return [
         f"--nnodes={cluster.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={cluster.endpoint}", "--rdzv-id=carinspect",
-        f"--rdzv-conf=is_host={'false' if cluster.joins else 'true'},keep_alive_interval={HEARTBEAT_S},keep_alive_max_attempt={HEARTBEATS}",
-        # A machine that dies and comes back costs one; a mistake is tried as often.
-        "--max-restarts=5",
+        f"--rdzv-conf=is_host={'false' if cluster.joins else 'true'}",
     ]  # fmt: skip
-
-
-def wait_for_the_dead() -> None:
-    """Before a worker ends for want of another machine: as long as that one is not taken for dead, the next meeting would count it in."""
-    if int(os.environ["GROUP_WORLD_SIZE"]) > 1:
-        time.sleep(HEARTBEAT_S * (HEARTBEATS + 1))
 
 
 def join_launcher() -> None:
@@ -112,20 +103,34 @@ def join_launcher() -> None:
 
 
 def _be_torchrun() -> None:
-    from torch.distributed import run
+    from torch.distributed import DistError, run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
 
     try:
         run.main(sys.argv[1:])
+        return
+    except SignalException as error:
+        sys.exit(f"train_ddp: ended by {error.sigval.name}; the same command goes on from the last state")
     except ChildFailedError as error:
         # The worker has said why.
         rank, failure = error.get_first_failure()
-        sys.exit(
-            f"train_ddp: training process {rank} ended with exit status {failure.exitcode}; the same command goes on from the last state"
-        )
-    except SignalException as error:
-        sys.exit(f"train_ddp: ended by {error.sigval.name}; the same command goes on from the last state")
+        reason = f"training process {rank} ended with exit status {failure.exitcode}"
+    except (RendezvousError, DistError) as error:
+        reason = f"the machines did not meet ({' '.join(str(error).split())[:200]})"
+    _meet_again(reason)
+
+
+def _meet_again(reason: str) -> NoReturn:
+    """Begin anew where another machine may be the cause, else give up. torchrun's own restarts count a dead machine among the living."""
+    meetings = int(os.environ.get("CARINSPECT_MEETINGS", "1"))
+    if "--standalone" in sys.argv or meetings > MEETINGS:
+        sys.exit(f"train_ddp: {reason}; the same command goes on from the last state")
+    print(f"train_ddp: {reason}; meeting the other machines again ({meetings} of {MEETINGS})", file=sys.stderr, flush=True)
+    os.environ["CARINSPECT_MEETINGS"] = str(meetings + 1)
+    # The same process to whoever watches it; with the old image its connections close.
+    os.execv(sys.executable, [sys.executable, "-m", "carinspect.training.launch", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ from carinspect.training.batches import Photos, labels_as_tensors
 from carinspect.training.config import Recipe, TrackingParams
 from carinspect.training.contact_sheet import write_contact_sheet
 from carinspect.training.curves import draw_curves
-from carinspect.training.launch import wait_for_the_dead
 from carinspect.training.loop import train
 from carinspect.training.processes import connect, local_rank, meet
 from carinspect.training.progress import Progress
@@ -158,10 +157,6 @@ def run(job: Job) -> dict[str, Any]:
             metrics = _write_outputs(job, progress)
             tracker.write_model(job.checkpoint, metrics)
             return metrics
-    except RuntimeError:
-        # What an exchange raises whose other side is gone.
-        wait_for_the_dead()
-        raise
     finally:
         distributed.destroy_process_group()
 

@@ -1,0 +1,224 @@
+"""What the service costs: requests/s, latency and CPU seconds at 1, 8 and 32 clients, against the bare loop and against LitServe.
+
+    PYTHONPATH=src python benchmarks/serve.py [--backbone resnet50 --side 256] [--model models/best.onnx] [--photos data/demo]
+
+`bare loop` decodes and answers the same photos one by one on one thread, without HTTP. The servers run as processes of their own with one
+thread for photos; LitServe gets the same `Predictor`. Clients are threads of this process on loopback; what they cost is not counted.
+`of bare` compares photos per CPU second of server, the figure that a busy client cannot blur. All take turns in each round; a figure is
+the median of the rounds. With --backbone the model has random weights: what it costs does not depend on them.
+"""
+
+import argparse
+import http.client
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from carinspect.images.decode import PhotoError
+from carinspect.inference.bundle import open_bundle
+from carinspect.inference.predictor import Predictor, make_predictor
+
+CLIENTS = (1, 8, 32)
+BOUNDARY = "carinspect-benchmark"
+
+
+@dataclass(frozen=True)
+class Found:
+    """One round of one way."""
+
+    photos_per_s: float
+    photos_per_cpu_s: float
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs: where it listens, what it calls its photo, and its process."""
+
+    port: int
+    path: str
+    field: str
+    process: psutil.Process
+
+    def cpu_s(self) -> float:
+        """Of the process and all below it, so far."""
+        family = [self.process, *self.process.children(recursive=True)]
+        return sum(times.user + times.system for times in (member.cpu_times() for member in family))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--model", type=Path, default=Path("models/best.onnx"))
+    parser.add_argument("--backbone", help="export this timm model with random weights, in place of --model")
+    parser.add_argument("--side", type=int, default=256, help="its photos' side in pixels")
+    parser.add_argument("--photos", type=Path, default=Path("data/demo"))
+    parser.add_argument("--requests", type=int, default=400, help="of each way in each round")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        model = export_random(arguments.backbone, arguments.side, Path(folder)) if arguments.backbone else arguments.model
+        compare(model, arguments.photos, requests=arguments.requests, rounds=arguments.rounds)
+
+
+def compare(model: Path, folder: Path, *, requests: int, rounds: int) -> None:
+    predictor = make_predictor(open_bundle(model, threads=1))
+    photos = sound_photos(folder, predictor, requests)
+    with run_server("service", model) as service, run_server("LitServe", model) as litserve:
+        ways: dict[str, Callable[[], Found]] = {"bare loop": lambda: bare_loop(predictor, photos)}
+        for clients in CLIENTS:
+            ways[f"service, {clients} clients"] = lambda clients=clients: load(service, photos, clients=clients)
+            ways[f"LitServe, {clients} clients"] = lambda clients=clients: load(litserve, photos, clients=clients)
+        for way in ways.values():
+            way()  # to warm up
+        found: dict[str, list[Found]] = {name: [] for name in ways}
+        for _ in range(rounds):
+            for name, way in ways.items():
+                found[name].append(way())
+    bare = median(found["bare loop"], "photos_per_cpu_s")
+    print(f"{predictor.bundle.file_bytes / 1e6:.1f} MB model, {predictor.image_side_px} px, {len(photos)} photos a round, {rounds} rounds")
+    print(f"{'':22} {'photos/s':>9} {'p50 ms':>8} {'p99 ms':>8} {'photos/CPU s':>13} {'of bare':>8}")
+    for name, results in found.items():
+        speed, cost = median(results, "photos_per_s"), median(results, "photos_per_cpu_s")
+        p50, p99 = median(results, "p50_ms"), median(results, "p99_ms")
+        print(f"{name:22} {speed:9.1f} {p50:8.1f} {p99:8.1f} {cost:13.1f} {cost / bare:8.2f}")
+
+
+def median(results: list[Found], name: str) -> float:
+    return statistics.median(getattr(result, name) for result in results)
+
+
+def sound_photos(folder: Path, predictor: Predictor, count: int) -> list[bytes]:
+    """`count` photos under `folder`, some more than once where there are fewer."""
+    sound = []
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".png")):
+        content = path.read_bytes()
+        try:
+            predictor.load(content)
+        except PhotoError:
+            continue
+        sound.append(content)
+        if len(sound) == count:
+            break
+    return [sound[place % len(sound)] for place in range(count)]
+
+
+def bare_loop(predictor: Predictor, photos: list[bytes]) -> Found:
+    begun, cpu = time.perf_counter(), time.process_time()
+    seconds = []
+    for photo in photos:
+        start = time.perf_counter()
+        predictor.bundle.predict(predictor.load(photo)[None])
+        seconds.append(time.perf_counter() - start)
+    return summarise(seconds, wall_s=time.perf_counter() - begun, cpu_s=time.process_time() - cpu)
+
+
+def load(server: Server, photos: list[bytes], *, clients: int) -> Found:
+    """Send all photos by so many clients, each with one connection and one photo under way."""
+    shares = [photos[first::clients] for first in range(clients)]
+    cpu, begun = server.cpu_s(), time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        seconds = [took for took_of_client in pool.map(lambda share: send_all(server, share), shares) for took in took_of_client]
+    return summarise(seconds, wall_s=time.perf_counter() - begun, cpu_s=server.cpu_s() - cpu)
+
+
+def send_all(server: Server, photos: list[bytes]) -> list[float]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=120)
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{server.field}"; filename="x.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
+    seconds = []
+    for photo in photos:
+        body = head.encode() + photo + f"\r\n--{BOUNDARY}--\r\n".encode()
+        start = time.perf_counter()
+        connection.request("POST", server.path, body, {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"})
+        answer = connection.getresponse()
+        content = answer.read()
+        seconds.append(time.perf_counter() - start)
+        assert answer.status == 200, content
+    connection.close()
+    return seconds
+
+
+def summarise(seconds: list[float], *, wall_s: float, cpu_s: float) -> Found:
+    cuts = statistics.quantiles(seconds, n=100)
+    return Found(len(seconds) / wall_s, len(seconds) / cpu_s, 1000 * cuts[49], 1000 * cuts[98])
+
+
+@contextmanager
+def run_server(name: str, model: Path) -> Iterator[Server]:
+    """A server as a process of its own, ready."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    environment = os.environ | {"MODEL_PATH": str(model), "THREADS": "1", "OMP_NUM_THREADS": "1"}
+    if name == "service":
+        command, path, field = ["-m", "carinspect.cli.main", "serve", "--port", str(port)], "/predict/file", "file"
+        ready = "/readyz"
+    else:
+        command, path, field = [str(Path(__file__).with_name("serve_litserve.py")), str(port)], "/predict", "request"
+        ready = "/health"
+    process = subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        wait_until_ready(port, ready, process)
+        yield Server(port, path, field, psutil.Process(process.pid))
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def wait_until_ready(port: int, path: str, process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        assert process.poll() is None, "the server ended"
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("GET", path)
+            if connection.getresponse().status == 200:
+                return
+        except OSError:
+            time.sleep(0.2)
+        finally:
+            connection.close()
+    raise AssertionError("the server never got ready")
+
+
+def export_random(backbone: str, side_px: int, folder: Path) -> Path:
+    """A model file of this project with random weights."""
+    import torch
+
+    from carinspect.export.describe import describe_model
+    from carinspect.export.graph import AnsweringNetwork, to_onnx
+    from carinspect.inference.seal import seal
+    from carinspect.model.backbones import build_backbone
+    from carinspect.model.checkpoint import Checkpoint
+    from carinspect.model.config import ModelRecipe
+    from carinspect.model.network import CarInspectionNetwork
+
+    torch.manual_seed(0)
+    recipe = ModelRecipe(
+        tasks=["clean", "cleanliness", "damage", "weather"], backbone=backbone, pretrained="none", hidden_features=128, dropout=0.2
+    )
+    network = CarInspectionNetwork(recipe, backbone=build_backbone(backbone, image_side_px=side_px))
+    offset = {"clean": [0.0, 0.0], "weather": [0.0, 0.0, 0.0, 0.0]}
+    calibration = {"temperature": {"clean": 1.0, "weather": 1.0}, "logit_offset": offset, "uncertainty": None}
+    model = to_onnx(AnsweringNetwork(network.eval(), calibration), image_side_px=side_px)
+    checkpoint = Checkpoint(model=recipe, image_side_px=side_px, weights={}, lineage={})
+    rule = {"T_clean": 0.5, "T_low": None, "T_high": 0.5, "proves": None}
+    describe_model(model, checkpoint=checkpoint, calibration=calibration, threshold=rule, metrics={"test": {}})
+    path = folder / "random.onnx"
+    path.write_bytes(seal(model.SerializeToString()))
+    return path
+
+
+if __name__ == "__main__":
+    main()

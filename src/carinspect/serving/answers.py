@@ -1,0 +1,160 @@
+"""Owns the form of the service's answers."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from carinspect.inference.car import CarRule, judge_car
+from carinspect.inference.decision import DecisionRule
+from carinspect.serving.engine import Seen
+
+
+class Form(BaseModel):
+    """Base of the answers' parts; they are built from checked values, and never changed."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+
+class Timings(Form):
+    """Milliseconds."""
+
+    queue_ms: float = Field(description="Accepted, and waiting for its turn.")
+    decode_ms: float
+    model_ms: float
+    total_ms: float = Field(description="From the last byte of the photo to the answer.")
+
+
+class Promise(Form):
+    """What is proved of the photos that the rule calls clean."""
+
+    precision: float
+    confidence: float
+    of: str
+
+
+class ExplanationForm(Form):
+    """How much the answer falls when a cell of the photo is covered."""
+
+    of: str = Field(description="The answer in question, e.g. p_clean.")
+    grid: list[list[float]] = Field(description="Row by row from the upper left corner.")
+
+
+class PhotoAnswer(Form):
+    """The answer to one photo. None where the model was not trained on the task."""
+
+    label: Literal["clean", "dirty"] | None
+    p_clean: float | None
+    threshold: float | None
+    decision: Literal["clean", "dirty", "unsure"] | None
+    promise: Promise | None = Field(description="None when nothing is proved, or when the operator replaced a threshold.")
+    overridden: bool = Field(description="Whether the operator replaced a threshold of the model.")
+    in_words: str = Field(description="The decision and its promise in plain words.")
+    cleanliness: float | None = Field(description="0..1, 1 = clean.")
+    damage: float | None = Field(description="0..1, 1 = undamaged.")
+    weather: str | None
+    p_weather: dict[str, float] | None
+    uncertainty: dict[str, float | None] | None = Field(description="Standard deviations, where the model can tell them.")
+    explanation: ExplanationForm | None
+    model_version: str
+    timings: Timings
+
+
+class BatchItem(Form):
+    """One photo of several: its answer, or why there is none."""
+
+    answer: PhotoAnswer | None
+    error: str | None
+    status: int = Field(description="The status that the photo alone would have got.")
+
+
+class CarVerdict(Form):
+    """Of one car, from all of its photos; places count from 0."""
+
+    decision: Literal["clean", "dirty", "unsure"]
+    p_clean: float | None = Field(description="The lowest of its photos.")
+    dirtiest_photo: int | None
+    cleanliness: float | None = Field(description="The lowest of its photos.")
+    damage: float | None = Field(description="The lowest of its photos, 1 = undamaged.")
+    most_damaged_photo: int | None
+    level: Literal["car", "photo"] = Field(description="Whether a rule for cars decided, or the photo's, which proves nothing of cars.")
+    proves: Promise | None
+
+
+class BatchAnswer(Form):
+    """The answers to several photos, in the order sent."""
+
+    photos: list[BatchItem]
+    car: CarVerdict | None = Field(description="With ?car=true, where every photo has an answer.")
+    model_version: str
+
+
+def form_answer(seen: Seen, *, total_s: float) -> PhotoAnswer:
+    """The answer to a photo that was seen `total_s` seconds after its last byte had come."""
+    answer, rule = seen.answer, seen.model.predictor.rule
+    busy_s = seen.decode_s + seen.model_s
+    explanation = seen.explanation
+    return PhotoAnswer(
+        label=answer.label,
+        p_clean=answer.p_clean,
+        threshold=answer.threshold,
+        decision=answer.decision,
+        promise=form_promise(rule),
+        overridden=rule.overridden,
+        in_words=say(answer.decision, rule),
+        cleanliness=answer.cleanliness,
+        damage=answer.damage,
+        weather=answer.weather,
+        p_weather=answer.p_weather,
+        uncertainty=answer.uncertainty,
+        explanation=None if explanation is None else ExplanationForm(of=explanation.of, grid=explanation.grid),
+        model_version=seen.model.version,
+        timings=Timings(
+            queue_ms=_milliseconds(max(0.0, total_s - busy_s)),
+            decode_ms=_milliseconds(seen.decode_s),
+            model_ms=_milliseconds(seen.model_s),
+            total_ms=_milliseconds(total_s),
+        ),
+    )
+
+
+def form_promise(rule: DecisionRule) -> Promise | None:
+    """The rule's promise, or None."""
+    proved: dict[str, Any] | None = rule.promise
+    if proved is None:
+        return None
+    return Promise(precision=proved["precision"], confidence=proved["confidence"], of=proved["of"])
+
+
+def form_verdict(items: list[BatchItem], rule: CarRule) -> CarVerdict | None:
+    """The verdict on the car that all of the photos show; None where one of them has no answer, for it might be the dirty one."""
+    answers = [item.answer for item in items if item.answer is not None]
+    if len(answers) < len(items):
+        return None
+    return CarVerdict.model_validate(judge_car(answers, rule).as_dict())
+
+
+def say(decision: str | None, rule: DecisionRule) -> str:
+    """The decision and what stands behind it, for a person who knows nothing of thresholds."""
+    words = {
+        "clean": "The car is clean.",
+        "dirty": "The car is dirty.",
+        "unsure": "The photo does not settle whether the car is clean; a person should look.",
+        None: "This model was not taught to tell clean from dirty.",
+    }[decision]
+    if decision is None or (decision == "unsure" and rule.promise is not None):
+        return words
+    return f"{words} {_say_promise(decision, rule)}"
+
+
+def _say_promise(decision: str, rule: DecisionRule) -> str:
+    if rule.overridden:
+        return "No promise: the operator of this service replaced the model's threshold."
+    if rule.promise is None:
+        return "No promise: the photos at hand were too few to prove one."
+    precision, confidence = (f"{100 * rule.promise[key]:g} %" for key in ("precision", "confidence"))
+    promise = f"of photos like those it was tested on, at least {precision} of what is called clean is clean ({confidence} confidence)."
+    return promise.capitalize() if decision == "clean" else f"Only “clean” carries a promise: {promise}"
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(1000 * seconds, 3)

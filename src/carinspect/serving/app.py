@@ -1,0 +1,92 @@
+"""Owns the application: the routes, what is around them, and its beginning and end.
+
+`uvicorn --factory carinspect.serving.app:from_environment` runs it; `carinspect serve` adds the time limits that strangers call for.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from uvicorn.config import STARTUP_FAILURE
+
+from carinspect.core.errors import UserError
+from carinspect.serving.config import ServiceConfig, read_config
+from carinspect.serving.fetching import Fetcher
+from carinspect.serving.middleware import Surroundings
+from carinspect.serving.refusals import RefusalError, answer_fault, answer_http_error, answer_refusal, answer_wrong_query
+from carinspect.serving.routes import router
+from carinspect.serving.service import Service
+
+log = logging.getLogger("uvicorn.error")
+
+
+def from_environment() -> FastAPI:
+    """The application that the environment describes; a wrong setting or an unfit model ends the process with one line."""
+    try:
+        return create_app(read_config(os.environ))
+    except UserError as error:
+        print(f"carinspect: {error}", file=sys.stderr)
+        # The status by which uvicorn knows that beginning again would not help.
+        sys.exit(STARTUP_FAILURE)
+
+
+def create_app(config: ServiceConfig, *, fetcher: Fetcher | None = None) -> FastAPI:
+    """The application. Raises `UserError` when its model is not fit to serve. fetcher: None takes one for the public internet."""
+    service = Service(config, fetcher or Fetcher(config))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await service.engine.start()
+        running: set[asyncio.Task[None]] = set()
+        _reload_on_hangup(service, running)
+        _announce(service)
+        yield
+        await asyncio.gather(*running)
+        await service.engine.stop()
+        service.close()
+
+    # No /docs: FastAPI's page loads its scripts from elsewhere. /openapi.json has it all.
+    app = FastAPI(title="carinspect", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service = service
+    app.include_router(router)
+    app.add_exception_handler(RefusalError, answer_refusal)
+    app.add_exception_handler(HTTPException, answer_http_error)
+    app.add_exception_handler(RequestValidationError, answer_wrong_query)
+    app.add_exception_handler(Exception, answer_fault)
+    app.add_middleware(Surroundings, monitor=service.monitor)
+    return app
+
+
+def _reload_on_hangup(service: Service, running: set[asyncio.Task[None]]) -> None:
+    async def reload() -> None:
+        # The reason is in the log, and the old model goes on.
+        with suppress(UserError):
+            await service.reload(service.model_file)
+
+    def begin() -> None:
+        task = asyncio.get_running_loop().create_task(reload())
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    try:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, begin)
+    except (RuntimeError, ValueError):
+        log.info("Not in the main thread: SIGHUP does not reload the model.")
+
+
+def _announce(service: Service) -> None:
+    config, model = service.config, service.engine.model
+    log.info("Serving model %s on %s, %d photos at once", model.version, model.predictor.bundle.provider, config.compute_threads)
+    if model.predictor.rule.overridden:
+        log.warning("THRESH, T_LOW or T_HIGH replace the model's own thresholds: no promise holds, and every answer says so.")
+    elif model.predictor.rule.promise is None:
+        log.warning("The model carries no promise: no threshold could be proved when it was made.")
+    if config.api_token is None:
+        log.warning("No API_TOKEN: whoever reaches this port can use the service.")

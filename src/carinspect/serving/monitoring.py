@@ -1,0 +1,51 @@
+"""Owns the service's figures for Prometheus, over all of its worker processes."""
+
+import os
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+
+from carinspect.serving.engine import Seen
+
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable by which prometheus_client finds the files that several processes share. `carinspect serve` sets it."""
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Monitor:
+    """The figures of one process; `text` tells those of all."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        registry = self._registry
+        self.requests = Counter("carinspect_requests", "Requests by route and status.", ["route", "status"], registry=registry)
+        self.request_seconds = Histogram(
+            "carinspect_request_seconds", "From a request's headers to its answer.", ["route"], buckets=_SECONDS, registry=registry
+        )
+        self._decisions = Counter("carinspect_decisions", "Answered photos by decision.", ["decision"], registry=registry)
+        self._decode_seconds = Histogram("carinspect_decode_seconds", "Decoding a photo.", buckets=_SECONDS, registry=registry)
+        self._model_seconds = Histogram("carinspect_model_seconds", "The model's run for a photo.", buckets=_SECONDS, registry=registry)
+        self.reloads = Counter("carinspect_model_reloads", "Replacements of the model by outcome.", ["outcome"], registry=registry)
+        self.waiting = Gauge("carinspect_photos_waiting", "Photos not yet answered.", multiprocess_mode="livesum", registry=registry)
+        self._model = Gauge("carinspect_model_info", "1 for the model served.", ["version"], multiprocess_mode="livemax", registry=registry)
+        self._version: str | None = None
+
+    def note_model(self, version: str) -> None:
+        """Say that `version`, and no other, is now served."""
+        if self._version is not None:
+            self._model.labels(self._version).set(0)
+        self._version = version
+        self._model.labels(version).set(1)
+
+    def note_answer(self, seen: Seen) -> None:
+        """Count a photo's answer and what it took."""
+        self._decisions.labels(seen.answer.decision or "none").inc()
+        self._decode_seconds.observe(seen.decode_s)
+        self._model_seconds.observe(seen.model_s)
+
+    def text(self) -> bytes:
+        """The figures in Prometheus' text format."""
+        if SHARED_FOLDER not in os.environ:
+            return generate_latest(self._registry)
+        together = CollectorRegistry()
+        multiprocess.MultiProcessCollector(together)
+        return generate_latest(together)

@@ -1,0 +1,72 @@
+"""Owns what an uploaded photo must be before it is decoded: its size, its shape, and nothing but a photo."""
+
+import io
+import zipfile
+from dataclasses import dataclass
+
+import numpy as np
+
+from carinspect.images.decode import PhotoError, open_photo
+from carinspect.inference.predictor import Predictor
+from carinspect.serving.config import ServiceConfig
+from carinspect.serving.refusals import RefusalError
+
+PHOTO_TYPES = ("image/", "application/octet-stream")
+_MARKUP = (b"<!doctype", b"<html", b"<script", b"<svg", b"<?php", b"%pdf-")
+_EDGE_BYTES = 4096
+
+
+def check_declared_type(content_type: str) -> None:
+    """Refuse an upload whose sender calls it anything but a photo; what it really is shows itself when it is opened."""
+    if content_type and not content_type.lower().startswith(PHOTO_TYPES):
+        raise RefusalError(415, "The content type of the upload is not an image's.")
+
+
+@dataclass(frozen=True)
+class DecodedPhoto:
+    """A photo as the model takes it."""
+
+    pixels: np.ndarray
+    """uint8 (side, side, 3)."""
+    width_px: int
+    """Of the file, as its header says."""
+    height_px: int
+
+
+def read_photo(content: bytes, predictor: Predictor, config: ServiceConfig) -> DecodedPhoto:
+    """The model's input. Raises `RefusalError` with 413, 415 or 422 for what is not one sound, plain photo."""
+    try:
+        # Reads the header alone.
+        width_px, height_px = open_photo(content).size
+    except PhotoError as error:
+        raise RefusalError(413 if "pixels" in str(error) else 415, f"Refused: {error}.") from None
+    _check_shape(width_px, height_px, config)
+    _check_single_file(content)
+    try:
+        return DecodedPhoto(predictor.load(content), width_px, height_px)
+    except PhotoError:
+        # The decoder's own words are for developers.
+        raise RefusalError(422, "Refused: the photo is damaged or cut short, and cannot be decoded.") from None
+
+
+def _check_shape(width_px: int, height_px: int, config: ServiceConfig) -> None:
+    said = f"Refused: the photo is {width_px} x {height_px} pixels"
+    if width_px * height_px > config.max_pixels:
+        raise RefusalError(413, f"{said}, and {config.max_pixels:,} in all are the most that is taken.")
+    if min(width_px, height_px) < config.min_side_px:
+        raise RefusalError(422, f"{said}, and {config.min_side_px} is the least that a side may have.")
+    if max(width_px, height_px) > config.max_aspect_ratio * min(width_px, height_px):
+        raise RefusalError(422, f"{said}, a strip. The longer side may be {config.max_aspect_ratio:g} times the shorter one.")
+
+
+def _check_single_file(content: bytes) -> None:
+    """Refuse a photo that is another kind of file, too. Nothing here would run it, but nobody sends one by accident.
+
+    Only the edges are searched for markup: that is where programs that guess at a file's kind look. Videos behind a photo are left
+    alone, for phones put them there.
+    """
+    edges = (content[:_EDGE_BYTES] + content[-_EDGE_BYTES:]).lower()
+    # The second mark, for chance alone makes the first in one of 60,000 photos.
+    archive = zipfile.is_zipfile(io.BytesIO(content)) and b"PK\x01\x02" in content
+    if archive or any(mark in edges for mark in _MARKUP):
+        raise RefusalError(422, "Refused: the photo is an archive, a document or a script, too. Save it anew as a JPEG.")

@@ -1,0 +1,186 @@
+"""Owns the service's routes: what each takes, and the form of its answers."""
+
+import asyncio
+import os
+import signal
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from carinspect.core.errors import UserError
+from carinspect.serving.answers import BatchAnswer, BatchItem, PhotoAnswer, form_verdict
+from carinspect.serving.refusals import RefusalBody, RefusalError
+from carinspect.serving.service import Service
+from carinspect.serving.uploads import read_form_photos, read_json_body
+
+SUPERVISOR = "CARINSPECT_SUPERVISOR"
+"""Variable with the process id of the parent of several workers. It passes a reload on to all of them."""
+
+router = APIRouter()
+
+_PHOTO = {"type": "string", "format": "binary"}
+_REASONS = {
+    400: "The body is broken.",
+    401: "The token is missing or wrong.",
+    403: "Switched off here, or not allowed.",
+    408: "The body came too slowly.",
+    413: "Too large.",
+    415: "Not a photo, or not in the form asked for.",
+    422: "The photo, or a value, cannot be used.",
+    503: "Too much at once; Retry-After says when to try again.",
+}
+_TAKING = {400, 401, 408, 413, 415, 422, 503}
+
+
+def _refusals(statuses: set[int]) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": RefusalBody, "description": _REASONS[status]} for status in sorted(statuses)}
+
+
+def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
+    form = {"type": "object", "required": [field], "properties": {field: schema}, "additionalProperties": False}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+def _json(answer: BaseModel) -> Response:
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+@router.post(
+    "/predict/file", response_model=PhotoAnswer, responses=_refusals({*_TAKING, 403}), openapi_extra=_form("file", _PHOTO), tags=["answers"]
+)
+async def predict_file(request: Request, explain: bool = False) -> Response:
+    """One photo's answers. `explain` adds an occlusion map: where the model looks."""
+    service = _service(request)
+    service.authorise(request)
+    with service.upload() as reservation:
+        (photo,) = await read_form_photos(request, field_name="file", max_files=1, config=service.config, reservation=reservation)
+        with service.admission(1):
+            return _json(await service.look(photo, explained=explain))
+
+
+class PhotoUrl(BaseModel):
+    """Where a photo lies."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    url: str
+
+
+@router.post(
+    "/predict/url",
+    response_model=PhotoAnswer,
+    responses=_refusals({*_TAKING, 403}),
+    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": PhotoUrl.model_json_schema()}}}},
+    tags=["answers"],
+)
+async def predict_url(request: Request, explain: bool = False) -> Response:
+    """The answers for a photo on the public internet. Off unless the operator allows it."""
+    service = _service(request)
+    service.authorise(request)
+    with service.upload() as reservation:
+        body = await read_json_body(request, config=service.config, reservation=reservation)
+        try:
+            url = PhotoUrl.model_validate_json(body).url
+        except ValidationError:
+            raise RefusalError(422, 'Send {"url": "https://…"} and nothing else.') from None
+        photo = await service.fetcher.fetch(url, reservation)
+        with service.admission(1):
+            return _json(await service.look(photo, explained=explain))
+
+
+@router.post(
+    "/predict/batch",
+    response_model=BatchAnswer,
+    responses=_refusals(_TAKING),
+    openapi_extra=_form("files", {"type": "array", "items": _PHOTO, "minItems": 1}),
+    tags=["answers"],
+)
+async def predict_batch(request: Request, car: bool = False) -> Response:
+    """Several photos' answers, each with an answer or an error of its own. `car` says that all show one car, and adds a verdict on it."""
+    service = _service(request)
+    service.authorise(request)
+    with service.upload() as reservation:
+        photos = await read_form_photos(
+            request, field_name="files", max_files=service.config.max_batch_files, config=service.config, reservation=reservation
+        )
+        with service.admission(len(photos)):
+            items = await asyncio.gather(*(_batch_item(service, photo) for photo in photos))
+    model = service.engine.model
+    verdict = form_verdict(items, model.car_rule) if car else None
+    return _json(BatchAnswer(photos=items, car=verdict, model_version=model.version))
+
+
+async def _batch_item(service: Service, photo: bytes) -> BatchItem:
+    try:
+        return BatchItem(answer=await service.look(photo, explained=False), error=None, status=200)
+    except RefusalError as refusal:
+        return BatchItem(answer=None, error=refusal.reason, status=refusal.status)
+
+
+@router.get("/model", responses=_refusals({401}), tags=["model"])
+async def model(request: Request) -> dict[str, Any]:
+    """What is served: its lineage, its figures on the test split, its rule and promise."""
+    service = _service(request)
+    service.authorise(request)
+    return service.engine.model.describe()
+
+
+class ReloadRefusal(RefusalBody):
+    """Why a new model was not taken, and which one goes on."""
+
+    model_version: str
+
+
+@router.post("/admin/reload", responses={**_refusals({401, 403}), 409: {"model": ReloadRefusal}}, tags=["model"])
+async def reload(request: Request, response: Response) -> dict[str, Any]:
+    """Replace the model by the file that now lies at MODEL_PATH; no request is dropped. Asks for the token, so it needs one."""
+    service = _service(request)
+    if service.config.api_token is None:
+        raise RefusalError(403, "There is no token to ask for (API_TOKEN), so this is switched off. Send the process SIGHUP instead.")
+    service.authorise(request)
+    try:
+        described = await service.reload(service.config.model_path)
+    except UserError:
+        response.status_code = 409
+        reason = "The new model file is not fit to serve, and the service's log says why. The old one goes on."
+        return {"error": reason, "model_version": service.engine.model.version}
+    if SUPERVISOR in os.environ:
+        os.kill(int(os.environ[SUPERVISOR]), signal.SIGHUP)
+    return described
+
+
+@router.get("/healthz", tags=["state"])
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses=_refusals({503}), tags=["state"])
+async def readyz(request: Request) -> dict[str, str]:
+    """A photo sent now would be taken."""
+    service = _service(request)
+    if service.engine.full:
+        raise RefusalError(503, "Too many photos are waiting.")
+    return {"status": "ready", "model_version": service.engine.model.version}
+
+
+@router.get("/metrics", response_class=Response, responses=_refusals({401}), tags=["state"])
+async def metrics(request: Request) -> Response:
+    """Figures for Prometheus."""
+    service = _service(request)
+    service.authorise(request)
+    return Response(service.monitor.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/", include_in_schema=False)
+async def page(request: Request) -> Response:
+    """The page for people."""
+    service = _service(request)
+    return Response(service.page, media_type="text/html", headers={"Content-Security-Policy": service.page_policy})

@@ -1,0 +1,109 @@
+"""Owns what the routes share: the settings, the model's engine, the books, and who may ask."""
+
+import hmac
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+
+from carinspect.core.errors import UserError
+from carinspect.inference.drift_log import DriftLog
+from carinspect.serving.answers import PhotoAnswer, form_answer
+from carinspect.serving.config import ServiceConfig
+from carinspect.serving.engine import Engine
+from carinspect.serving.fetching import Fetcher
+from carinspect.serving.loaded_model import load_model
+from carinspect.serving.monitoring import Monitor
+from carinspect.serving.page import read_page
+from carinspect.serving.refusals import RefusalError, busy
+from carinspect.serving.uploads import Reservation, UploadMemory
+
+MODEL_COPY = "CARINSPECT_MODEL_COPY"
+"""Variable by which the parent of several workers tells them where the proven copy of the model lies."""
+
+log = logging.getLogger("uvicorn.error")
+
+
+class Service:
+    """One process's service. Raises `UserError` when the model is not fit to serve under `config`."""
+
+    def __init__(self, config: ServiceConfig, fetcher: Fetcher) -> None:
+        self.config = config
+        self.fetcher = fetcher
+        self.model_file = Path(os.environ.get(MODEL_COPY) or config.model_path)
+        """What this process loads: with several workers the proven copy of MODEL_PATH."""
+        self.engine = Engine(config, load_model(self.model_file, config))
+        self.monitor = Monitor()
+        self.drift_log = self._open_drift_log()
+        self.page, self.page_policy = read_page()
+        self._memory = UploadMemory(int(config.max_buffered_mb * 1_000_000))
+        self.monitor.note_model(self.engine.model.version)
+
+    def authorise(self, request: Request) -> None:
+        """Refuse a request without the token, where there is one."""
+        if self.config.api_token is None:
+            return
+        expected = f"Bearer {self.config.api_token.get_secret_value()}".encode()
+        # Takes as long for a token that is nearly right as for one that is not.
+        if not hmac.compare_digest(request.headers.get("authorization", "").encode(), expected):
+            raise RefusalError(401, "This asks for a token: send the header 'Authorization: Bearer …'.")
+
+    @contextmanager
+    def upload(self) -> Iterator[Reservation]:
+        """Memory for one request's body while the block lasts. Nothing is read of a request that could not be answered soon."""
+        if self.engine.full:
+            raise busy("Too many photos are waiting")
+        with self._memory.reservation() as reservation:
+            yield reservation
+
+    @contextmanager
+    def admission(self, photos: int) -> Iterator[None]:
+        """Places in the engine's queue while the block lasts."""
+        with self.engine.admission(photos):
+            self.monitor.waiting.set(self.engine.waiting)
+            try:
+                yield
+            finally:
+                self.monitor.waiting.set(self.engine.waiting - photos)
+
+    async def look(self, content: bytes, *, explained: bool) -> PhotoAnswer:
+        """The answer to one admitted photo, noted in the books. Raises `RefusalError` for one that cannot be answered."""
+        start = time.perf_counter()
+        seen = await self.engine.look(content, explained=explained)
+        self.monitor.note_answer(seen)
+        # A photo that the model before answered belongs to no line of this one.
+        if self.drift_log is not None and seen.model is self.engine.model:
+            photo = seen.photo
+            self.drift_log.add(seen.answer, photo.pixels, width_px=photo.width_px, height_px=photo.height_px)
+        return form_answer(seen, total_s=time.perf_counter() - start)
+
+    async def reload(self, path: Path) -> dict[str, Any]:
+        """Replace the model by the file at `path`. Raises `UserError`, and goes on with the old one, when it is not fit."""
+        try:
+            model = await self.engine.reload(path)
+        except UserError as error:
+            self.monitor.reloads.labels("refused").inc()
+            log.error("Still serving model %s: %s", self.engine.model.version, error)
+            raise
+        self.monitor.reloads.labels("done").inc()
+        self.monitor.note_model(model.version)
+        # A line of the log speaks of one model.
+        self.close()
+        self.drift_log = self._open_drift_log()
+        return model.describe()
+
+    def close(self) -> None:
+        """Write what is still to be written."""
+        if self.drift_log is not None:
+            self.drift_log.close()
+
+    def _open_drift_log(self) -> DriftLog | None:
+        if self.config.drift_log is None:
+            return None
+        digest = self.engine.model.predictor.bundle.sha256
+        return DriftLog(self.config.drift_log, window_s=self.config.drift_window_s, model_sha256=digest)

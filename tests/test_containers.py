@@ -1,0 +1,141 @@
+"""docker/: the files are sound, and what they name exists. No image is built here."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from serving_tools import ROOT, model_bytes, photo_bytes
+
+DOCKERFILES = ["docker/Dockerfile", "docker/Dockerfile.train"]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+BIN = Path(sys.executable).parent
+
+
+def pins(path: str) -> dict[str, str]:
+    """Package → version, of a requirements file."""
+    lines = (line.strip() for line in (ROOT / path).read_text().splitlines())
+    return dict(line.split("==", 1) for line in lines if line and not line.startswith("#"))
+
+
+@pytest.mark.parametrize("file", DOCKERFILES)
+def test_hadolint_finds_nothing(file: str) -> None:
+    done = subprocess.run([BIN / "hadolint", file], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_compose_file_follows_its_schema() -> None:
+    command = [BIN / "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("file", ["docker/requirements-serve.txt", "docker/requirements-pull.txt"])
+def test_an_image_has_the_versions_that_were_tested(file: str) -> None:
+    assert pins(file).items() <= pins("requirements.txt").items()
+    assert "torch" not in pins(file)
+
+
+def instructions(file: str, word: str) -> list[str]:
+    text = (ROOT / file).read_text().replace("\\\n", " ")
+    return re.findall(rf"^{word} (.*)$", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("file", DOCKERFILES)
+def test_every_copied_path_exists_and_is_let_into_the_build(file: str) -> None:
+    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    sources = [source for copy in instructions(file, "COPY") for source in copy.split()[:-1]]
+    assert sources
+    for source in sources:
+        assert (ROOT / source).exists(), source
+        assert any(source == path or source.startswith(f"{path}/") for path in allowed), source
+
+
+@pytest.mark.parametrize("file", DOCKERFILES)
+def test_no_image_runs_as_root(file: str) -> None:
+    stages = re.split(r"^FROM ", (ROOT / file).read_text(), flags=re.MULTILINE)[1:]
+    assert all("USER 10001:10001" in stage for stage in stages if "ENTRYPOINT" in stage)
+
+
+def test_services_hold_nothing_that_they_do_not_need() -> None:
+    for name in ("serve", "serve-gpu"):
+        service = COMPOSE["services"][name]
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["volumes"][0].endswith(":ro")
+        assert service["ports"][0].startswith("${LISTEN:-127.0.0.1:")
+    for service in COMPOSE["services"].values():
+        assert (ROOT / service["build"]["dockerfile"]).is_file()
+        target = service["build"].get("target")
+        assert target is None or f"AS {target}\n" in (ROOT / "docker/Dockerfile").read_text()
+
+
+def test_every_setting_passed_on_is_one_that_the_service_reads() -> None:
+    from carinspect.serving.config import ServiceConfig
+
+    known = {field.upper() for field in ServiceConfig.model_fields}
+    assert set(COMPOSE["services"]["serve-gpu"]["environment"]) <= known
+
+
+def test_the_command_of_the_image_exists() -> None:
+    (entry,) = [entry for entry in instructions("docker/Dockerfile", "ENTRYPOINT") if "carinspect" in entry]
+    command = [sys.executable, *yaml.safe_load(entry)[1:4], "--help"]
+    done = subprocess.run(command, env={"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, check=True)
+    assert "--host" in done.stdout
+    assert "--port" in done.stdout
+
+
+ONLY_LISTED = """
+import importlib.metadata, importlib.abc, pathlib, re, sys
+
+def needed(names):
+    found, waiting = set(), list(names)
+    while waiting:
+        name = re.sub("[-_.]+", "-", waiting.pop()).lower()
+        if name in found:
+            continue
+        try:
+            required = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # for another platform
+        found.add(name)
+        waiting += [re.match("[A-Za-z0-9._-]+", line)[0] for line in required if "extra ==" not in line]
+    return found
+
+listed = needed(sys.argv[1].split(","))
+owners = importlib.metadata.packages_distributions()
+
+class OnlyListed(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        top = name.split(".")[0]
+        of = {re.sub("[-_.]+", "-", owner).lower() for owner in owners.get(top, [])}
+        if of and not of & (listed | {"carinspect"}):
+            raise ModuleNotFoundError(f"{name} is of {of}, which is not listed", name=name)
+
+sys.meta_path.insert(0, OnlyListed())
+from fastapi.testclient import TestClient
+from carinspect.serving.app import create_app
+from carinspect.serving.config import read_config
+import carinspect.serving.run, carinspect.cli.main
+with TestClient(create_app(read_config({"MODEL_PATH": sys.argv[2]}))) as client:
+    photo = pathlib.Path(sys.argv[3]).read_bytes()
+    assert client.post("/predict/file", files={"file": ("x", photo, "image/jpeg")}).status_code == 200
+"""
+
+
+def test_the_service_runs_on_the_listed_packages_alone(tmp_path: Path) -> None:
+    model, photo = tmp_path / "best.onnx", tmp_path / "photo.jpg"
+    model.write_bytes(model_bytes())
+    photo.write_bytes(photo_bytes())
+    listed = list(pins("docker/requirements-serve.txt"))
+
+    def serves(names: list[str]) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", ONLY_LISTED, ",".join(names), str(model), str(photo)]
+        return subprocess.run(command, env={"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, check=False)
+
+    whole = serves(listed)
+    assert whole.returncode == 0, whole.stderr
+    assert "not listed" in serves([name for name in listed if name != "joblib"]).stderr

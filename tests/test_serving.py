@@ -1,0 +1,439 @@
+"""serving: settings, answers, back-pressure, batching, replacing the model."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+from carinspect.core.errors import UserError
+from carinspect.images.decode import load_image
+from carinspect.inference.bundle import open_bundle
+from carinspect.inference.car import judge_car, read_car_rule
+from carinspect.inference.drift_log import DriftLog, read_log
+from carinspect.inference.predictor import Predictor, make_predictor
+from carinspect.serving.answers import PhotoAnswer
+from carinspect.serving.app import create_app
+from carinspect.serving.batcher import Batcher
+from carinspect.serving.config import ServiceConfig, read_config
+from carinspect.serving.explanation import explain
+from carinspect.serving.loaded_model import load_model
+from serving_tools import PROMISE, RULE, SIDE, model_bytes, photo_bytes
+
+TOKEN = "a-token-that-is-long-enough"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "best.onnx"
+    path.write_bytes(model_bytes())
+    return path
+
+
+def client_of(model: Path, **settings: Any) -> TestClient:
+    return TestClient(create_app(ServiceConfig(model_path=model, threads=2, **settings)))
+
+
+@pytest.fixture(scope="module")
+def client(model: Path) -> Iterator[TestClient]:
+    with client_of(model) as client:
+        yield client
+
+
+def send(client: TestClient, photo: bytes, query: str = "") -> Any:
+    return client.post(f"/predict/file{query}", files={"file": ("photo.jpg", photo, "image/jpeg")})
+
+
+# ---- settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("THRESH", "1.7", "THRESH has the value '1.7'. Input should be less than or equal to 1. Correct it, or unset it."),
+        ("T_LOW", "low", "T_LOW has the value 'low'. Input should be a valid number"),
+        ("T_HIGH", "nan", "T_HIGH has the value 'nan'."),
+        ("IMGSZ", "0", "IMGSZ has the value '0'. Input should be greater than or equal to 1."),
+        ("WORKERS", "many", "WORKERS has the value 'many'."),
+        ("DEVICE", "tpu", "DEVICE has the value 'tpu'."),
+        ("ALLOW_URLS", "perhaps", "ALLOW_URLS has the value 'perhaps'."),
+        ("API_TOKEN", "secret7", "API_TOKEN: shorter than 16 characters"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_value_and_the_mend(name: str, value: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        read_config({name: value})
+    assert str(error.value).startswith(message)
+    assert "secret7" not in str(error.value)
+
+
+def test_settings_are_read_and_an_empty_one_is_unset() -> None:
+    config = read_config({"THRESH": "", "WORKERS": " 3 ", "ALLOW_URLS": "on", "ALLOWED_URL_HOSTS": "A.example.org, .b.org", "PATH": "/bin"})
+    assert (config.thresh, config.workers, config.allow_urls) == (None, 3, True)
+    assert config.url_hosts == ("a.example.org", ".b.org")
+
+
+def test_a_token_stands_in_no_description_of_the_settings() -> None:
+    assert TOKEN not in repr(read_config({"API_TOKEN": TOKEN}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"imgsz": 224}, "IMGSZ has the value 224, and .* takes photos of 32 px"),
+        ({"thresh": 0.1}, "THRESH, T_LOW, T_HIGH: .*T_low <= T_clean <= T_high"),
+        ({"t_low": 0.9}, "THRESH, T_LOW, T_HIGH: .*T_low <= T_clean <= T_high"),
+    ],
+)
+def test_a_model_that_does_not_match_the_settings_is_not_served(model: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        create_app(ServiceConfig(model_path=model, **settings))
+    create_app(ServiceConfig(model_path=model, imgsz=SIDE, thresh=0.5))
+
+
+def test_without_a_model_or_its_threshold_nothing_is_served(tmp_path: Path) -> None:
+    path = tmp_path / "best.onnx"
+    with pytest.raises(UserError, match=r"no such model file\. Make one \(dvc repro\)"):
+        create_app(ServiceConfig(model_path=path))
+    path.write_bytes(model_bytes(rule={"T_clean": 0.5}))
+    with pytest.raises(UserError, match="the model's threshold lacks T_low, T_high, proves"):
+        create_app(ServiceConfig(model_path=path))
+    path.write_bytes(model_bytes()[:-1])
+    with pytest.raises(UserError, match="not a whole model file|altered or damaged"):
+        create_app(ServiceConfig(model_path=path))
+
+
+# ---- answers
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_the_service_answers_as_batch_scoring_does(model: Path, kind: str, batch_size: int) -> None:
+    predictor = make_predictor(open_bundle(model, threads=1))
+    with client_of(model, batch_size=batch_size) as client:
+        for seed in range(4):
+            photo = photo_bytes(seed=seed, kind=kind)
+            (expected,) = predictor.answer(load_image(photo, SIDE)[None])
+            found = send(client, photo).json()
+            for name in ("label", "p_clean", "threshold", "decision", "cleanliness", "damage", "weather", "p_weather"):
+                assert found[name] == getattr(expected, name), name
+
+
+def test_different_photos_get_different_answers(client: TestClient) -> None:
+    assert len({send(client, photo_bytes(seed=seed)).json()["p_clean"] for seed in range(4)}) == 4
+
+
+def test_an_answer_carries_its_promise_model_and_timings(client: TestClient, model: Path) -> None:
+    answer = send(client, photo_bytes()).json()
+    assert answer["promise"] == PROMISE
+    assert answer["overridden"] is False
+    assert "at least 95 %" in answer["in_words"]
+    assert answer["model_version"] == open_bundle(model).sha256[:16]
+    assert set(answer["timings"]) == {"queue_ms", "decode_ms", "model_ms", "total_ms"}
+    assert answer["explanation"] is None
+
+
+@pytest.mark.parametrize("settings", [{"thresh": 0.6}, {"t_low": 0.1}, {"t_high": 0.9}])
+def test_an_overridden_threshold_drops_the_promise_in_every_answer(model: Path, settings: dict[str, float]) -> None:
+    with client_of(model, **settings) as client:
+        for seed in range(3):
+            answer = send(client, photo_bytes(seed=seed)).json()
+            assert (answer["promise"], answer["overridden"]) == (None, True)
+            assert "No promise: the operator" in answer["in_words"]
+        assert client.get("/model").json()["rule"]["overridden"] is True
+
+
+def test_the_models_own_threshold_given_again_keeps_the_promise(model: Path) -> None:
+    with client_of(model, thresh=RULE["T_clean"]) as client:
+        assert send(client, photo_bytes()).json()["promise"] == PROMISE
+
+
+def test_a_model_without_a_proof_promises_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "best.onnx"
+    path.write_bytes(model_bytes(rule={"T_clean": None, "T_low": None, "T_high": None, "proves": None}))
+    with client_of(path) as client:
+        answer = send(client, photo_bytes()).json()
+    assert (answer["label"], answer["decision"], answer["promise"]) == (None, "unsure", None)
+    assert "No promise" in answer["in_words"]
+
+
+def test_each_photo_of_a_batch_has_its_answer_or_its_error(client: TestClient) -> None:
+    photos = [photo_bytes(seed=0), b"no photo", photo_bytes(seed=1), photo_bytes()[:-200]]
+    answer = client.post("/predict/batch", files=[("files", ("x.jpg", photo, "image/jpeg")) for photo in photos]).json()
+    assert [item["status"] for item in answer["photos"]] == [200, 415, 200, 422]
+    assert [item["answer"] is None for item in answer["photos"]] == [False, True, False, True]
+    assert answer["photos"][2]["answer"]["p_clean"] == send(client, photos[2]).json()["p_clean"]
+
+
+def test_photos_of_one_car_get_one_verdict_unless_one_of_them_has_no_answer(client: TestClient, model: Path) -> None:
+    photos = [photo_bytes(seed=seed) for seed in range(3)]
+
+    def ask(client: TestClient, photos: list[bytes], query: str = "?car=true") -> Any:
+        return client.post(f"/predict/batch{query}", files=[("files", ("x.jpg", photo, "image/jpeg")) for photo in photos]).json()
+
+    found = ask(client, photos)
+    expected = judge_car([PhotoAnswer(**item["answer"]) for item in found["photos"]], read_car_rule(RULE)).as_dict()
+    assert found["car"] == {name: value for name, value in expected.items() if name != "photos"}
+    assert (found["car"]["level"], found["car"]["decision"], found["car"]["proves"]["precision"]) == ("car", "dirty", 0.8)
+    assert ask(client, [*photos, b"no photo"])["car"] is None
+    assert ask(client, photos, "")["car"] is None
+    with client_of(model, thresh=0.6) as overridden:
+        verdict = ask(overridden, photos)["car"]
+        assert (verdict["level"], verdict["proves"]) == ("photo", None)
+
+
+def test_a_model_that_knows_how_uncertain_it_is_says_so(tmp_path: Path, client: TestClient) -> None:
+    path = tmp_path / "best.onnx"
+    path.write_bytes(model_bytes(with_spread=True))
+    with client_of(path) as uncertain:
+        found = [send(uncertain, photo_bytes()).json() for _ in range(2)]
+    assert set(found[0]["uncertainty"]) == {"p_clean_std", "cleanliness_std", "damage_std", "p_weather_std"}
+    assert all(0 < spread < 0.5 for spread in found[0]["uncertainty"].values())
+    assert found[0]["uncertainty"] == found[1]["uncertainty"]
+    assert send(client, photo_bytes()).json()["uncertainty"] is None
+
+
+def test_the_model_tells_its_lineage(client: TestClient) -> None:
+    told = client.get("/model").json()
+    assert told["lineage"] == {"data_revision": "abc", "code_revision": "def"}
+    assert told["metrics"] == {"clean": {"roc_auc": 0.9}}
+    assert (told["promise"], told["rule"]["T_clean"], told["image_side_px"]) == (PROMISE, 0.5, SIDE)
+
+
+def test_the_figures_count_routes_decisions_and_seconds(model: Path) -> None:
+    with client_of(model) as client:
+        decision = send(client, photo_bytes()).json()["decision"]
+        send(client, b"no photo")
+        client.get("/no/such/<path>")
+        text = client.get("/metrics").text
+    assert 'carinspect_requests_total{route="/predict/file",status="200"} 1.0' in text
+    assert 'carinspect_requests_total{route="/predict/file",status="415"} 1.0' in text
+    assert 'carinspect_requests_total{route="other",status="404"} 1.0' in text
+    assert f'carinspect_decisions_total{{decision="{decision}"}} 1.0' in text
+    assert "carinspect_model_seconds_count 1.0" in text
+    assert "carinspect_photos_waiting 0.0" in text
+
+
+def test_a_wrong_path_method_or_query_is_answered_in_the_same_form(client: TestClient) -> None:
+    assert client.get("/nothing").status_code == 404
+    assert client.get("/predict/file").status_code == 405
+    assert send(client, photo_bytes(), "?explain=perhaps").status_code == 422
+    assert all("error" in found.json() for found in (client.get("/nothing"), client.get("/predict/file")))
+
+
+def test_nothing_is_loaded_from_elsewhere(client: TestClient) -> None:
+    assert client.get("/docs").status_code == 404
+    page = client.get("/")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert "https://" not in page.text.replace("https://…", "")
+    assert set(client.get("/openapi.json").json()["paths"]) == {
+        "/predict/file", "/predict/url", "/predict/batch", "/model", "/admin/reload", "/healthz", "/readyz", "/metrics",
+    }  # fmt: skip
+
+
+# ---- where it looks
+
+
+class _BrightCell:
+    """Stands in for a model file: p_clean is the brightness of one cell of eight by eight."""
+
+    def predict(self, photos: np.ndarray, *, batch_size: int) -> dict[str, np.ndarray]:
+        return {"p_clean": photos[:, 8:12, 20:24].mean(axis=(1, 2, 3)) / 255}
+
+
+def test_the_map_shows_the_one_place_that_matters() -> None:
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    pixels[8:12, 20:24] = 255
+    explanation = explain(Predictor(_BrightCell(), rule=None), pixels, grid=8)  # type: ignore[arg-type]
+    grid = np.array(explanation.grid)
+    assert grid.shape == (8, 8)
+    assert np.unravel_index(grid.argmax(), grid.shape) == (2, 5)
+    assert (grid > 0).sum() == 1
+
+
+def test_a_map_comes_when_asked_for_and_can_be_switched_off(client: TestClient, model: Path) -> None:
+    explanation = send(client, photo_bytes(), "?explain=true").json()["explanation"]
+    assert explanation["of"] == "p_clean"
+    assert np.array(explanation["grid"]).shape == (8, 8)
+    with client_of(model, explain_grid=0) as without:
+        assert send(without, photo_bytes(), "?explain=true").status_code == 403
+
+
+# ---- too much at once
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Photos are decoded only once the event is set."""
+    event = threading.Event()
+    load = Predictor.load
+
+    def wait_and_load(self: Predictor, source: Any) -> np.ndarray:
+        assert event.wait(30)
+        return load(self, source)
+
+    monkeypatch.setattr(Predictor, "load", wait_and_load)
+    yield event
+    event.set()
+
+
+def test_beyond_its_queue_a_service_says_when_to_come_again_and_recovers(model: Path, held: threading.Event) -> None:
+    with client_of(model, queue_limit=2) as client, ThreadPoolExecutor(2) as pool:
+        accepted = [pool.submit(send, client, photo_bytes(seed=seed)) for seed in range(2)]
+        while client.get("/readyz").status_code == 200:
+            pass
+        refused = send(client, photo_bytes())
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert client.get("/healthz").status_code == 200
+        held.set()
+        assert [future.result().status_code for future in accepted] == [200, 200]
+        assert send(client, photo_bytes()).status_code == 200
+
+
+def test_a_batch_that_does_not_fit_the_queue_is_sent_away_whole(model: Path) -> None:
+    with client_of(model, queue_limit=2) as client:
+        files = [("files", ("x.jpg", photo_bytes(), "image/jpeg"))] * 3
+        assert client.post("/predict/batch", files=files).status_code == 503
+        assert client.post("/predict/batch", files=files[:2]).status_code == 200
+
+
+def test_uploads_share_a_bounded_memory(model: Path) -> None:
+    with client_of(model, max_buffered_mb=0.002) as client:
+        refused = send(client, photo_bytes(width=400, height=400))
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert "Too many uploads" in refused.json()["error"]
+        assert send(client, photo_bytes(width=20, height=20)).status_code == 200
+
+
+# ---- batching
+
+
+class _Counting:
+    """Stands in for a predictor: answers each photo by its first value, and remembers the batches."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self.sizes: list[int] = []
+        self._broken = broken
+
+    def answer(self, photos: np.ndarray) -> list[int]:
+        self.sizes.append(len(photos))
+        if self._broken:
+            raise RuntimeError("the model failed")
+        return [int(photo.flat[0]) for photo in photos]
+
+
+async def _answer_all(batcher: Batcher, work: list[tuple[Any, int]]) -> list[Any]:
+    batcher.start()
+    photos = [(predictor, np.full((2, 2, 3), value, np.uint8)) for predictor, value in work]
+    found = await asyncio.gather(*(batcher.answer(predictor, photo) for predictor, photo in photos), return_exceptions=True)
+    await batcher.stop()
+    return found
+
+
+def test_concurrent_photos_share_runs_and_each_gets_its_own_answer() -> None:
+    predictor = _Counting()
+    found = asyncio.run(_answer_all(Batcher(batch_size=4, wait_s=0.5), [(predictor, value) for value in range(10)]))
+    assert found == list(range(10))
+    assert predictor.sizes == [4, 4, 2]
+
+
+def test_a_batch_never_mixes_two_models_and_a_broken_one_harms_only_its_own_photos() -> None:
+    old, broken = _Counting(), _Counting(broken=True)
+    found = asyncio.run(_answer_all(Batcher(batch_size=4, wait_s=0.2), [(old, 1), (old, 2), (broken, 3), (old, 4)]))
+    assert (old.sizes, broken.sizes) == ([2, 1], [1])
+    assert [found[0], found[1], found[3]] == [1, 2, 4]
+    assert isinstance(found[2], RuntimeError)
+
+
+def test_a_fault_of_the_model_is_a_500_without_a_trace(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = create_app(ServiceConfig(model_path=model))
+    monkeypatch.setattr(Predictor, "answer", _fail)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        found = send(client, photo_bytes())
+        assert (found.status_code, found.json()) == (500, {"error": "The service failed on this request, and its log says why."})
+        assert client.get("/readyz").status_code == 200
+
+
+def _fail(*_: Any) -> None:
+    raise RuntimeError("secret/path")
+
+
+# ---- replacing the model
+
+
+def test_a_new_model_takes_over_and_a_bad_one_does_not(tmp_path: Path) -> None:
+    path = tmp_path / "best.onnx"
+    path.write_bytes(model_bytes(seed=0))
+    with client_of(path, api_token=TOKEN) as client:
+        client.headers["Authorization"] = f"Bearer {TOKEN}"
+        first = send(client, photo_bytes()).json()
+        path.write_bytes(model_bytes(seed=1))
+        assert send(client, photo_bytes()).json()["p_clean"] == first["p_clean"]
+        told = client.post("/admin/reload").json()
+        second = send(client, photo_bytes()).json()
+        assert second["p_clean"] != first["p_clean"]
+        assert second["model_version"] == told["model_version"] == client.get("/model").json()["model_version"]
+        for bad in (b"no model", model_bytes(rule={"T_clean": 0.5}), model_bytes()[:-9]):
+            path.write_bytes(bad)
+            refused = client.post("/admin/reload")
+            assert (refused.status_code, refused.json()["model_version"]) == (409, second["model_version"])
+            assert str(tmp_path) not in refused.text
+            assert send(client, photo_bytes()).json()["p_clean"] == second["p_clean"]
+        text = client.get("/metrics").text
+        assert 'carinspect_model_reloads_total{outcome="done"} 1.0' in text
+        assert 'carinspect_model_reloads_total{outcome="refused"} 3.0' in text
+        assert f'carinspect_model_info{{version="{first["model_version"]}"}} 0.0' in text
+
+
+def test_a_photo_accepted_before_the_change_is_answered_by_the_old_model(tmp_path: Path, held: threading.Event) -> None:
+    path = tmp_path / "best.onnx"
+    path.write_bytes(model_bytes(seed=0))
+    with client_of(path, api_token=TOKEN) as client, ThreadPoolExecutor(1) as pool:
+        client.headers["Authorization"] = f"Bearer {TOKEN}"
+        before = client.get("/model").json()["model_version"]
+        accepted = pool.submit(send, client, photo_bytes())
+        while "carinspect_photos_waiting 1.0" not in client.get("/metrics").text:
+            pass
+        path.write_bytes(model_bytes(seed=1))
+        after = client.post("/admin/reload").json()["model_version"]
+        held.set()
+        assert accepted.result().json()["model_version"] == before
+        assert send(client, photo_bytes()).json()["model_version"] == after != before
+
+
+# ---- the drift log
+
+
+def test_answered_photos_come_into_the_drift_log_each_with_the_model_that_answered(tmp_path: Path) -> None:
+    path, log = tmp_path / "best.onnx", tmp_path / "drift.jsonl"
+    path.write_bytes(model_bytes())
+    with client_of(path, drift_log=log, api_token=TOKEN) as client:
+        client.headers["Authorization"] = f"Bearer {TOKEN}"
+        for seed in range(25):
+            send(client, photo_bytes(seed=seed))
+        send(client, b"no photo")
+        path.write_bytes(model_bytes(seed=1))
+        client.post("/admin/reload")
+        for seed in range(30):
+            send(client, photo_bytes(seed=seed))
+    lines = read_log(log)
+    assert [line["photos"] for line in lines] == [25, 30]
+    assert lines[0]["model_sha256"] != lines[1]["model_sha256"] == open_bundle(path).sha256
+
+
+def test_without_the_setting_nothing_is_logged(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DriftLog, "add", _fail)
+    with client_of(model) as client:
+        assert send(client, photo_bytes()).status_code == 200
+
+
+def test_a_model_is_proven_before_it_is_served(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = type(open_bundle(model))
+    monkeypatch.setattr(bundle, "predict", lambda *_, **__: {"p_clean": np.array([np.nan], np.float32)})
+    with pytest.raises(UserError, match="its p_clean is not a finite number"):
+        load_model(model, ServiceConfig())

@@ -1,0 +1,556 @@
+"""serving against strangers: hostile photos and bodies, URLs that lead inside, tokens, and a fuzz of both decoder and interface."""
+
+import asyncio
+import datetime
+import io
+import ssl
+import struct
+import threading
+import zipfile
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pydantic import SecretStr
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from carinspect.serving import service
+from carinspect.serving.app import create_app
+from carinspect.serving.config import ServiceConfig
+from carinspect.serving.fetching import Fetcher, resolve
+from carinspect.serving.public_address import is_public
+from carinspect.serving.refusals import RefusalError
+from carinspect.serving.uploads import UploadMemory
+from serving_tools import model_bytes, photo_bytes
+
+TOKEN = "a-token-that-is-long-enough"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "best.onnx"
+    path.write_bytes(model_bytes())
+    return path
+
+
+@pytest.fixture(scope="module")
+def client(model: Path) -> Iterator[TestClient]:
+    config = ServiceConfig(model_path=model, threads=1, max_upload_mb=2, max_pixels=4_000_000, upload_timeout_s=5)
+    with TestClient(create_app(config)) as client:
+        yield client
+
+
+def send(client: TestClient, photo: bytes, content_type: str = "image/jpeg") -> Any:
+    return client.post("/predict/file", files={"file": ("photo.jpg", photo, content_type)})
+
+
+# ---- hostile photos
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and has hardly a byte behind it."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+
+
+def archive() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        file.writestr("run.js", "alert(1)")
+    return buffer.getvalue()
+
+
+def flat_png(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def text_bomb() -> bytes:
+    """A PNG with a comment that unfolds to 64 MB."""
+    photo = flat_png(64, 64)
+    return photo[:33] + chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"\0" * 64_000_000, 9)) + photo[33:]
+
+
+HOSTILE: dict[str, tuple[bytes, set[int]]] = {
+    "empty": (b"", {415}),
+    "text": (b"not a photo at all", {415}),
+    "a header of 60,000 x 60,000 pixels": (png_header(60_000, 60_000), {413}),
+    "a header of 2,147,483,647 pixels a side": (png_header(2**31 - 1, 2**31 - 1), {413, 415}),
+    "a flat photo of 5,000 x 5,000 in few bytes": (flat_png(5_000, 5_000), {413}),
+    "a bomb of a comment": (text_bomb(), {415, 422}),
+    "a strip of 10,000 x 20": (flat_png(10_000, 20), {422}),
+    "a strip of 20 x 10,000": (flat_png(20, 10_000), {422}),
+    "a single pixel": (flat_png(1, 1), {422}),
+    "a JPEG cut short": (photo_bytes()[:-100], {422}),
+    "a PNG cut short": (photo_bytes(kind="PNG")[:200], {415, 422}),
+    "a JPEG with an archive behind it": (photo_bytes() + archive(), {422}),
+    "a JPEG with a script behind it": (photo_bytes() + b"<SCRIPT>alert(1)</SCRIPT>", {422}),
+    "a PNG with PHP behind it": (photo_bytes(kind="PNG") + b"<?php system($_GET[0]); ?>", {422}),
+    "a document with a photo behind it": (b"%PDF-1.7\n" + photo_bytes(), {415}),
+    "a page with a photo behind it": (b"<html><script>alert(1)</script>" + photo_bytes(), {415}),
+    "a GIF": (b"GIF89a" + bytes(40), {415}),
+    "an SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>', {415}),
+    "3 MB of noise behind a photo": (photo_bytes() + bytes(3_000_000), {413}),
+}
+
+
+def leaks(text: str) -> list[str]:
+    """Signs that an answer tells of the inside."""
+    return [sign for sign in ("Traceback", "site-packages", ".py", "/tmp", "0x", "Error(", "\n", "onnx") if sign in text]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_photo_gets_a_reason_and_nothing_of_the_inside(client: TestClient, name: str) -> None:
+    content, statuses = HOSTILE[name]
+    found = send(client, content)
+    assert found.status_code in statuses, found.text
+    assert leaks(found.text) == []
+    assert len(found.json()["error"]) > 20
+
+
+def test_sound_photos_are_still_taken_after_all_of_them(client: TestClient) -> None:
+    for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF"):
+        assert send(client, photo_bytes(kind=kind)).status_code == 200
+    assert send(client, photo_bytes(kind="PNG"), "application/octet-stream").status_code == 200
+    # Phones put a video behind a photo.
+    assert send(client, photo_bytes() + b"\0\0\0\x18ftypmp42" + bytes(3000)).status_code == 200
+
+
+def test_a_wrong_declared_type_is_refused(client: TestClient) -> None:
+    assert send(client, photo_bytes(), "text/html").status_code == 415
+    assert client.post("/predict/file", content=photo_bytes(), headers={"Content-Type": "image/jpeg"}).status_code == 415
+
+
+def flip_bytes(content: bytes, places: list[tuple[int, int]], cut: int) -> bytes:
+    changed = bytearray(content)
+    for place, value in places:
+        changed[place % len(changed)] = value
+    return bytes(changed[: len(changed) - cut % len(changed)])
+
+
+@settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "BMP", "AVIF"]),
+    places=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=8),
+    cut=st.sampled_from([0, 0, 1, 100, 1000]),
+)
+def test_no_mutated_photo_is_more_than_an_answer_or_a_refusal(
+    client: TestClient, kind: str, places: list[tuple[int, int]], cut: int
+) -> None:
+    found = send(client, flip_bytes(photo_bytes(kind=kind), places, cut))
+    assert found.status_code in (200, 413, 415, 422), found.text
+    if found.status_code != 200:
+        assert leaks(found.text) == []
+
+
+# ---- hostile bodies
+
+
+def form(*parts: tuple[str, bytes], boundary: str = "b", end: bytes = b"--b--\r\n") -> bytes:
+    return b"".join(f"--{boundary}\r\n{headers}\r\n\r\n".encode() + content + b"\r\n" for headers, content in parts) + end
+
+
+FILE = 'Content-Disposition: form-data; name="file"; filename="x.jpg"\r\nContent-Type: image/jpeg'
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b"", 400),
+        (b"no form", 400),
+        (form((FILE, photo_bytes()), end=b""), 400),
+        (form((FILE.replace('"file"', '"other"'), photo_bytes())), 422),
+        (form((FILE, photo_bytes()), ("Content-Disposition: form-data; name=x", b"1")), 422),
+        (form((FILE, photo_bytes()), (FILE, photo_bytes())), 413),
+        (form(("X: " + "y" * 100_000, b"")), 400),
+        (form(("\r\n".join(f"X{place}: y" for place in range(1000)), b"")), 400),
+        (b"--b--\r\n", 422),
+    ],
+)
+def test_a_broken_form_is_refused(client: TestClient, body: bytes, status: int) -> None:
+    found = client.post("/predict/file", content=body, headers={"Content-Type": "multipart/form-data; boundary=b"})
+    assert found.status_code == status, found.text
+    assert leaks(found.text) == []
+
+
+async def call(app: FastAPI, chunks: AsyncIterator[bytes], headers: dict[str, str]) -> tuple[int, dict[bytes, bytes]]:
+    """Send a body chunk by chunk, as a server would; the status and headers of the answer."""
+    status, found = 0, {}
+
+    async def receive() -> dict[str, Any]:
+        try:
+            return {"type": "http.request", "body": await anext(chunks), "more_body": True}
+        except StopAsyncIteration:
+            return {"type": "http.disconnect"}
+
+    async def answer(message: Any) -> None:
+        nonlocal status, found
+        if message["type"] == "http.response.start":
+            status, found = message["status"], dict(message["headers"])
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/predict/file", "raw_path": b"/predict/file", "query_string": b"", "root_path": "",
+        "scheme": "http", "http_version": "1.1", "server": ("test", 80), "client": ("test", 1),
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+    }  # fmt: skip
+    await app(scope, receive, answer)
+    return status, found
+
+
+FORM_HEADERS = {"Content-Type": "multipart/form-data; boundary=b"}
+
+
+def test_the_size_of_an_upload_is_checked_while_it_comes_in(model: Path) -> None:
+    app = create_app(ServiceConfig(model_path=model, max_upload_mb=1))
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        yield f"--b\r\n{FILE}\r\n\r\n".encode()
+        while True:
+            sent += 100_000
+            yield bytes(100_000)
+
+    status, headers = asyncio.run(call(app, endless(), FORM_HEADERS))
+    assert (status, headers[b"connection"]) == (413, b"close")
+    # What is read beyond the limit is thrown away, and bounded, too.
+    assert sent < 25_000_000
+
+
+def test_a_stated_size_beyond_the_limit_is_refused_unread(model: Path) -> None:
+    app = create_app(ServiceConfig(model_path=model, max_upload_mb=1))
+
+    async def nothing() -> AsyncIterator[bytes]:
+        return
+        yield b""
+
+    assert asyncio.run(call(app, nothing(), FORM_HEADERS | {"Content-Length": "50000000"}))[0] == 413
+
+
+def test_a_body_that_trickles_is_given_up(model: Path) -> None:
+    app = create_app(ServiceConfig(model_path=model, upload_timeout_s=0.3))
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield f"--b\r\n{FILE}\r\n\r\n".encode()
+        while True:
+            await asyncio.sleep(0.05)
+            yield b"x"
+
+    status, headers = asyncio.run(call(app, trickle(), FORM_HEADERS))
+    assert (status, headers[b"connection"]) == (408, b"close")
+
+
+def test_a_sender_that_goes_away_leaves_nothing_behind(model: Path) -> None:
+    app = create_app(ServiceConfig(model_path=model))
+
+    async def part() -> AsyncIterator[bytes]:
+        yield f"--b\r\n{FILE}\r\n\r\n".encode() + bytes(10_000)
+
+    assert asyncio.run(call(app, part(), FORM_HEADERS))[0] == 400
+    assert app.state.service._memory.held_bytes == 0
+    assert app.state.service.engine.waiting == 0
+
+
+# ---- who may ask
+
+
+def test_where_there_is_a_token_everything_that_matters_asks_for_it(model: Path) -> None:
+    files = {"file": ("x.jpg", photo_bytes(), "image/jpeg")}
+    asks: list[tuple[str, str, dict[str, Any]]] = [
+        ("POST", "/predict/file", {"files": files}),
+        ("POST", "/predict/batch", {"files": {"files": files["file"]}}),
+        ("POST", "/predict/url", {"json": {"url": "https://example.org"}}),
+        ("GET", "/model", {}),
+        ("GET", "/metrics", {}),
+        ("POST", "/admin/reload", {}),
+    ]
+    with TestClient(create_app(ServiceConfig(model_path=model, api_token=SecretStr(TOKEN)))) as client:
+        for method, path, body in asks:
+            for given_token in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": TOKEN}, {"Authorization": f"Bearer {TOKEN}x"}):
+                refused = client.request(method, path, headers=given_token, **body)
+                assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer"), path
+            right = client.request(method, path, headers={"Authorization": f"Bearer {TOKEN}"}, **body)
+            assert right.status_code == (403 if path == "/predict/url" else 200), path
+        for path in ("/healthz", "/readyz", "/", "/openapi.json"):
+            assert client.get(path).status_code == 200
+
+
+def test_tokens_are_compared_in_constant_time(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    compare = service.hmac.compare_digest
+    monkeypatch.setattr(service.hmac, "compare_digest", lambda *both: seen.append(both) or compare(*both))
+    with TestClient(create_app(ServiceConfig(model_path=model, api_token=SecretStr(TOKEN)))) as client:
+        client.get("/model", headers={"Authorization": "Bearer x"})
+    assert seen == [(b"Bearer x", f"Bearer {TOKEN}".encode())]
+
+
+def test_without_a_token_the_model_cannot_be_replaced_over_http(client: TestClient) -> None:
+    assert client.post("/admin/reload").status_code == 403
+
+
+def test_no_other_site_may_read_an_answer(client: TestClient) -> None:
+    for found in (
+        client.get("/model", headers={"Origin": "https://evil.example"}),
+        client.options("/predict/file", headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}),
+    ):
+        assert not [name for name in found.headers if name.startswith("access-control")]
+
+
+# ---- photos by URL
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "100.100.100.200", "169.254.169.254",
+        "192.0.0.192", "168.63.129.16", "224.0.0.1", "239.255.255.250", "240.0.0.1", "255.255.255.255", "198.18.0.1", "203.0.113.9",
+        "::", "::1", "::ffff:127.0.0.1", "::ffff:169.254.169.254", "::ffff:8.8.8.8%1", "::127.0.0.1", "fe80::1", "fe80::1%eth0", "fc00::1",
+        "fd00:ec2::254", "fec0::1", "ff02::1", "2001:db8::1", "2002:7f00:1::", "2001:0:7f00:1::", "64:ff9b::7f00:1", "64:ff9b:1::7f00:1",
+        "no address",
+    ],
+)  # fmt: skip
+def test_an_address_inside_is_not_public(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "93.184.216.34", "2606:4700:4700::1111", "::ffff:8.8.8.8"])
+def test_an_address_of_the_open_internet_is_public(address: str) -> None:
+    assert is_public(address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """/photo is one; /to/<where> redirects; the others misbehave, each in its way."""
+
+    seen: list[dict[str, str]] = []
+
+    def do_GET(self) -> None:  # noqa: N802
+        self.seen.append({name.lower(): value for name, value in self.headers.items()} | {"path": self.path})
+        if self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/to/"))
+            self.send_header("Set-Cookie", "session=1")
+            self.end_headers()
+            return
+        self.send_response(404 if self.path == "/missing" else 200)
+        if self.path == "/gzip":
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        try:
+            if self.path == "/endless":
+                while True:
+                    self.wfile.write(bytes(100_000))
+            elif self.path == "/slow":
+                threading.Event().wait(3)
+            else:
+                self.wfile.write(photo_bytes())
+        except OSError:
+            pass  # the service hung up, as it should
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@contextmanager
+def web(context: ssl.SSLContext | None = None) -> Iterator[int]:
+    """A server at 127.0.0.1; its port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.daemon_threads = True
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    _Handler.seen.clear()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def fetch(url: str, *, hosts: str = "", allows: Callable[[str], bool] = lambda _: True, **options: Any) -> bytes:
+    """Fetch with every name resolving to 127.0.0.1, unless `resolver` says otherwise."""
+    config = ServiceConfig(allow_urls=True, allowed_url_hosts=hosts, max_upload_mb=1, url_timeout_s=1)
+
+    async def here(host: str, port: int) -> list[str]:
+        return [host if host[0].isdigit() else "127.0.0.1"]
+
+    fetcher = Fetcher(config, **({"resolver": here, "allows": allows} | options))
+
+    async def run() -> bytes:
+        with UploadMemory(10_000_000).reservation() as reservation:
+            return await fetcher.fetch(url, reservation)
+
+    return asyncio.run(run())
+
+
+def test_a_photo_is_fetched_from_an_allowed_host_with_its_own_name_and_nothing_else() -> None:
+    with web() as port:
+        host = f"photos.example.org:{port}"
+        assert fetch(f"http://{host}/photo?size=1#part", hosts=host) == photo_bytes()
+    (seen,) = _Handler.seen
+    assert (seen["host"], seen["path"], seen["accept-encoding"]) == (host, "/photo?size=1", "identity")
+    assert not {"cookie", "authorization", "referer", "x-forwarded-for"} & set(seen)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/endless", "MB at most"),
+        ("/slow", "did not come within 1 s"),
+        ("/gzip", "compressed form"),
+        ("/missing", "status 404"),
+        ("/to//to//to//to//to//photo", "redirects more than 3 times"),
+        ("/to/http://169.254.169.254/latest/meta-data", "not one of those"),
+        ("/to/file:///etc/passwd", "must begin with"),
+        ("/to/gopher://photos.example.org/", "must begin with"),
+    ],
+)
+def test_a_server_that_misbehaves_is_refused(path: str, reason: str) -> None:
+    with web() as port, pytest.raises(RefusalError, match=reason) as refusal:
+        fetch(f"http://photos.example.org:{port}{path}", hosts=f"photos.example.org:{port}")
+    assert 400 <= refusal.value.status < 500
+    assert leaks(refusal.value.reason) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("ftp://example.org/x", "must begin with"),
+        ("file:///etc/passwd", "must begin with"),
+        ("//example.org/x", "must begin with"),
+        ("https:///x", "must begin with"),
+        ("https://user:secret@example.org/", "user name or a password"),
+        ("https://user@example.org/", "user name or a password"),
+        ("http://example.org:22/", "port other than"),
+        ("http://example.org:99999/", "not a URL"),
+        ("http://[::1/", "not a URL"),
+        ("http://127.0.0.1/", "not on the public internet"),
+        ("http://0177.0.0.1/", "not on the public internet"),
+        ("http://2130706433/", "not on the public internet"),
+        ("http://[::ffff:127.0.0.1]/", "not on the public internet"),
+        ("http://localhost/", "not on the public internet"),
+        ("http://localhost./", "not on the public internet"),
+    ],
+)
+def test_a_url_that_leads_inside_is_refused_before_anything_is_sent(url: str, reason: str) -> None:
+    with pytest.raises(RefusalError, match=reason):
+        fetch(url, allows=is_public, resolver=resolve)
+
+
+def test_a_name_with_one_address_inside_is_refused() -> None:
+    async def both(host: str, port: int) -> list[str]:
+        return ["8.8.8.8", "10.0.0.1"]
+
+    with pytest.raises(RefusalError, match="not on the public internet"):
+        fetch("http://example.org/", allows=is_public, resolver=both)
+
+
+def test_every_redirect_is_resolved_once_and_checked_again() -> None:
+    asked: list[str] = []
+
+    async def rebinding(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return ["127.0.0.1"]
+
+    checked: list[str] = []
+    with web() as port:
+        hosts = f".example.org:{port}"
+        url = f"http://a.example.org:{port}/to/http://b.example.org:{port}/photo"
+        fetch(url, hosts=hosts, resolver=rebinding, allows=lambda address: not checked.append(address))  # type: ignore[func-returns-value]
+        assert asked == ["a.example.org", "b.example.org"]
+        assert checked == ["127.0.0.1"] * 2
+        assert [seen["host"] for seen in _Handler.seen] == [f"a.example.org:{port}", f"b.example.org:{port}"]
+        assert "cookie" not in _Handler.seen[1]
+        with pytest.raises(RefusalError, match="not on the public internet"):
+            fetch(url, hosts=hosts, resolver=rebinding, allows=lambda _: len(asked) < 4)
+
+
+def certificate(name: str, folder: Path) -> ssl.SSLContext:
+    """A server's context for `name`, signed by itself; `folder`/<name>.pem is what a client must trust."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = folder / f"{name}.pem"
+    secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pem.write_bytes(secret + signed.public_bytes(serialization.Encoding.PEM))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context
+
+
+def test_over_https_the_certificate_must_be_of_the_name_though_the_connection_goes_to_the_address(tmp_path: Path) -> None:
+    context = certificate("photos.example.org", tmp_path)
+    trust = ssl.create_default_context(cafile=str(tmp_path / "photos.example.org.pem"))
+    with web(context) as port:
+        assert fetch(f"https://photos.example.org:{port}/photo", hosts=f".example.org:{port}", trust=trust) == photo_bytes()
+        with pytest.raises(RefusalError, match="could not be fetched"):
+            fetch(f"https://other.example.org:{port}/photo", hosts=f".example.org:{port}", trust=trust)
+
+
+def test_fetching_is_off_until_it_is_allowed_and_then_answers(model: Path) -> None:
+    with web() as port:
+        body = {"url": f"http://photos.example.org:{port}/photo"}
+        with TestClient(create_app(ServiceConfig(model_path=model))) as client:
+            assert client.post("/predict/url", json=body).status_code == 403
+            assert not _Handler.seen
+        config = ServiceConfig(model_path=model, allow_urls=True, allowed_url_hosts=f"photos.example.org:{port}")
+
+        async def here(_: str, __: int) -> list[str]:
+            return ["127.0.0.1"]
+
+        with TestClient(create_app(config)) as client:
+            assert client.post("/predict/url", json=body).status_code in (403, 422)
+        with TestClient(create_app(config, fetcher=Fetcher(config, resolver=here, allows=lambda _: True))) as client:
+            by_url = client.post("/predict/url", json=body).json()
+            assert by_url["p_clean"] == send(client, photo_bytes()).json()["p_clean"]
+            for wrong in ({}, {"url": 1}, {"url": "x", "more": 1}, []):
+                assert client.post("/predict/url", json=wrong).status_code == 422
+            assert client.post("/predict/url", json={"url": "x" * 10_000}).status_code == 413
+            assert client.post("/predict/url", content=b"{}", headers={"Content-Type": "text/plain"}).status_code == 415
+
+
+# ---- the interface against its own description
+
+
+def test_the_interface_keeps_to_its_description(model: Path) -> None:
+    schema = schemathesis.openapi.from_asgi("/openapi.json", create_app(ServiceConfig(model_path=model, threads=1, max_upload_mb=1)))
+    tried = 0
+    for found in schema.get_all_operations():
+        operation = found.ok()
+
+        @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy())
+        def try_one(case: Any) -> None:
+            nonlocal tried
+            tried += 1
+            # A description cannot say what makes a file a photo, so it calls some right that are not.
+            case.call_and_validate(excluded_checks=[positive_data_acceptance])
+
+        try_one()
+    assert tried > 60
