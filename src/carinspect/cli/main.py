@@ -47,6 +47,19 @@ def describe(
 
 
 @app.command()
+def doctor(
+    json: Annotated[Path | None, typer.Option(help="Also write the findings to this file.")] = None,
+) -> None:
+    """Say whether this machine and this checkout can train: hardware, settings, packages, connections, one batch, the photos' speed.
+
+    Exit status 1: something would stop a training, and its mend is said.
+    """
+    from carinspect.cli.doctor import report_health
+
+    raise typer.Exit(report_health(json))
+
+
+@app.command()
 def score(
     photos: Annotated[list[str], typer.Argument(help="Files, folders (with all below them) and globs; with --column one table.")],
     out: Annotated[Path, typer.Option(help="The table to write: .csv, .jsonl or .parquet; with --engine ray a folder.")],

@@ -1,0 +1,40 @@
+"""Owns a finding: what one check saw, whether a training can live with it, and what to do where it cannot."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["ok", "warn", "bad"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination."""
+
+    name: str
+    value: str
+    """What was seen, in words and figures."""
+    verdict: Verdict = "ok"
+    """bad: a training would stop, or not begin. warn: it runs, but slower, or its result cannot be found again."""
+    mend: str = ""
+    """What to do about it; "" where nothing need be done, or the value says it."""
+
+
+def find(name: str, check: Callable[[], Finding]) -> Finding:
+    """What `check` finds; an error of any kind is a finding too, in one line."""
+    try:
+        return check()
+    except Exception as error:  # the very things that a doctor looks for: each library has errors of its own
+        kind = "" if type(error).__name__ == "UserError" else f"{type(error).__name__}: "
+        return Finding(name, kind + " ".join(str(error).split())[:400], "bad")
+
+
+def as_table(findings: Sequence[Finding]) -> str:
+    """A line a finding, and below one that is not well its mend."""
+    width = max(len(finding.name) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.verdict:<5} {finding.name:<{width}}  {finding.value}")
+        if finding.mend and finding.verdict != "ok":
+            lines.append(f"{'':<5} {'':<{width}}  → {finding.mend}")
+    return "\n".join(lines)
