@@ -155,10 +155,11 @@ def unknown_params(text: str, _: Path) -> Problems:
 
 @cache
 def known_files() -> tuple[set[str], set[str]]:
-    """What is in git, and what the pipeline writes."""
+    """What is in git, and what the pipeline and the sweep write."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].values()
-    written = [out if isinstance(out, str) else next(iter(out)) for stage in stages for out in [*stage["outs"], *stage["metrics"]]]
+    files = (ROOT / "dvc.yaml", ROOT / "sweeps" / "dvc.yaml")
+    stages = [stage for file in files for stage in yaml.safe_load(file.read_text())["stages"].values()]
+    written = [out if isinstance(out, str) else next(iter(out)) for stage in stages for out in [*stage["outs"], *stage.get("metrics", [])]]
     return set(listed), set(written)
 
 
