@@ -155,10 +155,10 @@ def unknown_params(text: str, _: Path) -> Problems:
 
 @cache
 def known_files() -> tuple[set[str], set[str]]:
-    """What is in git, and what the pipeline writes."""
+    """What is in git, and what the pipeline and the sweep write."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    pipelines = [yaml.safe_load((ROOT / name).read_text()) for name in ("dvc.yaml", "sweeps/dvc.yaml")]
-    stages = [stage for pipeline in pipelines for stage in pipeline["stages"].values()]
+    files = (ROOT / "dvc.yaml", ROOT / "sweeps" / "dvc.yaml")
+    stages = [stage for file in files for stage in yaml.safe_load(file.read_text())["stages"].values()]
     written = [out if isinstance(out, str) else next(iter(out)) for stage in stages for out in [*stage["outs"], *stage.get("metrics", [])]]
     return set(listed), set(written)
 
@@ -173,7 +173,7 @@ def unknown_files(text: str, _: Path) -> Problems:
     named |= {word for words in simple_commands(text) for word in words if FILE.fullmatch(word) and not word.startswith("data/")}
     in_git, written = known_files()
     return [
-        f"{name}: neither in git nor an output of a dvc.yaml"
+        f"{name}: neither in git nor an output of dvc.yaml"
         for name in sorted(named)
         if name not in in_git and not any(name == out or name.startswith(f"{out}/") for out in written)
     ]
@@ -218,13 +218,13 @@ def test_a_page_names_only_what_is_there(page: Path) -> None:
             unknown_files,
             "```sh\npython benchmarks/score.py data/mine.csv\n```",
             "```sh\npython benchmarks/socre.py\n```",
-            "benchmarks/socre.py: neither in git nor an output of a dvc.yaml",
+            "benchmarks/socre.py: neither in git nor an output of dvc.yaml",
         ),
         (
             unknown_files,
             "`models/best.onnx`, `reports/split/near_duplicates.png`, `data/<name>.csv`",
             "`models/bset.onnx`",
-            "models/bset.onnx: neither in git nor an output of a dvc.yaml",
+            "models/bset.onnx: neither in git nor an output of dvc.yaml",
         ),
     ],
 )

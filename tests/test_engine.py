@@ -577,15 +577,21 @@ def final_files(workspace: Path) -> dict[str, bytes]:
     return {name: (workspace / name).read_bytes() for name in ("models/best.pt", "reports/train_ddp/curves.csv", "metrics/train_ddp.json")}
 
 
-def wait_for_progress(workspace: Path, process: subprocess.Popen[str], *, after: tuple[int, int]) -> tuple[int, int]:
-    """Returns epoch and step of the first state that is further than `after`."""
+def progress_of(workspace: Path) -> tuple[int, int]:
+    """Epoch and step of the state that is kept there; zeros where there is none."""
+    for path in (workspace / ".carinspect" / "train").glob("*.pt"):
+        content = read_state(path)
+        if content is not None:
+            progress = load_state(content)["progress"]
+            return progress["epochs_done"], progress["steps_done"]
+    return 0, 0
+
+
+def wait_for_progress(workspace: Path, process: subprocess.Popen[str], *, after: tuple[int, int]) -> None:
+    """Returns when there is a state that is further than `after`."""
     while process.poll() is None:
-        for path in (workspace / ".carinspect" / "train").glob("*.pt"):
-            content = read_state(path)
-            if content is not None:
-                progress = load_state(content)["progress"]
-                if (progress["epochs_done"], progress["steps_done"]) > after:
-                    return progress["epochs_done"], progress["steps_done"]
+        if progress_of(workspace) > after:
+            return
         time.sleep(0.02)
     raise AssertionError(process.communicate()[0])
 
@@ -614,11 +620,12 @@ def test_a_run_killed_in_every_way_ends_as_if_it_never_was_and_leaves_no_orphan(
     unbroken = make_workspace(tmp_path / "unbroken", recipe, processes=2)
     run_training(unbroken)
     killed = make_workspace(tmp_path / "killed", recipe, processes=2)
-    position = (0, 0)
     for turn, (name, kill) in enumerate(KILLS.items()):
         set_runtime(killed, processes=2, workers=turn % 2, checkpoint_steps=3)
+        # Read now: between the last turn's look and its kill the training went on.
+        position = progress_of(killed)
         process = start_training(killed)
-        position = wait_for_progress(killed, process, after=position)
+        wait_for_progress(killed, process, after=position)
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) >= 2
         kill(process)
