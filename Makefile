@@ -6,7 +6,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast lint format repro-real metrics plots remote check-lock summary job
+.PHONY: help setup repro test test-fast lint format repro-real metrics compare plots remote check-lock summary job
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -45,6 +45,13 @@ format: $(VENV)/installed-tests  ## let the formatter and the linter mend what t
 metrics: setup  ## what changed against the last commit
 	dvc metrics diff
 	dvc params diff
+
+# All that params.yaml says and an experiment changed, but for profiles; of some nine hundred figures, these.
+HEADLINES := (.*:)?(test\.(clean\.(roc_auc|brier)|cleanliness\.mae|damage\.mae|weather\.accuracy)|T_clean|on_test\.(precision|recall))$$
+SECTIONS := hardware|data|render_demo|convert_annotations|split|describe|model|train|evaluate|select_threshold|decision|export_onnx
+compare: setup  ## the experiments side by side: what was changed, and the headline figures
+	@dvc exp show --md --only-changed --keep '$(HEADLINES)' \
+		--drop '(?!Experiment$$|State$$|(params\.yaml:)?($(SECTIONS))(\.|$$)).*' $(ARGS)
 
 check-lock: setup  ## does dvc.lock belong to this code, these parameters and this data? needs no data
 	@dvc repro --dry --allow-missing > .lock-check 2>&1 || true

@@ -172,8 +172,12 @@ def run_server(name: str, model: Path) -> Iterator[Server]:
         wait_until_ready(port, ready, process)
         yield Server(port, path, field, psutil.Process(process.pid))
     finally:
+        # LitServe's processes outlive their parent.
+        family = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         process.wait(60)
+        for member in psutil.wait_procs(family, timeout=5)[1]:
+            member.kill()
 
 
 def wait_until_ready(port: int, path: str, process: subprocess.Popen[bytes]) -> None:

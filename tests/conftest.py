@@ -18,6 +18,12 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_leases(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Trainings of the tests wait for none of this machine's others."""
+    os.environ["CARINSPECT_LEASES"] = str(tmp_path_factory.mktemp("leases"))
+
+
 @pytest.fixture
 def tiny_recipe() -> Recipe:
     """The recipe of `make_recipe`."""

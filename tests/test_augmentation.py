@@ -1,5 +1,6 @@
 """training: how photos are varied, simulated weather and what becomes of labels, the contact sheet."""
 
+import json
 import random
 from pathlib import Path
 
@@ -16,11 +17,12 @@ from carinspect.core.seeds import derive_seed
 from carinspect.model.losses import is_labelled
 from carinspect.training.augment import Augmentation, build_augmentation
 from carinspect.training.batches import MicroBatchLoader, Photos
-from carinspect.training.config import AugmentParams, TrainRecipe
+from carinspect.training.config import AugmentParams, Recipe, TrainRecipe
 from carinspect.training.contact_sheet import write_contact_sheet
 from carinspect.training.runtime import Machine
 from carinspect.training.weather import FOG, MIN_TRANSMISSION, RAIN, SNOW, WeatherEffect, apply_weather, label_under, weather_effect
 from conftest import make_recipe
+from test_engine import make_workspace, run_training
 
 ROOT = Path(__file__).parent.parent
 UNKNOWN = float("nan")
@@ -281,3 +283,18 @@ def test_the_contact_sheet_has_a_row_a_photo_and_the_same_bytes_each_time(clear_
     write_contact_sheet(few, recipe, tmp_path / "4.png")
     sizes = [Image.open(tmp_path / name).size for name in ("1.png", "4.png")]
     assert (sizes[0][0], sizes[0][1]) == (sizes[1][0], 8 * sizes[1][1])
+
+
+@pytest.mark.slow
+def test_two_processes_learn_from_the_same_simulated_weather_as_one(tmp_path: Path) -> None:
+    recipe = make_recipe()
+    stormy = recipe.train.augment.model_copy(update={"rain": 0.3, "fog": 0.3, "snow": 0.3})
+    metrics = []
+    for name, processes, augment in (("1", 1, stormy), ("2", 2, stormy), ("clear", 1, recipe.train.augment)):
+        changed = Recipe(model=recipe.model, train=recipe.train.model_copy(update={"augment": augment}))
+        workspace = make_workspace(tmp_path / name, changed, processes=processes)
+        run_training(workspace)
+        assert (workspace / "reports/train_ddp/augmented.png").is_file()
+        metrics.append(json.loads((workspace / "metrics/train_ddp.json").read_text()))
+    assert metrics[1] == pytest.approx(metrics[0], abs=1e-4)
+    assert metrics[2]["train_loss_weather"] != pytest.approx(metrics[0]["train_loss_weather"], abs=1e-3)

@@ -96,9 +96,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def one_process(tmp_path: Path) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    # As every training process does.
+    torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     yield
     distributed.destroy_process_group()
+    torch.set_num_threads(threads)
 
 
 def make_network(recipe: Recipe) -> CarInspectionNetwork:

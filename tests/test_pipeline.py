@@ -82,6 +82,7 @@ LAYERS = [
     {"core"}, {"images", "scoring"}, {"model", "inference"},
     {"annotations", "splits", "training", "evaluation", "thresholds", "export", "demo", "audit", "storage"},
     {"comparison", "doctor", "serving"},
+    {"registry", "sweep"},
     {"cli"},
 ]  # fmt: skip
 
@@ -192,9 +193,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("dvc.lock", "data/split_ledger.json"):
         (folder / name).unlink(missing_ok=True)
     set_param(folder, "photos: 960 ", "photos: 240 ")
-    for name, old in (("epochs", "epochs: "), ("side", "image_side_px: null")):
-        line = next(line for line in (folder / "params.yaml").read_text().splitlines() if line.strip().startswith(old))
-        set_param(folder, line, "  epochs: 2" if name == "epochs" else "  image_side_px: 32")
+    line = next(line for line in (folder / "params.yaml").read_text().splitlines() if line.strip().startswith("epochs: "))
+    set_param(folder, line, "  epochs: 2")
+    set_param(folder, "image_side_px: null\n", "image_side_px: 32\n")
     run(folder, "git", "init", "-q", "-b", "main")
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "-qm", "code")

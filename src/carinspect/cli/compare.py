@@ -35,12 +35,13 @@ def fetch(revision: str) -> Side:
     """Predictions and threshold of a revision, from the workspace, DVC's cache or its remote."""
     with TemporaryDirectory() as folder:
         table = Path(folder) / PREDICTIONS.name
-        table.write_bytes(_read(PREDICTIONS, revision))
+        table.write_bytes(read_at(PREDICTIONS, revision))
         predictions = read_table(table, columns=(*PHOTO_COLUMNS, "split", "p_clean"))
-    return Side(name=revision, predictions=predictions, clean_from=json.loads(_read(THRESHOLD, revision))["T_clean"])
+    return Side(name=revision, predictions=predictions, clean_from=json.loads(read_at(THRESHOLD, revision))["T_clean"])
 
 
-def _read(path: Path, revision: str) -> bytes:
+def read_at(path: Path, revision: str) -> bytes:
+    """The bytes of a file at a git revision, an experiment or `workspace`, be it in git or in DVC. Raises `UserError`."""
     try:
         with dvc.api.open(str(path), rev=None if revision == WORKSPACE else revision, mode="rb") as file:
             return bytes(file.read())

@@ -135,6 +135,34 @@ def compare(
     compare_revisions(a, b, samples=samples, json_file=json)
 
 
+@app.command()
+def promote(
+    revision: Annotated[str, typer.Argument(help="Git revision or experiment of the model to release.")],
+    current: Annotated[str | None, typer.Argument(help="Revision of the model to be better than. Default: the one in the stage.")] = None,
+    stage: Annotated[str, typer.Option(help="Any word: what the release is for.")] = "production",
+    version: Annotated[str | None, typer.Option(help="Version of the release, e.g. v1.0.0. Default: the next patch.")] = None,
+    samples: Annotated[int, typer.Option(help="Resamples of groups behind each interval.", min=1000)] = 10_000,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say whether it may be released.")] = False,
+) -> None:
+    """Release a model: a version and a stage, as git tags. Exit status 1, with the reasons, unless it is proved and clearly better."""
+    from carinspect.cli.promote import promote
+
+    raise typer.Exit(promote(revision, current, stage=stage, version=version, samples=samples, dry_run=dry_run))
+
+
+@app.command()
+def fetch(
+    model: Annotated[str, typer.Argument(help="car-inspection, car-inspection@v1.0.0 or car-inspection@production.")],
+    repo: Annotated[str | None, typer.Option(help="Path or URL of the git repository. Default: the one here.")] = None,
+    out: Annotated[Path, typer.Option(help="The model file to write.")] = Path("models/best.onnx"),
+    force: Annotated[bool, typer.Option("--force", help="Replace another model that lies there.")] = False,
+) -> None:
+    """Fetch a released model and open it, e.g. before `carinspect serve`."""
+    from carinspect.cli.fetch import fetch_model
+
+    fetch_model(model, repository=repo, out=out, force=force)
+
+
 store = typer.Typer(no_args_is_help=True, help="The cache and the remotes that hold data and models.")
 app.add_typer(store, name="store")
 

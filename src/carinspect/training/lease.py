@@ -14,33 +14,37 @@ POLL_S = 0.5
 
 
 def lease_folder() -> Path:
-    """One for each user of the machine, whatever the checkout: a card does not know from which folder it is used."""
-    return Path(tempfile.gettempdir()) / f"carinspect-leases-{os.getuid()}"
+    """CARINSPECT_LEASES, or one for each user of the machine, whatever the checkout: a card does not know from where it is used."""
+    return Path(os.environ.get("CARINSPECT_LEASES") or Path(tempfile.gettempdir()) / f"carinspect-leases-{os.getuid()}")
 
 
-def take_leases(names: Sequence[str], *, wanted: int | None) -> list[str]:
-    """`wanted` of `names`, for example cuda0 and cuda1, or when None all that are free, at least one. Waits until there are so many.
+def take_leases(names: Sequence[str], *, fewest: int, most: int) -> list[str]:
+    """Those of `names`, for example card0 and card1, that are free: `most` at most. Waits until there are `fewest`.
 
     They are held until this process ends, also after it has become another program, and pass to no child.
     """
     lease_folder().mkdir(parents=True, exist_ok=True)
     # Whoever waits keeps the gate: two that want two cards each never hold one each.
     gate = _open("gate")
-    fcntl.flock(gate, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting behind a training that waits for {', '.join(names)}", flush=True)
+        fcntl.flock(gate, fcntl.LOCK_EX)
     held: dict[str, int] = {}
     said = False
-    while len(held) < (wanted or 1):
+    while len(held) < fewest:
         for name in names:
-            if name not in held and len(held) < (wanted or len(names)):
+            if name not in held and len(held) < most:
                 file = _open(name)
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     held[name] = file
                 except BlockingIOError:
                     os.close(file)
-        if len(held) < (wanted or 1):
+        if len(held) < fewest:
             if not said:
-                print(f"waiting for {wanted or 'one'} of {', '.join(names)}: other trainings hold them", flush=True)
+                print(f"waiting for {fewest} of {', '.join(names)}: other trainings hold them", flush=True)
                 said = True
             time.sleep(POLL_S)
     for file in held.values():

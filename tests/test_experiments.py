@@ -1,0 +1,210 @@
+"""Experiments of a team: a queue that shares the machine, results that travel, a sweep of its own, a machine that has nothing yet."""
+
+import fcntl
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from carinspect.core.errors import UserError
+from carinspect.core.machine import usable_cores
+from carinspect.sweep.combination import combine
+from carinspect.sweep.spread import draw_spread, tabulate, write_spread
+from carinspect.training.config import Recipe
+from carinspect.training.lease import lease_folder
+from test_pipeline import ROOT, clone, dvc_environment, ran_stages, reached_files, run, workspace
+
+__all__ = ["clone", "workspace"]  # fixtures
+
+SWEEP = yaml.safe_load((ROOT / "sweeps" / "dvc.yaml").read_text())["stages"]
+LIMIT_S = 600
+
+
+# ---- the sweep's parts
+
+
+@pytest.mark.parametrize("stage", list(SWEEP))
+def test_a_stage_of_the_sweep_depends_on_the_code_that_it_imports(stage: str) -> None:
+    code = [dep for dep in SWEEP[stage]["deps"] if dep.startswith(("src/", "sweeps/"))]
+    reached = {f"sweeps/{stage}.py"} | reached_files(ROOT / "sweeps" / f"{stage}.py")
+    assert [file for file in reached if not any(file == dep or file.startswith(f"{dep}/") for dep in code)] == []
+
+
+def test_a_combination_is_the_recipe_with_another_backbone_and_seed(tiny_recipe: Recipe) -> None:
+    other = combine(tiny_recipe, backbone="test_convnext", seed=7)
+    assert (other.model.backbone, other.train.seed) == ("test_convnext", 7)
+    assert combine(other, backbone=tiny_recipe.model.backbone, seed=tiny_recipe.train.seed) == tiny_recipe
+
+
+def test_a_mistyped_backbone_and_weights_of_one_backbone_are_refused(tiny_recipe: Recipe) -> None:
+    with pytest.raises(UserError, match="Did you mean 'resnet18'"):
+        combine(tiny_recipe, backbone="resnat18", seed=1)
+    fixed = tiny_recipe.model_copy(update={"model": tiny_recipe.model.model_copy(update={"pretrained": "sha256:abc"})})
+    with pytest.raises(UserError, match="weights of one backbone"):
+        combine(fixed, backbone="resnet18", seed=1)
+
+
+def score(backbone: str, seed: int, value: float | None) -> dict:
+    return {"backbone": backbone, "seed": seed, "val": {"clean roc_auc": value}, "test": {"clean roc_auc": 0.5}}
+
+
+def test_the_spread_is_mean_lowest_and_highest_over_the_seeds(tmp_path: Path) -> None:
+    scores = [score("b", 1, 0.8), score("b", 2, 0.9), score("b", 3, 0.4), score("a", 1, None), score("a", 2, 0.7), score("a", 3, 0.7)]
+    table = tabulate(scores)
+    found = table[table["split"] == "val"].set_index("backbone")
+    assert list(found.index) == ["b", "a"]
+    assert found.loc["b", ["seeds", "mean", "low", "high"]].tolist() == pytest.approx([3, 0.7, 0.4, 0.9])
+    assert found.loc["a", ["seeds", "mean", "low", "high"]].tolist() == pytest.approx([2, 0.7, 0.7, 0.7])
+    for name in ("one", "two"):
+        write_spread(table, tmp_path / f"{name}.csv")
+        draw_spread(table, tmp_path / f"{name}.png")
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+# ---- in a clone with a git remote and a DVC remote
+
+
+@pytest.fixture(scope="module")
+def team(clone: Path) -> Path:
+    """The clone, its git remote and its storage, with all pushed."""
+    beside = clone.parent
+    run(beside, "git", "init", "-q", "--bare", "-b", "main", "origin.git")
+    run(clone, "git", "remote", "add", "origin", str(beside / "origin.git"))
+    run(clone, "dvc", "remote", "add", "-d", "storage", str(beside / "storage"))
+    run(clone, "git", "commit", "-qam", "storage")
+    run(clone, "git", "push", "-q", "origin", "main")
+    run(clone, "dvc", "push")
+    return clone
+
+
+@pytest.fixture
+def colleague(team: Path, tmp_path: Path) -> Path:
+    """A clone on another machine: code, and nothing of what DVC keeps."""
+    run(tmp_path, "git", "clone", "-q", str(team.parent / "origin.git"), "colleague")
+    return tmp_path / "colleague"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("commands", [(("dvc", "pull"), ("dvc", "repro")), (("dvc", "repro", "--pull"),)])
+def test_a_fresh_machine_trains_nothing(colleague: Path, team: Path, commands: tuple[tuple[str, ...], ...]) -> None:
+    said = [run(colleague, *command) for command in commands]
+    assert [stage for output in said for stage in ran_stages(output)] == []
+    assert "sweep" not in "".join(said)
+    assert (colleague / "models" / "best.onnx").read_bytes() == (team / "models" / "best.onnx").read_bytes()
+    assert run(colleague, "git", "status", "--porcelain") == ""
+
+
+@pytest.mark.slow
+def test_that_check_sees_a_stage_that_runs(colleague: Path) -> None:
+    # What a dry run does not make is missing for the next stage.
+    assert ran_stages(run(colleague, "dvc", "repro", "--dry", fails=True)) == ["render_demo"]
+
+
+@pytest.fixture
+def cores() -> Iterator[ExitStack]:
+    """Holds every core as another training would, until it is closed."""
+    lease_folder().mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        for number in range(usable_cores()):
+            file = held.enter_context((lease_folder() / f"core{number}").open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield held
+
+
+def start_queue(folder: Path, *, jobs: int) -> None:
+    # Its workers keep what they are given as output: a pipe would never end.
+    with (folder.parent / "queue.log").open("w") as log:
+        subprocess.run(
+            ["dvc", "queue", "start", "-j", str(jobs)], cwd=folder, env=dvc_environment(folder),
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, check=True,
+        )  # fmt: skip
+
+
+def wait_until(met, what: str) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not met():
+        assert time.monotonic() < deadline, what
+        time.sleep(1)
+
+
+@pytest.mark.slow
+def test_a_queue_of_two_shares_the_machine_and_its_results_travel(workspace: Path, team: Path, colleague: Path, cores: ExitStack) -> None:
+    change = ("-S", "train.lr=range(0.001,0.003,0.001)", "-S", "profiles.auto.runtime.processes=1")
+    queued = re.findall(r"Queued experiment '(\S+)'", run(workspace, "dvc", "exp", "run", "--queue", *change))
+    assert len(queued) == 2
+    start_queue(workspace, jobs=2)
+
+    def log(name: str) -> str:
+        # Fails before the experiment has begun.
+        environment = dvc_environment(workspace)
+        command = ["dvc", "queue", "logs", name]
+        return subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, check=False).stdout
+
+    wait_until(lambda: all("waiting" in log(name) for name in queued), "the trainings did not wait for the cores that others hold")
+    cores.close()
+    wait_until(lambda: not re.search(r"Queued|Running", run(workspace, "dvc", "queue", "status")), "the queue did not end")
+    assert run(workspace, "dvc", "queue", "status").count("Success") == 2, log(queued[0])[-2000:] + log(queued[1])[-2000:]
+    assert all(re.search(r"this training holds core\d+$", log(name), re.MULTILINE) for name in queued)
+    wait_until(lambda: "0 active" in run(workspace, "dvc", "queue", "status"), "a worker of the queue did not end")
+
+    # `make compare` shows what was changed and the headlines.
+    make = (
+        "make",
+        "-s",
+        "compare",
+        f"VENV={Path(sys.executable).parent.parent}",
+        f"--assume-old={Path(sys.executable).parent.parent}/installed",
+    )
+    head, *rows = (line.split("|")[1:-1] for line in run(workspace, *make).splitlines() if line.startswith("|"))
+    columns = {name.strip() for name in head}
+    assert {"Experiment", "test.clean.roc_auc", "test.damage.mae", "params.yaml:train.lr"} <= columns
+    assert len(columns) < 12
+    assert not any("profiles" in name for name in columns)
+    assert all(any(name in row[0] for row in rows) for name in queued)
+
+    # Two epochs on a few photos prove nothing, and are no release.
+    name = queued[1]
+    promote = ("env", "PYTHONPATH=src", sys.executable, "-m", "carinspect.cli.main", "promote", name)
+    assert "Its promise is infeasible" in run(workspace, *promote, fails=True).split(f"Refused: {name}")[1]
+
+    # To a colleague, who trains nothing.
+    run(workspace, "dvc", "exp", "push", "origin", name)
+    assert name in run(colleague, "dvc", "exp", "list", "origin")
+    run(colleague, "dvc", "exp", "pull", "origin", name)
+    run(colleague, "dvc", "exp", "apply", name)
+    assert "lr: 0.002" in (colleague / "params.yaml").read_text()
+    assert ran_stages(run(colleague, "dvc", "repro")) == []
+    run(colleague, "git", "checkout", "-q", "--", ".")
+    run(colleague, "dvc", "exp", "branch", name, "better")
+    run(colleague, "git", "checkout", "-q", "better")
+    assert "lr: 0.002" in (colleague / "params.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_a_sweep_scores_as_the_pipeline_does_and_is_no_part_of_it(workspace: Path) -> None:
+    own_seed = yaml.safe_load((workspace / "params.yaml").read_text())["train"]["seed"]
+    (workspace / "sweeps" / "params.yaml").write_text(f"sweep:\n  backbones: [test_resnet]\n  seeds: [{own_seed}, 1]\n")
+    assert "sweeps" not in run(workspace, "dvc", "repro", "--dry")
+    assert ran_stages(run(workspace, "dvc", "repro", "sweeps/dvc.yaml")) == [
+        f"sweeps/dvc.yaml:train@test_resnet-{own_seed}", "sweeps/dvc.yaml:train@test_resnet-1", "sweeps/dvc.yaml:spread",
+    ]  # fmt: skip
+    scores = {seed: json.loads((workspace / f"sweeps/metrics/test_resnet-{seed}.json").read_text()) for seed in (own_seed, 1)}
+    pipeline = json.loads((workspace / "metrics" / "evaluate.json").read_text())
+    for split in ("val", "test"):
+        assert scores[own_seed][split]["clean roc_auc"] == pytest.approx(pipeline[split]["clean"]["roc_auc"])
+        assert scores[own_seed][split]["damage mae"] == pytest.approx(pipeline[split]["damage"]["mae"], abs=1e-6)
+    assert scores[1]["val"] != scores[own_seed]["val"]
+    table = pd.read_csv(workspace / "sweeps" / "spread.csv")
+    assert (table["seeds"] == 2).all()
+    assert table["mean"].between(table["low"] - 1e-6, table["high"] + 1e-6).all()
+    assert (workspace / "sweeps" / "spread.png").is_file()
+    assert ran_stages(run(workspace, "dvc", "repro")) == []

@@ -1,0 +1,296 @@
+"""registry: a release needs a proof and a clear gain, and another project finds it by its name."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import dvc.api
+import pytest
+from onnx import TensorProto, helper
+
+from carinspect.comparison.compare import Side, compare_predictions
+from carinspect.core.errors import UserError
+from carinspect.core.files import write_bytes, write_json
+from carinspect.core.tables import write_table
+from carinspect.images.decode import RESIZE_CONTRACT
+from carinspect.inference.bundle import FORMAT, METADATA_KEY, open_bundle
+from carinspect.inference.seal import seal
+from carinspect.registry.gate import Candidate, not_better, unproved
+from carinspect.registry.releases import Reference, parse_reference
+from test_cli import Done, carinspect
+from test_comparison import draw_sides
+
+ROOT = Path(__file__).parent.parent
+PROOF = {"precision": 0.95, "confidence": 0.95, "of": "a photo of a new car"}
+THRESHOLD = {"T_clean": 0.6, "T_low": None, "feasible": True, "reason": None, "proves": PROOF, "predictions_sha256": "abc"}
+
+
+# ---- the gate alone
+
+
+def candidate(*, leaks: int = 0, carried: dict[str, Any] | None = None, **threshold: object) -> Candidate:
+    own = THRESHOLD | threshold
+    return Candidate(threshold=own, predictions_sha256="abc", certificate={"leaks": leaks}, carried_threshold=carried or own)
+
+
+def test_a_proved_model_without_leaks_passes() -> None:
+    assert unproved(candidate()) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (candidate(feasible=False, proves=None, T_clean=None, reason="too few groups"), "infeasible: too few groups"),
+        (candidate(proves=None), "'empirical'"),
+        (candidate(leaks=3), "leaks (3 times"),
+        (candidate(predictions_sha256="def"), "other predictions"),
+        (candidate(carried=THRESHOLD | {"T_clean": 0.5}), "another threshold"),
+    ],
+)
+def test_each_fault_is_a_reason(model: Candidate, reason: str) -> None:
+    (said,) = unproved(model)
+    assert reason in said
+
+
+def test_only_a_clear_gain_takes_a_place() -> None:
+    a, b = draw_sides(noise=(3.0, 0.5))
+
+    def gain(first: Side, second: Side) -> list[str]:
+        return not_better(compare_predictions(first, second, samples=1000, confidence=0.95, seed=1))
+
+    assert gain(a, b) == []
+    assert "is worse than" in gain(b, a)[0]
+    assert "No clear difference" in gain(a, Side("again", a.predictions, a.clean_from))[0]
+    mixed = Side("mixed", b.predictions.assign(damage=9.0), b.clean_from)
+    assert "but worse in" in gain(a, mixed)[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "reference"),
+    [
+        ("car-inspection", Reference("car-inspection")),
+        ("car-inspection@v1.2.0", Reference("car-inspection", version="v1.2.0")),
+        ("car-inspection@production", Reference("car-inspection", stage="production")),
+        ("car-inspection@1.2", Reference("car-inspection", stage="1.2")),
+    ],
+)
+def test_a_reference_is_a_name_with_a_version_or_a_stage(text: str, reference: Reference) -> None:
+    assert parse_reference(text) == reference
+    assert str(reference) == text
+
+
+@pytest.mark.parametrize("text", ["", "@production", "car-inspection@"])
+def test_half_a_reference_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="is no reference to a model"):
+        parse_reference(text)
+
+
+# ---- promotion, in a repository with a remote
+
+
+def model_carrying(threshold: dict[str, Any]) -> bytes:
+    """A model file that answers nothing and carries `threshold`."""
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "empty", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    info = {"format": FORMAT, "resize_contract": RESIZE_CONTRACT, "threshold": threshold}
+    helper.set_model_props(model, {METADATA_KEY: json.dumps(info)})
+    return seal(model.SerializeToString())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """DVC's and git's own settings, away from those of the machine."""
+    folder = str(tmp_path_factory.mktemp("dvc"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("SITE_CACHE_DIR", "GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR"):
+            patch.setenv(f"DVC_{name}", folder)
+        for who in ("AUTHOR", "COMMITTER"):
+            patch.setenv(f"GIT_{who}_NAME", "test")
+            patch.setenv(f"GIT_{who}_EMAIL", "test@example.org")
+        patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+        yield
+
+
+def run(folder: Path, *command: str) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+WEAK, STRONG = draw_sides(noise=(3.0, 0.5))
+
+
+class Project:
+    """A repository that holds what a run of the pipeline leaves for the registry, each model a commit."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.origin = folder / "project", folder / "origin.git"
+        self.weak = self.strong = ""
+        self.said: list[Done] = []
+        self.folder.mkdir()
+        run(folder, "git", "init", "-q", "--bare", "-b", "main", str(self.origin))
+        run(self.folder, "git", "init", "-q", "-b", "main")
+        run(self.folder, "git", "remote", "add", "origin", str(self.origin))
+        run(self.folder, "dvc", "init", "-q")
+        run(self.folder, "dvc", "remote", "add", "-q", "-d", "storage", str(folder / "remote"))
+        (self.folder / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+        artifacts = (ROOT / "dvc.yaml").read_text().split("\nartifacts:\n")[1].split("\n\n")[0]
+        (self.folder / "dvc.yaml").write_text(f"artifacts:\n{artifacts}\n")
+
+    def commit(self, side: Side, *, leaks: int = 0, **changes: object) -> str:
+        """Commit and push a model that predicts as `side` does; the commit."""
+        predictions = self.folder / "data" / "predictions.csv"
+        predictions.parent.mkdir(exist_ok=True)
+        write_table(side.predictions, predictions)
+        threshold = THRESHOLD | {"predictions_sha256": sha256(predictions.read_bytes()).hexdigest()} | changes
+        write_json(self.folder / "models" / "threshold.json", threshold)
+        write_bytes(self.folder / "models" / "best.onnx", model_carrying(threshold))
+        write_json(self.folder / "metrics" / "split.json", {"leaks": leaks})
+        run(self.folder, "dvc", "add", "-q", "models/best.onnx", "models/threshold.json", "data/predictions.csv")
+        run(self.folder, "dvc", "push", "-q")
+        run(self.folder, "git", "add", "-A")
+        run(self.folder, "git", "commit", "-qm", "model", "--allow-empty")
+        return run(self.folder, "git", "rev-parse", "HEAD")
+
+    def promote(self, *words: str) -> Done:
+        return carinspect("promote", *words, "--samples", "1000", folder=self.folder)
+
+    def tags(self) -> list[str]:
+        return run(self.folder, "git", "tag").split()
+
+    def share(self) -> None:
+        run(self.folder, "git", "push", "-q", "origin", "main", "--tags")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Two releases: the weak model's, then that of the strong one that took its place."""
+    project = Project(tmp_path_factory.mktemp("registry"))
+    project.weak = project.commit(WEAK)
+    project.said.append(project.promote("HEAD"))
+    # The time of a git tag is in seconds, and the later of two tags counts.
+    time.sleep(1.1)
+    project.strong = project.commit(STRONG)
+    project.said.append(project.promote("main"))
+    project.share()
+    return project
+
+
+def test_the_first_needs_only_its_proof_and_the_next_to_be_better(project: Project) -> None:
+    first, second = project.said
+    assert first.returncode == second.returncode == 0, first.stdout + second.stdout
+    assert "there is none to be better than" in first.stdout
+    assert "is better than A" in second.stdout
+    assert project.tags() == [
+        "car-inspection#production#1", "car-inspection#production#2", "car-inspection@v0.0.1", "car-inspection@v0.0.2",
+    ]  # fmt: skip
+    assert run(project.folder, "git", "rev-parse", "car-inspection@v0.0.2^{}") == project.strong
+
+
+@pytest.mark.parametrize(
+    ("side", "changes", "reason"),
+    [
+        (WEAK, {}, "is worse than A"),
+        (Side("b", STRONG.predictions.sample(frac=1, random_state=1), 0.6), {"T_low": 0.1}, "No clear difference"),
+        (STRONG, {"proves": None}, "'empirical'"),
+        (STRONG, {"leaks": 2}, "leaks (2 times"),
+    ],
+)
+def test_a_refusal_changes_nothing_and_is_exit_status_1(project: Project, side: Side, changes: dict, reason: str) -> None:
+    before = project.tags()
+    commit = project.commit(side, **changes)
+    done = project.promote(commit)
+    assert (done.returncode, project.tags()) == (1, before)
+    assert f"Refused: {commit}" in done.stdout
+    assert reason in done.stdout.split("Refused")[1]
+
+
+def test_a_trial_changes_nothing(project: Project) -> None:
+    before = project.tags()
+    assert "may be promoted to production. Nothing was changed." in project.promote(project.strong, project.weak, "--dry-run").stdout
+    assert project.tags() == before
+
+
+def test_what_holds_the_stage_is_not_promoted_again(project: Project) -> None:
+    assert "It is the model that is in production" in project.promote(project.strong).stdout
+
+
+def test_other_test_photos_are_no_comparison(project: Project) -> None:
+    other = draw_sides(groups=30, seed=3)[1]
+    done = project.promote(project.commit(other))
+    assert done.returncode == 1
+    assert "It cannot be compared with" in done.stdout
+    assert "the test photos differ" in done.stdout
+
+
+def test_an_unknown_revision_is_one_line(project: Project) -> None:
+    done = project.promote("mian")
+    assert (done.returncode, done.stderr) == (
+        1, "carinspect: 'mian' is no git revision and no experiment of `dvc exp list`. Commit the model first.\n",
+    )  # fmt: skip
+
+
+# ---- from another project
+
+
+@pytest.mark.parametrize(("reference", "made_by"), [("", "strong"), ("@production", "strong"), ("@v0.0.1", "weak")])
+def test_a_release_is_fetched_by_its_name(project: Project, tmp_path: Path, reference: str, made_by: str) -> None:
+    done = carinspect("fetch", f"car-inspection{reference}", "--repo", str(project.origin), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert getattr(project, made_by)[:7] in done.stdout
+    assert "proves a precision of 0.95 at the confidence 0.95" in done.stdout
+    assert open_bundle(tmp_path / "models" / "best.onnx").threshold == 0.6
+
+
+def test_another_model_is_not_overwritten_unasked(project: Project, tmp_path: Path) -> None:
+    def fetch(version: str, *more: str) -> Done:
+        return carinspect("fetch", f"car-inspection@{version}", "--repo", str(project.origin), "--out", "m.onnx", *more, folder=tmp_path)
+
+    assert fetch("v0.0.1").returncode == fetch("v0.0.1").returncode == 0
+    before = (tmp_path / "m.onnx").read_bytes()
+    assert "Add --force" in fetch("v0.0.2").stderr
+    assert (tmp_path / "m.onnx").read_bytes() == before
+    assert fetch("v0.0.2", "--force").returncode == 0
+    assert (tmp_path / "m.onnx").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [("car-inspection@v9.0.0", "no such release"), ("car-inspection@staging", "no such release"), ("lorry@v0.0.1", "no such release")],
+)
+def test_a_release_that_is_not_there_is_one_line(project: Project, tmp_path: Path, reference: str, message: str) -> None:
+    done = carinspect("fetch", reference, "--repo", str(project.origin), folder=tmp_path)
+    assert (done.returncode, list(tmp_path.iterdir())) == (1, [])
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_repository_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    done = carinspect("fetch", "car-inspection", "--repo", str(tmp_path / "nothing"), folder=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+def test_dvc_itself_finds_the_release(project: Project, tmp_path: Path) -> None:
+    origin, released = str(project.origin), "car-inspection@v0.0.2"
+    run(tmp_path, "dvc", "artifacts", "get", origin, "car-inspection", "--rev", "v0.0.2", "-o", "by-version.onnx")
+    run(tmp_path, "dvc", "artifacts", "get", origin, "car-inspection", "--stage", "production", "-o", "by-stage.onnx")
+    run(tmp_path, "dvc", "get", origin, "models/best.onnx", "--rev", released, "-o", "by-path.onnx")
+    contents = {path.read_bytes() for path in tmp_path.glob("*.onnx")}
+    assert contents == {dvc.api.read("models/best.onnx", repo=origin, rev=released, mode="rb")}
+    (content,) = contents
+    assert open_bundle(content).info["threshold"] == json.loads(dvc.api.read("models/threshold.json", repo=origin, rev=released))
+    assert "car-inspection" in run(tmp_path, "gto", "show", "--repo", origin)
+
+
+def test_going_back_is_one_tag(project: Project, tmp_path: Path) -> None:
+    time.sleep(1.1)
+    run(project.folder, "gto", "assign", "car-inspection", "--version", "v0.0.1", "--stage", "production", "--force")
+    assert project.weak[:7] in carinspect("fetch", "car-inspection@production", "--repo", str(project.folder), folder=tmp_path).stdout
+    run(project.folder, "git", "tag", "-d", "car-inspection#production#3")
