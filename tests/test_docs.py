@@ -1,5 +1,6 @@
 """README.md and docs/: what they link to, and every command, flag, target, parameter and file that they name, is there."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -157,10 +158,13 @@ def unknown_params(text: str, _: Path) -> Problems:
 def known_files() -> tuple[set[str], set[str]]:
     """What is in git, and what the pipeline and the sweep write."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    files = (ROOT / "dvc.yaml", ROOT / "sweeps" / "dvc.yaml")
-    stages = [stage for file in files for stage in yaml.safe_load(file.read_text())["stages"].values()]
-    written = [out if isinstance(out, str) else next(iter(out)) for stage in stages for out in [*stage["outs"], *stage.get("metrics", [])]]
-    return set(listed), set(written)
+    written = set()
+    for file in (Path(name) for name in listed if Path(name).name == "dvc.yaml"):
+        for stage in yaml.safe_load((ROOT / file).read_text())["stages"].values():
+            outs = [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]
+            folder = file.parent / stage.get("wdir", "")
+            written |= {os.path.normpath(folder / (out if isinstance(out, str) else next(iter(out)))) for out in outs}
+    return set(listed), written
 
 
 FILE = re.compile(r"(?:src|stages|tests|docs|docker|cloud|benchmarks|examples|sweeps|metrics|data|models|reports)/[\w./-]+\.\w+")
