@@ -154,7 +154,7 @@ def test_a_queue_of_two_shares_the_machine_and_its_results_travel(workspace: Pat
     wait_until(lambda: not re.search(r"Queued|Running", run(workspace, "dvc", "queue", "status")), "the queue did not end")
     assert run(workspace, "dvc", "queue", "status").count("Success") == 2, log(queued[0])[-2000:] + log(queued[1])[-2000:]
     assert all(re.search(r"this training holds core\d+$", log(name), re.MULTILINE) for name in queued)
-    wait_until(lambda: "0 active" in run(workspace, "dvc", "queue", "status"), "a worker of the queue did not end")
+    wait_until(lambda: "0 active, 0 idle" in run(workspace, "dvc", "queue", "status"), "a worker of the queue did not end")
 
     # `make compare` shows what was changed and the headlines.
     make = (
