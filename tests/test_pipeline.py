@@ -312,7 +312,7 @@ def test_an_experiment_in_a_temporary_copy_runs_the_copy_and_leaves_the_workspac
 
 @pytest.mark.slow
 def test_an_experiment_in_a_temporary_copy_whose_dvc_is_killed_goes_on_where_it_was(workspace: Path) -> None:
-    command = ["dvc", "exp", "run", "--temp", "--name", "longer", "-S", "train.epochs=12"]
+    command = ["dvc", "exp", "run", "--temp", "--name", "killed", "-S", "train.epochs=13"]
     environment = dvc_environment(workspace)
     states = workspace / ".carinspect" / "train"
     with subprocess.Popen(command, cwd=workspace, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
@@ -327,8 +327,8 @@ def test_an_experiment_in_a_temporary_copy_whose_dvc_is_killed_goes_on_where_it_
     assert "of an interrupted run" in output
     assert not list(states.glob("*.pt"))
     assert run(workspace, "git", "status", "--porcelain") == ""
-    (reference,) = run(workspace, "git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/longer").split()
-    assert json.loads(run(workspace, "git", "show", f"{reference}:metrics/train_ddp.json"))["epochs"] == 12
+    (reference,) = run(workspace, "git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/killed").split()
+    assert json.loads(run(workspace, "git", "show", f"{reference}:metrics/train_ddp.json"))["epochs"] == 13
 
 
 @pytest.mark.slow
