@@ -15,7 +15,7 @@ BIN = Path(sys.executable).parent
 
 
 def commands(page: Path) -> str:
-    """All shell blocks of a page as one script that stops at the first error; `make` takes this environment and installs nothing into it."""
+    """All shell blocks of a page as one script that stops at the first error; `make` takes this environment as it is."""
     blocks = re.findall(r"^```sh\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     # Said in MAKEFLAGS, make would not hear it.
     make = 'make() { command make --assume-old=.venv/installed "$@"; }'
