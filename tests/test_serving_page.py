@@ -140,7 +140,7 @@ def test_the_keyboard_reaches_everything_and_everything_has_a_name(page: Page) -
     for _ in range(4):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
-    assert reached == ["choose", "take", "explain", "/openapi.json"]
+    assert reached == ["choose", "take", "explain", "/docs"]
     with page.expect_file_chooser():
         page.focus("#choose")
         page.keyboard.press("Enter")
