@@ -54,9 +54,8 @@ compare: setup  ## the experiments side by side: what was changed, and the headl
 		--drop '(?!Experiment$$|State$$|(params\.yaml:)?($(SECTIONS))(\.|$$)).*' $(ARGS)
 
 check-lock: setup  ## does dvc.lock belong to this code, these parameters and this data? needs no data
-	@dvc repro --dry --allow-missing > .lock-check 2>&1 || true
-	@grep -q "are up to date" .lock-check && rm .lock-check || \
-		{ cat .lock-check; rm .lock-check; echo "dvc.lock is not of this commit: dvc repro, and commit dvc.lock, data and metrics." >&2; exit 1; }
+	@said=$$(dvc repro --dry --allow-missing 2>&1); case "$$said" in *"are up to date"*) ;; *) echo "$$said"; \
+		echo "dvc.lock is not of this commit: dvc repro, and commit dvc.lock, data and metrics." >&2; exit 1;; esac
 
 summary: setup  ## Markdown: parameters, metrics and plots against BASE (default: the last commit)
 	@bash .ci/summary $(or $(BASE),HEAD)

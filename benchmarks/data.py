@@ -35,7 +35,9 @@ SIZES, LARGE = (1_000, 10_000), 70_000
 ADDED = 100
 STEPS = ("convert", "split", "convert +100", "split +100")
 PHOTO_PX = (96, 72)
-CONVERT = ConvertAnnotationsParams(damage_severity={"dent": 1.0}, dirt_severity={"dirt": 1.0}, area_exponent=0.5, min_dimension_px=16)
+CONVERT = ConvertAnnotationsParams(
+    damage_severity={"dent": 1.0}, dirt_severity={"dirt": 1.0}, area_exponent=0.5, min_dimension_px=16, misnamed="reject"
+)
 SPLIT = SplitParams(
     seed=1, policy="fresh", fractions={"train": 0.5, "val": 0.1, "calib": 0.2, "test": 0.2}, near_duplicate_bits=12,
     near_duplicate_correlation=0.5,

@@ -16,7 +16,8 @@ from carinspect.core.params import read_section
 from carinspect.core.tables import DATASET_COLUMNS, read_table
 from carinspect.export.card import CardFacts, draw_model_card
 from carinspect.export.config import ExportParams
-from carinspect.export.files import Photos, export_model, export_variants
+from carinspect.export.files import Exported, Photos, export_model, export_variants
+from carinspect.export.latency import measure_latency
 from carinspect.model.checkpoint import load_checkpoint
 
 FOLDER = Path("models")
@@ -33,18 +34,26 @@ def main() -> None:
 
     exported = export_model(checkpoint, rule | {"metrics": metrics["evaluate"]}, photos, params)
     write_bytes(FOLDER / "best.onnx", exported.content)
-    report = exported.comparison | {"bytes": len(exported.content), "variants": {}}
+    report = describe(exported, photos, params) | {"variants": {}}
     print(f"models/best.onnx: {len(exported.content) / 1e6:.1f} MB, answers as torch does on {exported.comparison['photos']} photos")
 
     (FOLDER / "variants").mkdir(exist_ok=True)
     for name, variant in export_variants(exported, photos, params):
         write_bytes(FOLDER / "variants" / f"best.{name}.onnx", variant.content)
-        report["variants"][name] = variant.comparison | {"bytes": len(variant.content)}
+        report["variants"][name] = describe(variant, photos, params)
         flips, megabytes = variant.comparison["flipped_decisions"], len(variant.content) / 1e6
         print(f"models/variants/best.{name}.onnx: {megabytes:.1f} MB, {flips} decisions flip")
     write_json(Path("metrics/export_onnx.json"), report)
     card = CardFacts(checkpoint, table, parity=exported.comparison, **rule, **metrics)
     write_bytes(Path("reports/model_card.md"), draw_model_card(card).encode())
+
+
+def describe(file: Exported, photos: Photos, params: ExportParams) -> dict[str, Any]:
+    """The metrics of one model file."""
+    found = file.comparison | {"bytes": len(file.content)}
+    if params.latency_runs:
+        found["latency_ms"] = measure_latency(file.content, photos.of("val", most=params.parity_photos), runs=params.latency_runs)
+    return found
 
 
 def _read_json(file: str) -> Any:

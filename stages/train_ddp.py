@@ -15,7 +15,7 @@ from carinspect.core.errors import run_stage
 from carinspect.core.files import write_json
 from carinspect.core.params import load_params, read_section
 from carinspect.training.config import TrackingParams
-from carinspect.training.launch import die_with_parent, exec_torchrun, is_worker, join_launcher, lock_run, read_cluster
+from carinspect.training.launch import become_torchrun, is_worker, join_launcher, lock_run, read_cluster
 from carinspect.training.recipe import CHECKPOINT_FILE, read_profiles, read_recipe, resume_from
 from carinspect.training.run import Job, finish, prepare, run
 from carinspect.training.runtime import settle_runtime
@@ -25,9 +25,6 @@ from carinspect.training.sharing import take_share
 def main() -> None:
     if is_worker():
         join_launcher()
-    else:
-        # Also while it waits for cards: what nobody waits for any more must not train.
-        die_with_parent(os.getppid())
     arguments = read_arguments()
     params = load_params()
     resume = arguments.resume or params["train"]["resume"]
@@ -57,7 +54,7 @@ def main() -> None:
             # The scheduler of a cluster hands out its cards itself.
             machine = take_share(machine, profiles[chosen].runtime)
         print(f"training on {machine.device} with {machine.processes} processes and {machine.workers} loader workers each", flush=True)
-        exec_torchrun(__file__, sys.argv[1:], processes=machine.processes, cluster=cluster)
+        become_torchrun(__file__, sys.argv[1:], processes=machine.processes, cluster=cluster, anew=machine.device == "cuda")
     metrics = run(job)
     if metrics:
         write_json(Path("metrics/train_ddp.json"), metrics)

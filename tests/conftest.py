@@ -1,8 +1,10 @@
 """Owns what several test files share: tiny data roots and a recipe that trains in seconds."""
 
 import os
+import socket
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,9 @@ from PIL import Image
 from carinspect.core.tables import DATASET_COLUMNS, write_table
 from carinspect.model.config import ModelRecipe
 from carinspect.training.config import AugmentParams, Recipe, TrainRecipe
+
+if TYPE_CHECKING:
+    from carinspect.model.network import CarInspectionNetwork
 
 # Quiet and offline, whatever the machine.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -53,32 +58,52 @@ def make_recipe() -> Recipe:
     return Recipe(model=model, train=train)
 
 
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def own_settings_of_dvc(folder: Path) -> dict[str, str]:
+    """Environment variables that keep a test's DVC and git away from the machine's: DVC's folders in `folder`, and an author."""
+    dvc = {f"DVC_{name}": str(folder) for name in ("SITE_CACHE_DIR", "GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR")}
+    return dvc | {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+
+def untrained_network(*, seed: int = 0) -> "CarInspectionNetwork":
+    """The network of `make_recipe` with random weights, in training mode."""
+    import torch
+
+    from carinspect.model.backbones import build_backbone
+    from carinspect.model.network import CarInspectionNetwork
+
+    recipe = make_recipe()
+    torch.manual_seed(seed)
+    network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=32))
+    # Statistics of their own, as training would leave: with the first ones a batch norm does nothing.
+    network.train()(torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8))
+    return network
+
+
 THRESHOLD = {"T_clean": 0.5, "T_low": 0.2, "T_high": 0.5, "proves": {"precision": 0.95, "confidence": 0.95, "of": "a photo"}}
 """What a model file must hold of models/threshold.json."""
 
 
 @pytest.fixture(scope="session")
 def model_content() -> bytes:
-    """The bytes of an untrained model's file: the network of `make_recipe`, with statistics of its own in its batch norms."""
-    import torch
-
+    """The bytes of the file of `untrained_network`."""
     from carinspect.export.describe import describe_model
     from carinspect.export.graph import AnsweringNetwork, to_onnx
     from carinspect.inference.seal import seal
-    from carinspect.model.backbones import build_backbone
     from carinspect.model.checkpoint import Checkpoint
-    from carinspect.model.network import CarInspectionNetwork
 
-    recipe = make_recipe()
-    torch.manual_seed(0)
-    network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=32))
-    network.train()(torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8))
     calibration = {
         "temperature": {"clean": 0.05, "weather": 0.5}, "logit_offset": {"clean": [0.0, 0.0], "weather": [0.0] * 4},
         "uncertainty": {"samples": 4, "dropout": 0.2, "seed": 1},
     }  # fmt: skip
-    model = to_onnx(AnsweringNetwork(network.eval(), calibration), image_side_px=32)
-    checkpoint = Checkpoint(model=recipe.model, image_side_px=32, weights={}, lineage={"data_revision": "abc"})
+    model = to_onnx(AnsweringNetwork(untrained_network().eval(), calibration), image_side_px=32)
+    checkpoint = Checkpoint(model=make_recipe().model, image_side_px=32, weights={}, lineage={"data_revision": "abc"})
     describe_model(model, checkpoint=checkpoint, calibration=calibration, threshold=THRESHOLD, metrics={"test": {}})
     return seal(model.SerializeToString(deterministic=True))
 

@@ -15,20 +15,18 @@ from typing import Any
 import httpx
 import numpy as np
 import onnx
-import torch
 from PIL import Image
 
 from carinspect.export.describe import describe_model
 from carinspect.export.graph import AnsweringNetwork, to_onnx
 from carinspect.inference.bundle import METADATA_KEY
 from carinspect.inference.seal import seal
-from carinspect.model.backbones import build_backbone
 from carinspect.model.checkpoint import Checkpoint
-from carinspect.model.network import CarInspectionNetwork
-from conftest import make_recipe
+from conftest import make_recipe, untrained_network
 
 ROOT = Path(__file__).parent.parent
 SIDE = 32
+TOKEN = "a-token-that-is-long-enough"
 PROMISE = {"precision": 0.95, "confidence": 0.9, "of": "a photo from a new car"}
 OFFSET: dict[str, list[float]] = {"clean": [0.0, 0.0], "weather": [0.0, 0.0, 0.0, 0.0]}
 CALIBRATION: dict[str, Any] = {"temperature": {"clean": 0.05, "weather": 0.5}, "logit_offset": OFFSET, "uncertainty": None}
@@ -38,14 +36,10 @@ RULE: dict[str, Any] = {"T_clean": 0.5, "T_low": 0.2, "T_high": 0.5, "proves": P
 
 @cache
 def _exported(seed: int, with_spread: bool) -> bytes:
-    recipe = make_recipe()
     calibration = CALIBRATION | {"uncertainty": {"samples": 8, "dropout": 0.2, "seed": 3} if with_spread else None}
-    torch.manual_seed(seed)
-    network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=SIDE))
-    # Statistics of their own, as training would leave: with the first ones a batch norm does nothing.
-    network.train()(torch.randint(0, 256, (8, SIDE, SIDE, 3), dtype=torch.uint8))
-    model = to_onnx(AnsweringNetwork(network.eval(), calibration), image_side_px=SIDE)
-    checkpoint = Checkpoint(model=recipe.model, image_side_px=SIDE, weights={}, lineage={"data_revision": "abc", "code_revision": "def"})
+    model = to_onnx(AnsweringNetwork(untrained_network(seed=seed).eval(), calibration), image_side_px=SIDE)
+    lineage = {"data_revision": "abc", "code_revision": "def"}
+    checkpoint = Checkpoint(model=make_recipe().model, image_side_px=SIDE, weights={}, lineage=lineage)
     figures = {"test": {"clean": {"roc_auc": 0.9}}}
     describe_model(model, checkpoint=checkpoint, calibration=calibration, threshold=RULE, metrics=figures)
     return model.SerializeToString()

@@ -35,6 +35,7 @@ PARAMS = {
     "dirt_severity": {"dirt": 1.0, "mud": 1.0},
     "area_exponent": 0.5,
     "min_dimension_px": 8,
+    "misnamed": "reject",
 }
 SIDE_PX = 40
 BOX = [4, 4, 20, 10]
@@ -746,14 +747,20 @@ def test_a_second_run_decodes_no_photo_again(monkeypatch: pytest.MonkeyPatch) ->
     assert decoded == [Path("root/shop/b.jpg").read_bytes()]
 
 
-def test_a_photo_with_another_formats_suffix_is_read_and_counted() -> None:
+def test_a_photo_with_another_formats_suffix_is_rejected_or_read_as_what_it_is() -> None:
     draw(Path("root/shop/really.jpg"), format="PNG")
     draw(Path("root/shop/camera.JPG"), seed=1)
     draw(Path("root/shop/two_eyes.jpg"), seed=2, format="MPO")
     write_coco(Path("root/shop"), coco(["really.jpg", "camera.JPG", "two_eyes.jpg"]), with_photos=False)
     found = run(SHOP)
-    assert len(found.table) == 3
-    assert found.metrics["pictures"]["misnamed"] == 1
+    assert found.table["image_path"].tolist() == ["shop/camera.JPG", "shop/two_eyes.jpg"]
+    assert found.rejected["image_path"].tolist() == ["shop/really.jpg"]
+    assert "than PNG, which it is: rename it" in found.rejected["reason"].item()
+    assert found.metrics["rejected"] == {"misnamed": 1}
+    read = run(SHOP, misnamed="read")
+    assert len(read.table) == 3
+    assert read.rejected.empty
+    assert read.metrics["pictures"]["misnamed"] == 1
 
 
 def test_grey_turned_and_dark_photos_are_counted_in_the_same_look() -> None:

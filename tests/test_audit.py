@@ -427,7 +427,9 @@ def test_the_outlines_of_an_export_are_read_by_meaning(tmp_path: Path) -> None:
         "sources:\n  - {name: shop, format: coco, judges: [damage], categories: {car: vehicle, scracth: scratch, logo: ignore}}\n"
     )
     data = DataParams(root=str(tmp_path), sources=str(tmp_path / "sources.yaml"))
-    params = ConvertAnnotationsParams(damage_severity={"scratch": 1.0}, dirt_severity={"dirt": 1.0}, area_exponent=0.5, min_dimension_px=8)
+    params = ConvertAnnotationsParams(
+        damage_severity={"scratch": 1.0}, dirt_severity={"dirt": 1.0}, area_exponent=0.5, min_dimension_px=8, misnamed="reject"
+    )
     found = read_drawn_outlines(data, params, ["shop/train/a.jpg"])
     assert [(kind, name) for kind, name, _ in found["shop/train/a.jpg"]] == [("vehicle", "vehicle"), ("damage", "scratch")]
     (line,) = found["shop/train/a.jpg"][1].lines

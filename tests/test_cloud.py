@@ -12,6 +12,8 @@ import psutil
 import pytest
 import yaml
 
+from conftest import own_settings_of_dvc
+
 ROOT = Path(__file__).parent.parent
 SKY, AZURE = ROOT / "cloud" / "sky.yaml", ROOT / "cloud" / "azureml.yaml"
 BIN = Path(sys.executable).parent
@@ -90,10 +92,9 @@ def job(folder: Path, remote: Path) -> list[str]:
 
 
 def environment(tmp_path: Path, **more: str) -> dict[str, str]:
-    dvc = {f"DVC_{name}": str(tmp_path / "dvc") for name in ("SITE_CACHE_DIR", "GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR")}
-    git = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     kept = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "PYTHONPATH", "DVC_ROOT")}
-    return kept | dvc | git | {"PATH": f"{BIN}:{os.environ['PATH']}", "CARINSPECT_STATES_EVERY_S": "1"} | more
+    own = {"PATH": f"{BIN}:{os.environ['PATH']}", "CARINSPECT_STATES_EVERY_S": "1"}
+    return kept | own_settings_of_dvc(tmp_path / "dvc") | own | more
 
 
 def end_whole_tree(process: subprocess.Popen) -> None:

@@ -6,7 +6,6 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -49,7 +48,7 @@ from carinspect.training.step import train_step
 from carinspect.training.tracking import Tracker
 from carinspect.training.trial import compile_where_it_works, shrink_until_it_fits
 from carinspect.training.validation import own_positions
-from conftest import make_dataset, make_recipe
+from conftest import free_port, make_dataset, make_recipe
 
 ROOT = Path(__file__).parent.parent
 LINE = Machine(device="cpu", processes=1, workers=0, compile=False, pin_memory=False, micro_batch="norm", checkpoint_steps=1)
@@ -679,12 +678,6 @@ def test_a_mistake_stops_before_a_process_is_started_with_one_line(tmp_path: Pat
     assert process.returncode == 1
     assert "Traceback" not in output
     assert "0000.jpg: no such file" in output
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import yaml
 
@@ -187,6 +188,29 @@ def test_a_queue_of_two_shares_the_machine_and_its_results_travel(workspace: Pat
     run(colleague, "dvc", "exp", "branch", name, "better")
     run(colleague, "git", "checkout", "-q", "better")
     assert "epochs: 4" in (colleague / "params.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_a_queued_experiment_whose_machine_went_down_goes_on_where_it_was(workspace: Path) -> None:
+    states = workspace / ".carinspect" / "train"
+    queue = ("dvc", "exp", "run", "--queue", "--name", "unlucky", "-S", "train.epochs=14")
+    run(workspace, *queue)
+    start_queue(workspace, jobs=1)
+    wait_until(lambda: list(states.glob("*.pt")), "no state was kept")
+    family = [process for process in psutil.process_iter(["cwd"]) if (process.info["cwd"] or "").startswith(str(workspace))]
+    for process in family:
+        process.kill()
+    assert not psutil.wait_procs(family, timeout=20)[1]
+    assert list(states.glob("*.pt"))
+
+    # As docs/experiments.md says: DVC takes it for running until it is told.
+    run(workspace, "dvc", "queue", "kill", "--force", "unlucky")
+    run(workspace, *queue)
+    start_queue(workspace, jobs=1)
+    wait_until(lambda: not re.search(r"Queued|Running", run(workspace, "dvc", "queue", "status")), "the queue did not end")
+    assert run(workspace, "dvc", "queue", "status").count("Success") == 1
+    assert "of an interrupted run" in run(workspace, "dvc", "queue", "logs", "unlucky")
+    assert not list(states.glob("*.pt"))
 
 
 @pytest.mark.slow

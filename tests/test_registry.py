@@ -23,6 +23,7 @@ from carinspect.inference.bundle import FORMAT, METADATA_KEY, open_bundle
 from carinspect.inference.seal import seal
 from carinspect.registry.gate import Candidate, not_better, unproved
 from carinspect.registry.releases import Reference, parse_reference
+from conftest import own_settings_of_dvc
 from test_cli import Done, carinspect
 from test_comparison import draw_sides
 
@@ -107,13 +108,9 @@ def model_carrying(threshold: dict[str, Any]) -> bytes:
 @pytest.fixture(autouse=True, scope="module")
 def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """DVC's and git's own settings, away from those of the machine."""
-    folder = str(tmp_path_factory.mktemp("dvc"))
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("SITE_CACHE_DIR", "GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR"):
-            patch.setenv(f"DVC_{name}", folder)
-        for who in ("AUTHOR", "COMMITTER"):
-            patch.setenv(f"GIT_{who}_NAME", "test")
-            patch.setenv(f"GIT_{who}_EMAIL", "test@example.org")
+        for name, value in own_settings_of_dvc(tmp_path_factory.mktemp("dvc")).items():
+            patch.setenv(name, value)
         patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         yield
 

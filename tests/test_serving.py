@@ -23,9 +23,7 @@ from carinspect.serving.batcher import Batcher
 from carinspect.serving.config import ServiceConfig, read_config
 from carinspect.serving.explanation import explain
 from carinspect.serving.loaded_model import load_model
-from serving_tools import PROMISE, RULE, SIDE, model_bytes, photo_bytes
-
-TOKEN = "a-token-that-is-long-enough"
+from serving_tools import PROMISE, RULE, SIDE, TOKEN, model_bytes, photo_bytes
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,22 +9,16 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from serving_tools import model_bytes, photo_bytes, running_service
+from conftest import free_port
+from serving_tools import TOKEN, model_bytes, photo_bytes, running_service
 
 CHROMIUM = shutil.which("chromium")
-TOKEN = "a-token-that-is-long-enough"
 WIDTHS = {"phone": (375, 740), "desktop": (1280, 900)}
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: apt-get install chromium"),
 ]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

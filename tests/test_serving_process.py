@@ -15,15 +15,10 @@ import httpx
 import psutil
 import pytest
 
+from conftest import free_port
 from serving_tools import ROOT, model_bytes, photo_bytes, ready, running_service, wait_until
 
 pytestmark = pytest.mark.slow
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

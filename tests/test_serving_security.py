@@ -35,9 +35,7 @@ from carinspect.serving.fetching import Fetcher, resolve
 from carinspect.serving.public_address import is_public
 from carinspect.serving.refusals import RefusalError
 from carinspect.serving.uploads import UploadMemory
-from serving_tools import model_bytes, photo_bytes
-
-TOKEN = "a-token-that-is-long-enough"
+from serving_tools import TOKEN, model_bytes, photo_bytes
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import http.server
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -21,16 +20,16 @@ import psutil
 import pytest
 import s3fs
 
+from conftest import free_port, own_settings_of_dvc
+
 SOURCE = Path(__file__).parent.parent / "src"
 PHOTOS = 6
 
 
 def environment(folder: Path) -> dict[str, str]:
-    own = {f"DVC_{name}": str(folder / "dvc") for name in ("SITE_CACHE_DIR", "GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR")}
-    git = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     keys = {"AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "testsecret", "AWS_DEFAULT_REGION": "us-east-1"}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    return os.environ | own | git | keys | {"PATH": path, "PYTHONPATH": str(SOURCE), "HOME": str(folder)}
+    return os.environ | own_settings_of_dvc(folder / "dvc") | keys | {"PATH": path, "PYTHONPATH": str(SOURCE), "HOME": str(folder)}
 
 
 def run(folder: Path, *command: str, fails: bool = False) -> str:
@@ -160,12 +159,6 @@ def test_outside_a_repository_it_says_so(tmp_path: Path) -> None:
 
 
 # ---- every kind of remote, with a real server on loopback
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def wait_until(ready: Callable[[], bool], *, timeout_s: float = 90) -> None:

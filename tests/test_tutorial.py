@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from conftest import own_settings_of_dvc
+
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 
@@ -25,14 +27,12 @@ def test_the_tutorial_works(tmp_path: Path) -> None:
     # What was rendered here need not be rendered again; `make` shall not make an environment of its own.
     (project / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {ROOT / '.dvc' / 'cache'}\n")
     (project / ".venv").symlink_to(BIN.parent)
-    dvc = {f"DVC_{name}": str(tmp_path / "dvc") for name in ("SITE_CACHE_DIR", "GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR")}
-    git = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     kept = {name: value for name, value in os.environ.items() if name not in ("MFLAGS", "PYTHONPATH", "DVC_ROOT")}
     make = {"PATH": f"{BIN}:{os.environ['PATH']}", "MAKEFLAGS": "--assume-old=.venv/installed"}
     done = subprocess.run(
         ["bash", "-c", commands(ROOT / "docs" / "tutorial.md")],
         cwd=project,
-        env=kept | dvc | git | make,
+        env=kept | own_settings_of_dvc(tmp_path / "dvc") | make,
         capture_output=True,
         text=True,
         check=False,

@@ -7,24 +7,22 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
 
 from carinspect.core.errors import UserError
 from carinspect.core.tables import DATASET_COLUMNS, read_table
 from carinspect.export.config import ExportParams
 from carinspect.export.files import Exported, Photos, export_model, export_variants
+from carinspect.export.latency import measure_latency
 from carinspect.export.variants import amend, refuse_variant, without_promise
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.seal import SEAL_BYTES, seal
-from carinspect.model.backbones import build_backbone
 from carinspect.model.checkpoint import Checkpoint
-from carinspect.model.network import CarInspectionNetwork
-from conftest import THRESHOLD, make_dataset, make_recipe
+from conftest import THRESHOLD, make_dataset, make_recipe, untrained_network
 from test_cli import carinspect
 
 PARAMS = ExportParams(
     parity_photos=8, tolerance=1e-4, image_side_px=None, half=True, half_tolerance=0.02, int8=True, int8_tolerance=0.3, int8_photos=16,
-    flip_rate=0.5,
+    flip_rate=0.5, latency_runs=0,
 )  # fmt: skip
 CALIBRATION = {
     "temperature": {"clean": 1.0, "weather": 1.0}, "logit_offset": {"clean": [0.0, 0.0], "weather": [0.0] * 4},
@@ -35,11 +33,7 @@ FACTS = {"calibration": CALIBRATION, "threshold": THRESHOLD, "metrics": {"test":
 
 @pytest.fixture(scope="module")
 def checkpoint() -> Checkpoint:
-    recipe = make_recipe()
-    torch.manual_seed(0)
-    network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=32))
-    network.train()(torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8))
-    return Checkpoint(model=recipe.model, image_side_px=32, weights=network.state_dict(), lineage={})
+    return Checkpoint(model=make_recipe().model, image_side_px=32, weights=untrained_network().state_dict(), lineage={})
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +75,11 @@ def test_a_variant_too_far_off_is_refused_by_its_numbers_and_by_its_decisions(ex
     refuse_variant("int8", comparison, tolerance=0.1, flip_rate=0.03, key="int8")
     with pytest.raises(UserError, match="is nan"):
         refuse_variant("int8", comparison | {"p_clean_max_difference": float("nan")}, tolerance=0.1, flip_rate=0.1, key="int8")
+
+
+def test_a_file_is_timed_on_one_photo_after_the_other(exported: Exported, photos: Photos) -> None:
+    found = measure_latency(exported.content, photos.of("val"), runs=5)
+    assert 0 < found["p50"] <= found["p95"]
 
 
 def with_threshold(exported: Exported, threshold: float) -> Exported:

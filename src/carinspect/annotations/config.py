@@ -1,6 +1,6 @@
 """Owns the `convert_annotations` section of params.yaml: what an annotated class costs, and which photos are too small."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,8 @@ class ConvertAnnotationsParams(Section):
     """Exponent of the area share; below 1 a small mark already counts, above 1 only a large one does."""
     min_dimension_px: int = Field(ge=1)
     """A photo with a shorter side is rejected."""
+    misnamed: Literal["reject", "read"]
+    """What becomes of a photo whose suffix names another format than its bytes: rejected, or read as what it is."""
 
     @model_validator(mode="after")
     def _one_meaning_for_each_word(self) -> "ConvertAnnotationsParams":

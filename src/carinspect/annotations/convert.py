@@ -52,7 +52,7 @@ def convert(data: DataParams, params: ConvertAnnotationsParams, *, processes: in
         rejected[source.name] = [rejection for rejection in reading.rejected if rejection.image_path not in claimed]
         for photo in reading.photos:
             look = looks[photo.image_path]
-            rejection = reject_photo(photo.image_path, look, min_dimension_px=params.min_dimension_px)
+            rejection = reject_photo(photo.image_path, look, params)
             if rejection:
                 rejected[source.name].append(rejection)
                 continue

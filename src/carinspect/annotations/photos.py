@@ -22,8 +22,10 @@ class Look(NamedTuple):
     """Size as a person sees it."""
     phash: str = ""
     """See `images.look`."""
+    format: str = ""
+    """Of its bytes, Pillow's word."""
     misnamed: bool = False
-    """Whether its suffix is another format's; it is read as what it is."""
+    """Whether its suffix is another format's."""
     grey: bool = False
     turned: bool = False
     """Whether EXIF says that the pixels are to be turned or mirrored."""
@@ -46,6 +48,7 @@ def read_looks_by_path(root: Path, image_paths: Sequence[str], *, processes: int
             width_px=int(seen["width_px"]),
             height_px=int(seen["height_px"]),
             phash=seen["phash"].decode(),
+            format=seen["format"].decode(),
             misnamed=is_misnamed(path, seen["format"].decode()),
             grey=bool(seen["grey"]),
             turned=bool(seen["orientation"] > 1),

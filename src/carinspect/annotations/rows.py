@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.annotations.listing import show_name
 from carinspect.annotations.photos import Look
 from carinspect.annotations.records import REJECTED_COLUMNS, LabelledPhoto, Rejection
@@ -20,13 +21,16 @@ _TOLERATED_ASPECT = 0.02
 """Relative difference of width:height between a photo and its annotation file that rounding explains."""
 
 
-def reject_photo(image_path: str, look: Look, *, min_dimension_px: int) -> Rejection | None:
+def reject_photo(image_path: str, look: Look, params: ConvertAnnotationsParams) -> Rejection | None:
     """Why the photo is left out; None for a sound one."""
     if look.problem:
         return Rejection(image_path, "unreadable", look.problem)
-    if min(look.width_px, look.height_px) < min_dimension_px:
+    if look.misnamed and params.misnamed == "reject":
+        reason = f"its suffix names another format than {look.format}, which it is: rename it, or set convert_annotations.misnamed: read"
+        return Rejection(image_path, "misnamed", reason)
+    if min(look.width_px, look.height_px) < params.min_dimension_px:
         size = f"{look.width_px} x {look.height_px} px"
-        return Rejection(image_path, "too_small", f"{size}: a side is shorter than {min_dimension_px} px")
+        return Rejection(image_path, "too_small", f"{size}: a side is shorter than {params.min_dimension_px} px")
     return None
 
 

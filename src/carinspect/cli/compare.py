@@ -8,7 +8,7 @@ import dvc.api
 from dvc.exceptions import DvcException
 from dvc.scm import SCMError
 
-from carinspect.comparison.compare import Side, compare_predictions
+from carinspect.comparison.compare import Comparison, Side, compare_predictions
 from carinspect.comparison.same_photos import PHOTO_COLUMNS
 from carinspect.comparison.words import tell
 from carinspect.core.errors import UserError
@@ -24,11 +24,16 @@ WORKSPACE = "workspace"
 
 def compare_revisions(a: str, b: str, *, samples: int, json_file: Path | None) -> None:
     """Print the table and the verdict; `a` and `b` are git revisions, names of experiments, or `workspace`."""
-    params = read_section("evaluate", EvaluateParams)
-    comparison = compare_predictions(fetch(a), fetch(b), samples=samples, confidence=params.confidence, seed=params.seed)
+    comparison = compare_at(a, b, samples=samples)
     if json_file is not None:
         write_json(json_file, comparison.as_dict())
     print(tell(comparison))
+
+
+def compare_at(a: str, b: str, *, samples: int) -> Comparison:
+    """What two revisions predicted, compared by the confidence and the seed of `evaluate`."""
+    params = read_section("evaluate", EvaluateParams)
+    return compare_predictions(fetch(a), fetch(b), samples=samples, confidence=params.confidence, seed=params.seed)
 
 
 def fetch(revision: str) -> Side:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from carinspect.core.errors import run_stage
+from carinspect.core.errors import run_program
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -198,7 +198,7 @@ def keep_states(
 
 def run() -> None:
     """The command's entry point."""
-    run_stage(app, "carinspect")
+    run_program(app, "carinspect")
 
 
 if __name__ == "__main__":

@@ -4,12 +4,9 @@ import json
 from hashlib import sha256
 from pathlib import Path
 
-from carinspect.cli.compare import PREDICTIONS, THRESHOLD, fetch, read_at
-from carinspect.comparison.compare import compare_predictions
+from carinspect.cli.compare import PREDICTIONS, THRESHOLD, compare_at, read_at
 from carinspect.comparison.words import tell
 from carinspect.core.errors import UserError
-from carinspect.core.params import read_section
-from carinspect.evaluation.config import EvaluateParams
 from carinspect.inference.bundle import open_bundle
 from carinspect.registry.gate import Candidate, not_better, unproved
 from carinspect.registry.releases import ARTIFACT, Reference, find_commit, find_release, release
@@ -60,9 +57,8 @@ def read_candidate(commit: str) -> Candidate:
 
 
 def _compare(rival: str, commit: str, *, samples: int) -> list[str]:
-    params = read_section("evaluate", EvaluateParams)
     try:
-        comparison = compare_predictions(fetch(rival), fetch(commit), samples=samples, confidence=params.confidence, seed=params.seed)
+        comparison = compare_at(rival, commit, samples=samples)
     except UserError as error:
         return [f"It cannot be compared with {rival[:7]}: {error}"]
     print(tell(comparison))

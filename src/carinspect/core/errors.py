@@ -1,8 +1,11 @@
 """Owns the one exception that a person's mistake raises, and how a stage prints it."""
 
+import os
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+
+from carinspect.core.parent import die_with_parent
 
 
 class UserError(Exception):
@@ -19,7 +22,13 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 def run_stage(main: Callable[[], None], name: str) -> None:
-    """Run a stage; a `UserError` becomes one line on stderr and exit status 1, anything else keeps its traceback."""
+    """Run a stage as `run_program` does. It ends with DVC, who started it: what nobody waits for any more must not go on."""
+    die_with_parent(os.getppid())
+    run_program(main, name)
+
+
+def run_program(main: Callable[[], None], name: str) -> None:
+    """Run `main`; a `UserError` becomes one line on stderr and exit status 1, anything else keeps its traceback."""
     try:
         main()
     except UserError as error:

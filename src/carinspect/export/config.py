@@ -26,3 +26,5 @@ class ExportParams(Section):
     """Photos of the split `train` from which the ranges of its numbers are taken."""
     flip_rate: Number = Field(ge=0, lt=1)
     """Largest share of decisions of a variant that differ from those of the fp32 file."""
+    latency_runs: int = Field(ge=0)
+    """How often each file is timed. 0: never, for times differ from run to run, and the metrics would not repeat."""

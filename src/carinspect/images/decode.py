@@ -22,6 +22,8 @@ _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b
 
 # A truncated photo must raise, never come back with a grey half.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
+# Our own limit, below Pillow's error, is the one that speaks.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 class PhotoError(UserError):
@@ -40,10 +42,7 @@ def open_photo(source: Path | bytes) -> Image.Image:
     if not source:
         raise PhotoError("empty file (0 bytes)")
     try:
-        with warnings.catch_warnings():
-            # Our own limit, below, is the one that speaks.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(source), formats=FORMATS)
+        image = Image.open(io.BytesIO(source), formats=FORMATS)
     except Image.DecompressionBombError:
         raise PhotoError(f"more than {MAX_PIXELS:,} pixels") from None
     except Exception:  # Pillow's parsers raise many kinds of errors on broken headers
@@ -56,9 +55,12 @@ def open_photo(source: Path | bytes) -> Image.Image:
     return image
 
 
-def decode_photo(source: Path | bytes, *, at_least_px: int | None = None) -> Image.Image:
-    """The photo as a person sees it, RGB. With `at_least_px` a JPEG may come at a reduced scale, no side below it."""
-    image = open_photo(source)
+def decode_photo(source: Path | bytes | Image.Image, *, at_least_px: int | None = None) -> Image.Image:
+    """The photo as a person sees it, RGB. With `at_least_px` a JPEG may come at a reduced scale, no side below it.
+
+    An image as source is what `open_photo` returned, and is used up.
+    """
+    image = source if isinstance(source, Image.Image) else open_photo(source)
     try:
         if at_least_px is not None:
             image.draft("RGB", (at_least_px, at_least_px))
@@ -82,7 +84,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def load_image(source: Path | bytes, side_px: int) -> np.ndarray:
-    """The model's input: uint8 RGB, shape (side_px, side_px, 3). The only way from a photo to a tensor in this project."""
+def load_image(source: Path | bytes | Image.Image, side_px: int) -> np.ndarray:
+    """The model's input: uint8 RGB, shape (side_px, side_px, 3). The only way from a photo to a tensor in this project.
+
+    source: as in `decode_photo`.
+    """
     image = decode_photo(source, at_least_px=side_px)
     return np.asarray(image.resize((side_px, side_px), Image.Resampling.BILINEAR))

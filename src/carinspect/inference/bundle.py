@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,17 @@ class ModelBundle:
 
     def predict(self, photos: np.ndarray, *, batch_size: int = 32) -> dict[str, np.ndarray]:
         """Named answers, float32, for uint8 photos of shape (N, side, side, 3) made by `images.decode.load_image`."""
-        names = [output.name for output in self.session.get_outputs()]
         batches = [photos[start : start + batch_size] for start in range(0, len(photos), batch_size)]
-        answers = [self.session.run(names, {self.session.get_inputs()[0].name: batch}) for batch in batches]
-        return {name: np.concatenate([answer[place] for answer in answers]) for place, name in enumerate(names)}
+        answers = [self.session.run(self._outputs, {self._input: batch}) for batch in batches]
+        return {name: np.concatenate([answer[place] for answer in answers]) for place, name in enumerate(self._outputs)}
+
+    @cached_property
+    def _outputs(self) -> list[str]:
+        return [output.name for output in self.session.get_outputs()]
+
+    @cached_property
+    def _input(self) -> str:
+        return str(self.session.get_inputs()[0].name)
 
 
 def open_bundle(model: Path | bytes, *, device: Device = "cpu", threads: int | None = None) -> ModelBundle:

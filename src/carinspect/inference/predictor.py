@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from carinspect.core.tasks import SPREAD
 from carinspect.images.decode import load_image
@@ -49,8 +50,8 @@ class Predictor:
     def image_side_px(self) -> int:
         return int(self.bundle.info["image_side_px"])
 
-    def load(self, source: Path | bytes) -> np.ndarray:
-        """One photo as the model takes it: uint8 (side, side, 3). Raises `images.decode.PhotoError` for one that cannot be read."""
+    def load(self, source: Path | bytes | Image.Image) -> np.ndarray:
+        """One photo as the model takes it: uint8 (side, side, 3), source as in `images.decode.load_image`. Raises its `PhotoError`."""
         return load_image(source, self.image_side_px)
 
     def answer(self, photos: np.ndarray) -> list[Answer]:

@@ -12,16 +12,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from uvicorn.config import STARTUP_FAILURE
 
 from carinspect.core.errors import UserError
 from carinspect.serving.config import ServiceConfig, read_config
+from carinspect.serving.direct_route import DirectRoute
 from carinspect.serving.fetching import Fetcher
 from carinspect.serving.interface import add_interface
 from carinspect.serving.middleware import Surroundings
-from carinspect.serving.refusals import RefusalError, answer_fault, answer_http_error, answer_refusal, answer_wrong_query
+from carinspect.serving.refusals import RefusalError, answer_fault, answer_http_error, answer_refusal
 from carinspect.serving.routes import router
 from carinspect.serving.service import Service
 
@@ -56,11 +57,14 @@ def create_app(config: ServiceConfig, *, fetcher: Fetcher | None = None) -> Fast
     # FastAPI's own pages load their scripts from elsewhere; add_interface has one that doesn't.
     app = FastAPI(title="carinspect", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
+    for route in router.routes:
+        # Before FastAPI's own, which stands for the description alone.
+        if isinstance(route, APIRoute) and "answers" in route.tags:
+            app.router.routes.append(DirectRoute(route.path, route.endpoint, methods=["POST"], include_in_schema=False))
     app.include_router(router)
     add_interface(app, with_token=config.api_token is not None)
     app.add_exception_handler(RefusalError, answer_refusal)
     app.add_exception_handler(HTTPException, answer_http_error)
-    app.add_exception_handler(RequestValidationError, answer_wrong_query)
     app.add_exception_handler(Exception, answer_fault)
     app.add_middleware(Surroundings, monitor=service.monitor)
     return app

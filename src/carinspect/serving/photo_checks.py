@@ -37,13 +37,14 @@ def read_photo(content: bytes, predictor: Predictor, config: ServiceConfig) -> D
     """The model's input. Raises `RefusalError` with 413, 415 or 422 for what is not one sound, plain photo."""
     try:
         # Reads the header alone.
-        width_px, height_px = open_photo(content).size
+        photo = open_photo(content)
     except PhotoError as error:
         raise RefusalError(413 if "pixels" in str(error) else 415, f"Refused: {error}.") from None
+    width_px, height_px = photo.size
     _check_shape(width_px, height_px, config)
     _check_single_file(content)
     try:
-        return DecodedPhoto(predictor.load(content), width_px, height_px)
+        return DecodedPhoto(predictor.load(photo), width_px, height_px)
     except PhotoError:
         # The decoder's own words are for developers.
         raise RefusalError(422, "Refused: the photo is damaged or cut short, and cannot be decoded.") from None
@@ -66,7 +67,7 @@ def _check_single_file(content: bytes) -> None:
     alone, for phones put them there.
     """
     edges = (content[:_EDGE_BYTES] + content[-_EDGE_BYTES:]).lower()
-    # The second mark, for chance alone makes the first in one of 60,000 photos.
-    archive = zipfile.is_zipfile(io.BytesIO(content)) and b"PK\x01\x02" in content
+    # Two marks, for chance alone makes the one that `zipfile` asks for in one of 60,000 photos.
+    archive = b"PK\x01\x02" in content and zipfile.is_zipfile(io.BytesIO(content))
     if archive or any(mark in edges for mark in _MARKUP):
         raise RefusalError(422, "Refused: the photo is an archive, a document or a script, too. Save it anew as a JPEG.")

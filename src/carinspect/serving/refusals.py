@@ -1,7 +1,6 @@
 """Owns the refusal of a request: its status, its one-line reason, and the answer that carries it."""
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -47,13 +46,6 @@ async def answer_http_error(_: Request, error: Exception) -> JSONResponse:
     """The answer to a wrong path or method, in the same form."""
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": f"{error.detail}. GET /openapi.json lists what there is."}, error.status_code, error.headers)
-
-
-async def answer_wrong_query(_: Request, error: Exception) -> JSONResponse:
-    """The answer to a query parameter of the wrong kind."""
-    assert isinstance(error, RequestValidationError)
-    said = "; ".join(f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors())
-    return JSONResponse({"error": said}, 422)
 
 
 async def answer_fault(_: Request, __: Exception) -> JSONResponse:

@@ -43,6 +43,22 @@ def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": form}}}}
 
 
+def _switch(name: str, about: str) -> dict[str, Any]:
+    parameter = {"name": name, "in": "query", "required": False, "description": about, "schema": {"type": "boolean", "default": False}}
+    return {"parameters": [parameter]}
+
+
+_EXPLAIN = _switch("explain", "Add an occlusion map: where the model looks.")
+_CAR = _switch("car", "All photos show one car: add a verdict on it.")
+
+
+def _flag(request: Request, name: str) -> bool:
+    given = request.query_params.get(name, "false")
+    if given not in ("true", "false"):
+        raise RefusalError(422, f"{name} is neither true nor false.")
+    return given == "true"
+
+
 def _service(request: Request) -> Service:
     service: Service = request.app.state.service
     return service
@@ -53,11 +69,15 @@ def _json(answer: BaseModel) -> Response:
 
 
 @router.post(
-    "/predict/file", response_model=PhotoAnswer, responses=_refusals({*_TAKING, 403}), openapi_extra=_form("file", _PHOTO), tags=["answers"]
+    "/predict/file",
+    response_model=PhotoAnswer,
+    responses=_refusals({*_TAKING, 403}),
+    openapi_extra=_EXPLAIN | _form("file", _PHOTO),
+    tags=["answers"],
 )
-async def predict_file(request: Request, explain: bool = False) -> Response:
-    """One photo's answers. `explain` adds an occlusion map: where the model looks."""
-    service = _service(request)
+async def predict_file(request: Request) -> Response:
+    """One photo's answers."""
+    service, explain = _service(request), _flag(request, "explain")
     service.authorise(request)
     with service.upload() as reservation:
         (photo,) = await read_form_photos(request, field_name="file", max_files=1, config=service.config, reservation=reservation)
@@ -77,12 +97,12 @@ class PhotoUrl(BaseModel):
     "/predict/url",
     response_model=PhotoAnswer,
     responses=_refusals({*_TAKING, 403}),
-    openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": PhotoUrl.model_json_schema()}}}},
+    openapi_extra=_EXPLAIN | {"requestBody": {"required": True, "content": {"application/json": {"schema": PhotoUrl.model_json_schema()}}}},
     tags=["answers"],
 )
-async def predict_url(request: Request, explain: bool = False) -> Response:
+async def predict_url(request: Request) -> Response:
     """The answers for a photo on the public internet. Off unless the operator allows it."""
-    service = _service(request)
+    service, explain = _service(request), _flag(request, "explain")
     service.authorise(request)
     with service.upload() as reservation:
         body = await read_json_body(request, config=service.config, reservation=reservation)
@@ -99,12 +119,12 @@ async def predict_url(request: Request, explain: bool = False) -> Response:
     "/predict/batch",
     response_model=BatchAnswer,
     responses=_refusals(_TAKING),
-    openapi_extra=_form("files", {"type": "array", "items": _PHOTO, "minItems": 1}),
+    openapi_extra=_CAR | _form("files", {"type": "array", "items": _PHOTO, "minItems": 1}),
     tags=["answers"],
 )
-async def predict_batch(request: Request, car: bool = False) -> Response:
-    """Several photos' answers, each with an answer or an error of its own. `car` says that all show one car, and adds a verdict on it."""
-    service = _service(request)
+async def predict_batch(request: Request) -> Response:
+    """Several photos' answers, each with an answer or an error of its own."""
+    service, car = _service(request), _flag(request, "car")
     service.authorise(request)
     with service.upload() as reservation:
         photos = await read_form_photos(

@@ -1,5 +1,7 @@
 """Owns the three questions that a rule is chosen for: is the photo clean, is it undamaged, is the car clean."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
@@ -16,6 +18,7 @@ from carinspect.thresholds.selection import Question
 COLUMNS = ("image_path", "source", "family", "group", "split", "clean", "damaged", "damage_score", "p_clean", "damage")
 """What the table of predictions must have."""
 
+UNTRAINED = "the model was not trained on 'clean'"
 NOTHING = Reference(score=np.zeros(0), probability=np.zeros(0))
 
 
@@ -27,43 +30,43 @@ def ask_clean(table: pd.DataFrame, params: SelectThresholdParams, decision: Deci
     trained = bool(table["p_clean"].notna().any())
     if trained:
         _check_clean(table, params)
-    source, test = _samples(table, params, score="p_clean", upper="clean")
-    p_clean = table.loc[table["split"] == reference_split(params), "p_clean"].to_numpy(np.float64)
-    return Question(
-        above="clean",
-        below="dirty",
-        unit="photo",
-        promise=_promise_of_clean(params, decision),
-        prices=_prices_of_clean(decision),
-        source=source,
-        test=test,
-        reference=Reference(score=p_clean, probability=p_clean),
-        obstacle=None if trained else "the model was not trained on 'clean'",
-    )
+    question = _ask_by_p_clean(table, params, decision, unit="photo")
+    return question if trained else replace(question, obstacle=UNTRAINED)
 
 
 def ask_car(table: pd.DataFrame, params: SelectThresholdParams, decision: DecisionParams) -> Question:
     """Is the car clean, all its photos taken together? By the lowest p_clean among them."""
-    cars = collect_cars(table, sources=decision.car_sources)
-    source, test = _samples(cars, params, score="p_clean", upper="clean")
-    p_clean = cars.loc[cars["split"] == reference_split(params), "p_clean"].to_numpy(np.float64)
-    obstacle = None
+    question = _ask_by_p_clean(collect_cars(table, sources=decision.car_sources), params, decision, unit="car")
     if table["p_clean"].isna().all():
-        obstacle = "the model was not trained on 'clean'"
-    elif not source.groups:
-        obstacle = f"no car of {params.source} has two labelled photos (decision.car_sources: {', '.join(decision.car_sources) or 'none'})"
-    elif not len(p_clean):
-        obstacle = f"no car of {reference_split(params)} has two labelled photos, whose scores fix the thresholds that are tried"
+        return replace(question, obstacle=UNTRAINED)
+    if not question.source.groups:
+        sources = ", ".join(decision.car_sources) or "none"
+        return replace(question, obstacle=f"no car of {params.source} has two labelled photos (decision.car_sources: {sources})")
+    if not len(question.reference.score):
+        fixing = reference_split(params)
+        return replace(question, obstacle=f"no car of {fixing} has two labelled photos, whose scores fix the thresholds that are tried")
+    return question
+
+
+def _ask_by_p_clean(rows: pd.DataFrame, params: SelectThresholdParams, decision: DecisionParams, *, unit: str) -> Question:
+    source, test = _samples(rows, params, score="p_clean", upper="clean")
+    p_clean = rows.loc[rows["split"] == reference_split(params), "p_clean"].to_numpy(np.float64)
+    costs = decision.costs
     return Question(
         above="clean",
         below="dirty",
-        unit="car",
-        promise=_promise_of_clean(params, decision),
-        prices=_prices_of_clean(decision),
+        unit=unit,
+        promise=Promise(
+            target_precision=params.target_precision,
+            confidence=params.confidence,
+            starts=params.starts,
+            lower_class_rate=decision.field_dirty_rate,
+        ),
+        prices=Prices(wrong_above=costs.wrong_clean, wrong_below=costs.wrong_dirty, review=costs.review),
         source=source,
         test=test,
         reference=Reference(score=p_clean, probability=p_clean),
-        obstacle=obstacle,
+        obstacle=None,
     )
 
 
@@ -120,20 +123,6 @@ def _foretell_undamaged(rows: pd.DataFrame) -> Reference:
     scaled = ((score - score[labelled].mean()) / score[labelled].std())[:, None]
     fitted = LogisticRegression().fit(scaled[labelled], words.astype(int))
     return Reference(score=score, probability=fitted.predict_proba(scaled)[:, 1])
-
-
-def _promise_of_clean(params: SelectThresholdParams, decision: DecisionParams) -> Promise:
-    return Promise(
-        target_precision=params.target_precision,
-        confidence=params.confidence,
-        starts=params.starts,
-        lower_class_rate=decision.field_dirty_rate,
-    )
-
-
-def _prices_of_clean(decision: DecisionParams) -> Prices:
-    costs = decision.costs
-    return Prices(wrong_above=costs.wrong_clean, wrong_below=costs.wrong_dirty, review=costs.review)
 
 
 def _samples(rows: pd.DataFrame, params: SelectThresholdParams, *, score: str, upper: str) -> tuple[Sample, Sample]:

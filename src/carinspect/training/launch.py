@@ -3,10 +3,8 @@
 Run as a module it is torchrun, with the arguments of torchrun.
 """
 
-import ctypes
 import fcntl
 import os
-import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from carinspect.core.errors import UserError
-
-PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+from carinspect.core.parent import die_with_parent
 
 MEETINGS = 5
 """How often several machines begin again from the last state after one of them died."""
@@ -45,16 +42,6 @@ def read_cluster(environment: Mapping[str, str], *, joins: bool) -> Cluster:
     return Cluster(nodes=int(nodes), endpoint=endpoint, joins=joins)
 
 
-def die_with_parent(parent_pid: int) -> None:
-    """Ask Linux to end this process when its parent ends, however that happens; see prctl(2)."""
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent_pid:
-        # The parent ended before the request: its signal will never come.
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
 def is_worker() -> bool:
     """Whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
@@ -74,17 +61,24 @@ def lock_run(path: Path) -> None:
     os.set_inheritable(descriptor, True)
 
 
-def exec_torchrun(script: str, arguments: list[str], *, processes: int, cluster: Cluster) -> NoReturn:
-    """Become torchrun, with `processes` workers that run `script`. Does not return."""
-    die_with_parent(os.getppid())
+def become_torchrun(script: str, arguments: list[str], *, processes: int, cluster: Cluster, anew: bool) -> NoReturn:
+    """Become torchrun, with `processes` workers that run `script`. Does not return.
+
+    anew: as another process image, which gives back what this one holds of the first card, and takes the time to start Python again.
+    """
     # One thread each: their number changes the bits of a sum, and more of them were slower beside other processes.
     os.environ |= {"OMP_NUM_THREADS": "1", "CARINSPECT_LAUNCHER": str(os.getpid())}
     # Without it cuBLAS may add in another order each time (its manual, section "Results reproducibility").
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    arguments = [*_meeting(cluster), f"--nproc-per-node={processes}", script, *arguments]
+    if anew:
+        _exec_torchrun(arguments)
+    _be_torchrun(arguments)
+
+
+def _exec_torchrun(arguments: list[str]) -> NoReturn:
     sys.stdout.flush()
-    # Another process image: this one may hold a context on the first card.
-    command = [sys.executable, "-m", "carinspect.training.launch", *_meeting(cluster), f"--nproc-per-node={processes}", script, *arguments]
-    os.execv(sys.executable, command)
+    os.execv(sys.executable, [sys.executable, "-m", "carinspect.training.launch", *arguments])
 
 
 def _meeting(cluster: Cluster) -> list[str]:
@@ -102,15 +96,15 @@ def join_launcher() -> None:
     die_with_parent(int(os.environ["CARINSPECT_LAUNCHER"]))
 
 
-def _be_torchrun() -> None:
+def _be_torchrun(arguments: list[str]) -> NoReturn:
     from torch.distributed import DistError, run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous import RendezvousError
 
     try:
-        run.main(sys.argv[1:])
-        return
+        run.main(arguments)
+        sys.exit()
     except SignalException as error:
         sys.exit(f"train_ddp: ended by {error.sigval.name}; the same command goes on from the last state")
     except ChildFailedError as error:
@@ -119,19 +113,19 @@ def _be_torchrun() -> None:
         reason = f"training process {rank} ended with exit status {failure.exitcode}"
     except (RendezvousError, DistError) as error:
         reason = f"the machines did not meet ({' '.join(str(error).split())[:200]})"
-    _meet_again(reason)
+    _meet_again(arguments, reason)
 
 
-def _meet_again(reason: str) -> NoReturn:
+def _meet_again(arguments: list[str], reason: str) -> NoReturn:
     """Begin anew where another machine may be the cause, else give up. torchrun's own restarts count a dead machine among the living."""
     meetings = int(os.environ.get("CARINSPECT_MEETINGS", "1"))
-    if "--standalone" in sys.argv or meetings > MEETINGS:
+    if "--standalone" in arguments or meetings > MEETINGS:
         sys.exit(f"train_ddp: {reason}; the same command goes on from the last state")
     print(f"train_ddp: {reason}; meeting the other machines again ({meetings} of {MEETINGS})", file=sys.stderr, flush=True)
     os.environ["CARINSPECT_MEETINGS"] = str(meetings + 1)
     # The same process to whoever watches it; with the old image its connections close.
-    os.execv(sys.executable, [sys.executable, "-m", "carinspect.training.launch", *sys.argv[1:]])
+    _exec_torchrun(arguments)
 
 
 if __name__ == "__main__":
-    _be_torchrun()
+    _be_torchrun(sys.argv[1:])

@@ -23,7 +23,6 @@ from carinspect.training.balance import training_priors
 from carinspect.training.batches import Photos, labels_as_tensors
 from carinspect.training.config import Recipe, TrackingParams
 from carinspect.training.contact_sheet import write_contact_sheet
-from carinspect.training.curves import draw_curves
 from carinspect.training.loop import train
 from carinspect.training.processes import connect, local_rank, meet
 from carinspect.training.progress import Progress
@@ -172,6 +171,9 @@ def _settle_arithmetic(machine: Machine) -> None:
 
 
 def _write_outputs(job: Job, progress: Progress) -> dict[str, Any]:
+    # The first step need not wait for matplotlib.
+    from carinspect.training.curves import draw_curves
+
     best = progress.history[progress.best_epoch - 1]
     lineage = {
         "recipe": job.recipe.model_dump(),
