@@ -4,8 +4,8 @@ from importlib import resources
 
 from fastapi import FastAPI, Response
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.routing import Route
 
+from carinspect.serving.direct_route import DirectRoute
 from carinspect.serving.page import hashes
 
 _PATH = "/docs"
@@ -28,7 +28,7 @@ def add_interface(app: FastAPI, *, with_token: bool) -> None:
 
 def _add(app: FastAPI, path: str, answer: Response) -> None:
     # One answer for everybody: however many read it slowly, it is in memory once and holds no open file.
-    app.router.routes.append(Route(path, answer, methods=["GET"], include_in_schema=False))
+    app.router.routes.append(DirectRoute(path, answer, methods=["GET"], include_in_schema=False))
 
 
 def _page(app: FastAPI) -> Response:
