@@ -224,6 +224,33 @@ def test_no_more_photos_are_in_memory_than_the_workers_hold(photos: Path, model_
     assert len(begun) == 20
 
 
+def peak_mb(photos: Path, model: Path, out: Path) -> float:
+    """The most memory that the command, and any worker of its, held while it scored `photos`."""
+    code = (
+        "import resource, sys; from carinspect.cli.main import run\n"
+        "try:\n    run()\n"
+        "finally:\n    print(sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024)\n"
+    )
+    words = ["score", photos, "--model", model, "--out", out, "--device", "cpu", "--workers", 1]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], env=environment, capture_output=True, text=True, check=True
+    )  # fmt: skip
+    return float(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_ten_times_the_photos_take_no_more_memory(model_file: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (256, 256, 3), dtype=np.uint8)
+    for count in (250, 2500):
+        (tmp_path / str(count)).mkdir()
+        for number in range(count):
+            Image.fromarray(np.roll(noise, number, axis=0)).save(tmp_path / str(count) / f"{number:04}.jpg", quality=90)
+    few, many = (peak_mb(tmp_path / str(count), model_file, tmp_path / f"{count}.csv") for count in (250, 2500))
+    # Kept until the end, their files alone would be over 130 MB more.
+    assert many < few + 40
+
+
 # ---- killed, and repeated
 
 

@@ -1,14 +1,17 @@
 """serving: settings, answers, back-pressure, batching, replacing the model."""
 
 import asyncio
+import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.testclient import TestClient
 
 from carinspect.core.errors import UserError
@@ -225,13 +228,77 @@ def test_a_wrong_path_method_or_query_is_answered_in_the_same_form(client: TestC
 
 
 def test_nothing_is_loaded_from_elsewhere(client: TestClient) -> None:
-    assert client.get("/docs").status_code == 404
     page = client.get("/")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "https://" not in page.text.replace("https://…", "")
     assert set(client.get("/openapi.json").json()["paths"]) == {
         "/predict/file", "/predict/url", "/predict/batch", "/model", "/admin/reload", "/healthz", "/readyz", "/metrics",
     }  # fmt: skip
+
+
+# ---- the readable page of the interface
+
+
+def addresses_in(page: str) -> list[str]:
+    """What a page and the script in it load."""
+    return [attribute or variable for attribute, variable in re.findall(r"""(?:src|href)="([^"]*)"|url: '([^']*)'""", page)]
+
+
+def test_the_interface_has_a_page_that_lives_on_the_service_alone(client: TestClient) -> None:
+    page = client.get("/docs")
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert addresses_in(page.text) == ["/docs/swagger-ui.css", "/docs/favicon-32x32.png", "/docs/swagger-ui-bundle.js", "/openapi.json"]
+    assert '"validatorUrl": null' in page.text
+    policy = dict(part.split(" ", 1) for part in page.headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert re.fullmatch(r"'self' 'sha256-[^' ]{44}'", policy["script-src"])
+    assert "//" not in page.text
+    assert "http" not in str(policy)
+
+
+def test_fastapis_own_page_would_not_pass_for_one_that_lives_here() -> None:
+    page = bytes(get_swagger_ui_html(openapi_url="/openapi.json", title="").body).decode()
+    assert "//" in page
+    assert all(address.startswith("https://") for address in addresses_in(page)[:3])
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("swagger-ui-bundle.js", "text/javascript; charset=utf-8"),
+        ("swagger-ui.css", "text/css; charset=utf-8"),
+        ("favicon-32x32.png", "image/png"),
+    ],
+)
+def test_the_files_of_the_interfaces_page_are_those_of_the_package(client: TestClient, name: str, kind: str) -> None:
+    found = client.get(f"/docs/{name}")
+    assert (found.status_code, found.headers["content-type"], found.headers["x-content-type-options"]) == (200, kind, "nosniff")
+    assert found.content == resources.files("fastapi_swagger.resources").joinpath(name).read_bytes()
+
+
+def test_below_the_interfaces_page_there_is_nothing_else_not_even_a_name_in_the_figures(model: Path) -> None:
+    with client_of(model) as client:
+        assert client.get("/docs").status_code == 200
+        for name in ("__init__.py", "main.py", "..%2fmain.py", "%2fetc%2fpasswd", "swagger-ui.css/x", "oauth2-redirect"):
+            assert client.get(f"/docs/{name}").status_code == 404, name
+        assert client.post("/docs").status_code == 405
+        counted = re.findall(r'requests_total\{route="([^"]*)",status="(\d+)"\}', client.get("/metrics").text)
+    assert sorted(counted) == [("/docs", "200"), ("/docs", "405"), ("other", "404")]
+
+
+def test_the_description_says_what_asks_for_the_token_and_only_where_there_is_one(model: Path, client: TestClient) -> None:
+    def asking(description: dict[str, Any]) -> set[tuple[str, str]]:
+        return {
+            (method, path) for path, methods in description["paths"].items() for method, said in methods.items() if said.get("security")
+        }
+
+    assert asking(client.get("/openapi.json").json()) == set()
+    with client_of(model, api_token=TOKEN) as guarded:
+        description = guarded.get("/openapi.json").json()
+        assert description["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
+        every = {(method, path) for path, methods in description["paths"].items() for method in methods}
+        assert asking(description) == {(method, path) for method, path in every if guarded.request(method, path).status_code == 401}
+        assert asking(description) < every
 
 
 # ---- where it looks

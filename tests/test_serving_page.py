@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from fastapi.openapi.docs import get_swagger_ui_html
+from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from conftest import free_port
 from serving_tools import TOKEN, model_bytes, photo_bytes, running_service
 
 CHROMIUM = shutil.which("chromium")
+FROM_ELSEWHERE = bytes(get_swagger_ui_html(openapi_url="/openapi.json", title="").body).decode()
 WIDTHS = {"phone": (375, 740), "desktop": (1280, 900)}
 
 pytestmark = [
@@ -133,7 +136,7 @@ def test_the_keyboard_reaches_everything_and_everything_has_a_name(page: Page) -
     for _ in range(4):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
-    assert reached == ["choose", "take", "explain", "/openapi.json"]
+    assert reached == ["choose", "take", "explain", "/docs"]
     with page.expect_file_chooser():
         page.focus("#choose")
         page.keyboard.press("Enter")
@@ -155,4 +158,54 @@ def test_a_service_with_a_token_asks_for_it(browser: Any, tmp_path: Path) -> Non
         page.get_by_label("This service asks for a token").fill(TOKEN)
         page.get_by_role("button", name="Try again").click()
         expect(page.locator("#answers meter")).to_have_count(4)
+        page.close()
+
+
+def test_the_interfaces_page_lists_every_route_and_tries_them(page: Page, address: str) -> None:
+    page.goto(f"{address}/docs")
+    routes = page.locator(".opblock-summary-path")
+    expect(routes).to_have_count(8)
+    assert {route.get_attribute("data-path") for route in routes.all()} == set(page.request.get(f"{address}/openapi.json").json()["paths"])
+    one = page.locator(".opblock").first
+    one.locator(".opblock-summary-control").click()
+    one.get_by_role("button", name="Try it out").click()
+    one.locator("input[type=file]").set_input_files(photos(0))
+    one.get_by_role("button", name="Execute").click()
+    expect(one.locator(".live-responses-table")).to_contain_text('"p_clean"')
+    expect(page.get_by_role("button", name="Authorize")).to_have_count(0)
+
+
+@pytest.mark.parametrize("held_to_the_policy", [False, True])
+def test_a_page_that_loads_from_elsewhere_is_noticed_and_the_policy_holds_it_back(
+    browser: Any, address: str, held_to_the_policy: bool
+) -> None:
+    headers = {"Content-Security-Policy": httpx.get(f"{address}/docs").headers["content-security-policy"]} if held_to_the_policy else {}
+    page, asked, refused = browser.new_page(), [], []
+    page.on("console", lambda message: refused.append(message.text) if "Content Security Policy" in message.text else None)
+
+    def answer(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(body=FROM_ELSEWHERE, content_type="text/html", headers=headers)
+
+    page.route("**/*", answer)
+    page.goto(f"{address}/docs")
+    page.close()
+    assert (len(refused) > 0, asked[1:] == []) == (held_to_the_policy, held_to_the_policy), (refused, asked)
+
+
+def test_the_interfaces_page_takes_the_token(browser: Any, tmp_path: Path) -> None:
+    model = tmp_path / "best.onnx"
+    model.write_bytes(model_bytes())
+    with running_service(model, free_port(), API_TOKEN=TOKEN) as (address, _):
+        page = browser.new_page()
+        page.goto(f"{address}/docs")
+        page.get_by_role("button", name="Authorize").first.click()
+        page.get_by_label("auth-bearer-value").fill(TOKEN)
+        page.get_by_role("button", name="Apply credentials").click()
+        page.get_by_role("button", name="Close").click()
+        told = page.locator(".opblock").filter(has=page.locator("[data-path='/model']"))
+        told.locator(".opblock-summary-control").click()
+        told.get_by_role("button", name="Try it out").click()
+        told.get_by_role("button", name="Execute").click()
+        expect(told.locator(".live-responses-table")).to_contain_text('"image_side_px"')
         page.close()

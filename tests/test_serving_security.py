@@ -288,7 +288,7 @@ def test_where_there_is_a_token_everything_that_matters_asks_for_it(model: Path)
                 assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer"), path
             right = client.request(method, path, headers={"Authorization": f"Bearer {TOKEN}"}, **body)
             assert right.status_code == (403 if path == "/predict/url" else 200), path
-        for path in ("/healthz", "/readyz", "/", "/openapi.json"):
+        for path in ("/healthz", "/readyz", "/", "/docs", "/docs/swagger-ui.css", "/openapi.json"):
             assert client.get(path).status_code == 200
 
 

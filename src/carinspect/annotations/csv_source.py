@@ -10,7 +10,7 @@ from carinspect.annotations.listing import SPLIT_WORDS, leaves_folder
 from carinspect.annotations.meanings import complete_damage
 from carinspect.annotations.records import LabelledPhoto, Reading, Rejection
 from carinspect.annotations.sources import Source
-from carinspect.core.errors import UserError, did_you_mean
+from carinspect.core.errors import UserError, did_you_mean, one_line
 from carinspect.core.tables import LABEL_COLUMNS, check_table
 
 
@@ -59,7 +59,7 @@ def _read_text_table(path: Path, where: str) -> pd.DataFrame:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
     except (ValueError, pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        raise UserError(f"{path}: not a readable CSV: {' '.join(str(error).split())}. Save it again as UTF-8 with commas.") from None
+        raise UserError(f"{path}: not a readable CSV: {one_line(error)}. Save it again as UTF-8 with commas.") from None
     return table.fillna("")
 
 

@@ -11,7 +11,7 @@ from dvc.scm import SCMError
 from carinspect.comparison.compare import Comparison, Side, compare_predictions
 from carinspect.comparison.same_photos import PHOTO_COLUMNS
 from carinspect.comparison.words import tell
-from carinspect.core.errors import UserError
+from carinspect.core.errors import UserError, one_line
 from carinspect.core.files import write_json
 from carinspect.core.params import read_section
 from carinspect.core.tables import read_table
@@ -51,7 +51,7 @@ def read_at(path: Path, revision: str) -> bytes:
         with dvc.api.open(str(path), rev=None if revision == WORKSPACE else revision, mode="rb") as file:
             return bytes(file.read())
     except (DvcException, SCMError, OSError) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = one_line(error)
         raise UserError(
             f"{path} at '{revision}' cannot be read ({reason}). Give a git revision, an experiment of `dvc exp list`, or workspace; "
             "`dvc pull --all-commits` or `dvc exp pull` fetches what is not here."

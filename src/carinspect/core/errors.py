@@ -21,6 +21,11 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     return f"Known: {', '.join(known)}." if known else ""
 
 
+def one_line(error: BaseException) -> str:
+    """What somebody else's exception says, in one line of 400 characters at most; its type where it says nothing."""
+    return " ".join(str(error).split())[:400] or type(error).__name__
+
+
 def run_stage(main: Callable[[], None], name: str) -> None:
     """Run a stage as `run_program` does. It ends with DVC, who started it: what nobody waits for any more must not go on."""
     die_with_parent(os.getppid())

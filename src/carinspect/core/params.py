@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from carinspect.core.errors import UserError, did_you_mean
+from carinspect.core.errors import UserError, did_you_mean, one_line
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -43,7 +43,7 @@ def load_yaml(path: Path) -> Any:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not valid YAML: {one_line(error)}") from None
 
 
 def load_params(path: Path = PARAMS_FILE) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from carinspect.core.errors import UserError, did_you_mean
+from carinspect.core.errors import UserError, did_you_mean, one_line
 from carinspect.core.files import write_bytes
 
 SPLITS: tuple[str, ...] = ("train", "val", "calib", "test")
@@ -54,7 +54,7 @@ def read_table(path: Path, *, columns: tuple[str, ...]) -> pd.DataFrame:
     try:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise UserError(f"{path}: not a readable table: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not a readable table: {one_line(error)}") from None
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise UserError(f"{path}: column '{missing[0]}' is missing. {did_you_mean(missing[0], table.columns)}")

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from carinspect.core.errors import one_line
+
 Verdict = Literal["ok", "warn", "bad"]
 
 
@@ -26,7 +28,7 @@ def find(name: str, check: Callable[[], Finding]) -> Finding:
         return check()
     except Exception as error:  # the very things that a doctor looks for: each library has errors of its own
         kind = "" if type(error).__name__ == "UserError" else f"{type(error).__name__}: "
-        return Finding(name, kind + " ".join(str(error).split())[:400], "bad")
+        return Finding(name, kind + one_line(error), "bad")
 
 
 def as_table(findings: Sequence[Finding]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from carinspect.core.errors import UserError
+from carinspect.core.errors import UserError, one_line
 
 RESIZE_CONTRACT = "rgb, exif-transposed, jpeg-draft, stretched to a square by antialiased bilinear (Pillow)"
 """Written into every model file. A stretch, not a letterbox: bars would show the model the photo's shape, which often tells its source."""
@@ -22,7 +22,8 @@ _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b
 
 # A truncated photo must raise, never come back with a grey half.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
-# Our own limit, below Pillow's error, is the one that speaks.
+# Our own limit is the one that speaks: Pillow only warns up to twice its own.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
@@ -70,7 +71,7 @@ def decode_photo(source: Path | bytes | Image.Image, *, at_least_px: int | None 
     except PhotoError:
         raise
     except Exception as error:  # a broken body shows itself only while decoding, in as many ways as there are formats
-        raise PhotoError(f"cannot be decoded: {' '.join(str(error).split())}") from None
+        raise PhotoError(f"cannot be decoded: {one_line(error)}") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from carinspect.core.errors import UserError
+from carinspect.core.errors import UserError, one_line
 from carinspect.images.decode import RESIZE_CONTRACT
 from carinspect.inference.seal import check_seal
 from carinspect.inference.session import Device, open_session
@@ -73,7 +73,7 @@ def open_bundle(model: Path | bytes, *, device: Device = "cpu", threads: int | N
     except UserError:
         raise
     except Exception as error:  # onnxruntime's own exceptions share no public base
-        raise UserError(f"{name}: not a model that onnxruntime can open ({' '.join(str(error).split())[:200]}).") from None
+        raise UserError(f"{name}: not a model that onnxruntime can open ({one_line(error)}).") from None
     metadata = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     if metadata is None:
         raise UserError(f"{name}: an ONNX file, but not of this project: it has no '{METADATA_KEY}' metadata. Export it by dvc repro.")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from carinspect.core.errors import UserError, did_you_mean
+from carinspect.core.errors import UserError, did_you_mean, one_line
 from carinspect.images.decode import SUFFIXES
 
 TABLES = (".csv", ".parquet")
@@ -76,7 +76,7 @@ def list_column(table: Path, column: str, *, root: Path | None) -> Listing:
     try:
         rows = pd.read_parquet(table) if table.suffix.lower() == ".parquet" else pd.read_csv(table, dtype=str, keep_default_na=False)
     except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise UserError(f"{table}: not a readable table: {' '.join(str(error).split())}") from None
+        raise UserError(f"{table}: not a readable table: {one_line(error)}") from None
     if column not in rows.columns:
         raise UserError(f"{table}: no column '{column}'. {did_you_mean(column, map(str, rows.columns))}")
     names = rows[column].fillna("").astype(str).tolist()

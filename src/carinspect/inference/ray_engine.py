@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from carinspect.core.errors import UserError
+from carinspect.core.errors import UserError, one_line
 from carinspect.inference.batches import score_listing
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.listing import Listing
@@ -53,7 +53,7 @@ def connect(address: str | None) -> tuple[int, int]:
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"--ray-address {address}: no cluster answers ({' '.join(str(error).split())[:200]}).") from None
+            raise UserError(f"--ray-address {address}: no cluster answers ({one_line(error)}).") from None
     found = ray.cluster_resources()
     return int(found.get("CPU", 0)), int(found.get("GPU", 0))
 

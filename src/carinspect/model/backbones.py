@@ -7,7 +7,7 @@ import timm
 from timm.models import load_state_dict
 from torch import nn
 
-from carinspect.core.errors import UserError, did_you_mean
+from carinspect.core.errors import UserError, did_you_mean, one_line
 
 
 def check_backbone(name: str) -> None:
@@ -45,7 +45,7 @@ def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
             raise KeyError(f"{missing[0]} and {len(missing) - 1} others are not in it")
         backbone.load_state_dict(weights, strict=False)
     except Exception as error:  # a foreign, truncated or mismatched file fails in as many ways as there are formats
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(f"model.pretrained: '{path}' does not hold the weights of timm's '{name}' ({reason}).") from error
     return backbone
 
@@ -54,7 +54,7 @@ def _from_hub(name: str, options: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True, **options)
     except Exception as error:  # offline, unknown tag, no weights published: each with an error of another library
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise UserError(
             f"model.pretrained: true needs timm's hub, which gave no weights for '{name}' ({reason}). "
             "Give a local weights file (model.pretrained: <file>), or false to train from scratch."

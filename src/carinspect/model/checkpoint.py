@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from carinspect.core.errors import UserError
+from carinspect.core.errors import UserError, one_line
 from carinspect.core.files import write_bytes
 from carinspect.core.params import parse_section
 from carinspect.images.decode import RESIZE_CONTRACT
@@ -57,7 +57,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         content = torch.load(path, map_location="cpu", weights_only=True)
         found = content["format"], content["resize_contract"]
     except Exception as error:  # torch raises many kinds of errors on a broken archive
-        raise UserError(f"{path}: not a checkpoint of this project ({' '.join(str(error).split())[:200]}).") from None
+        raise UserError(f"{path}: not a checkpoint of this project ({one_line(error)}).") from None
     if found != (FORMAT, RESIZE_CONTRACT):
         raise UserError(f"{path}: made for format and resize contract {found}, this code has {(FORMAT, RESIZE_CONTRACT)}. Train it again.")
     return Checkpoint(

@@ -11,7 +11,7 @@ from gto.exceptions import GTOException
 from gto.versions import SemVer
 from scmrepo.git import Git
 
-from carinspect.core.errors import UserError
+from carinspect.core.errors import UserError, one_line
 
 ARTIFACT = "car-inspection"
 """Its name under `artifacts` in dvc.yaml."""
@@ -52,7 +52,7 @@ def find_release(reference: Reference, *, repository: str | None) -> Release | N
     except ArtifactNotFoundError:
         return None
     except (DvcException, SCMError, OSError) as error:
-        raise UserError(f"the releases of {repository or 'this repository'} cannot be read ({describe(error)}).") from None
+        raise UserError(f"the releases of {repository or 'this repository'} cannot be read ({one_line(error)}).") from None
     return Release(commit=found["rev"], path=found["path"])
 
 
@@ -63,7 +63,7 @@ def read_release(release: Release, *, repository: str | None) -> bytes:
             return bytes(file.read())
     except (DvcException, SCMError, OSError) as error:
         raise UserError(
-            f"{release.path} of the release {release.commit[:7]} cannot be read ({describe(error)}). "
+            f"{release.path} of the release {release.commit[:7]} cannot be read ({one_line(error)}). "
             "Was it pushed (dvc push), and is its remote in the repository's committed .dvc/config?"
         ) from None
 
@@ -85,10 +85,5 @@ def release(commit: str, *, stage: str, version: str | None) -> list[str]:
             # By force: a version that once had the stage, and lost it, may get it again.
             gto.api.assign(Path(git.root_dir), ARTIFACT, stage, ref=commit, name_version=version, force=True)
         except (GTOException, SCMError) as error:
-            raise UserError(f"{ARTIFACT} cannot be given the stage '{stage}': {describe(error)}") from None
+            raise UserError(f"{ARTIFACT} cannot be given the stage '{stage}': {one_line(error)}") from None
         return sorted(set(git.list_tags()) - before)
-
-
-def describe(error: Exception) -> str:
-    """An exception's words in one line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__

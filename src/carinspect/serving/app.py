@@ -20,6 +20,7 @@ from carinspect.core.errors import UserError
 from carinspect.serving.config import ServiceConfig, read_config
 from carinspect.serving.direct_route import DirectRoute
 from carinspect.serving.fetching import Fetcher
+from carinspect.serving.interface import add_interface
 from carinspect.serving.middleware import Surroundings
 from carinspect.serving.refusals import RefusalError, answer_fault, answer_http_error, answer_refusal
 from carinspect.serving.routes import router
@@ -53,7 +54,7 @@ def create_app(config: ServiceConfig, *, fetcher: Fetcher | None = None) -> Fast
         await service.engine.stop()
         service.close()
 
-    # No /docs: FastAPI's page loads its scripts from elsewhere. /openapi.json has it all.
+    # FastAPI's own pages load their scripts from elsewhere; add_interface has one that doesn't.
     app = FastAPI(title="carinspect", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     for route in router.routes:
@@ -61,6 +62,7 @@ def create_app(config: ServiceConfig, *, fetcher: Fetcher | None = None) -> Fast
         if isinstance(route, APIRoute) and "answers" in route.tags:
             app.router.routes.append(DirectRoute(route.path, route.endpoint, methods=["POST"], include_in_schema=False))
     app.include_router(router)
+    add_interface(app, with_token=config.api_token is not None)
     app.add_exception_handler(RefusalError, answer_refusal)
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(Exception, answer_fault)

@@ -9,7 +9,7 @@ from importlib import resources
 def read_page() -> tuple[bytes, str]:
     """The page, and its Content-Security-Policy: the scripts and styles that stand in it, by their hashes, and this service."""
     text = resources.files("carinspect.serving").joinpath("page.html").read_text(encoding="utf-8")
-    scripts, styles = _hashes(text, "script"), _hashes(text, "style")
+    scripts, styles = hashes(text, "script"), hashes(text, "style")
     policy = (
         f"default-src 'none'; script-src {scripts}; style-src {styles}; img-src 'self' blob: data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -17,6 +17,7 @@ def read_page() -> tuple[bytes, str]:
     return text.encode(), policy
 
 
-def _hashes(text: str, tag: str) -> str:
+def hashes(text: str, tag: str) -> str:
+    """The sources of a policy that allow what stands inside each plain `<tag>` of `text`, and nothing else."""
     found = re.findall(rf"<{tag}>(.*?)</{tag}>", text, flags=re.DOTALL)
     return " ".join(f"'sha256-{b64encode(sha256(content.encode()).digest()).decode()}'" for content in found)

@@ -77,8 +77,9 @@ def _json(answer: BaseModel) -> Response:
 )
 async def predict_file(request: Request) -> Response:
     """One photo's answers."""
-    service, explain = _service(request), _flag(request, "explain")
+    service = _service(request)
     service.authorise(request)
+    explain = _flag(request, "explain")
     with service.upload() as reservation:
         (photo,) = await read_form_photos(request, field_name="file", max_files=1, config=service.config, reservation=reservation)
         with service.admission(1):
@@ -102,8 +103,9 @@ class PhotoUrl(BaseModel):
 )
 async def predict_url(request: Request) -> Response:
     """The answers for a photo on the public internet. Off unless the operator allows it."""
-    service, explain = _service(request), _flag(request, "explain")
+    service = _service(request)
     service.authorise(request)
+    explain = _flag(request, "explain")
     with service.upload() as reservation:
         body = await read_json_body(request, config=service.config, reservation=reservation)
         try:
@@ -124,8 +126,9 @@ async def predict_url(request: Request) -> Response:
 )
 async def predict_batch(request: Request) -> Response:
     """Several photos' answers, each with an answer or an error of its own."""
-    service, car = _service(request), _flag(request, "car")
+    service = _service(request)
     service.authorise(request)
+    car = _flag(request, "car")
     with service.upload() as reservation:
         photos = await read_form_photos(
             request, field_name="files", max_files=service.config.max_batch_files, config=service.config, reservation=reservation

@@ -5,13 +5,14 @@ Run as a module it is torchrun, with the arguments of torchrun.
 
 import fcntl
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from carinspect.core.errors import UserError
+from carinspect.core.errors import UserError, one_line
 from carinspect.core.parent import die_with_parent
 
 MEETINGS = 5
@@ -106,13 +107,15 @@ def _be_torchrun(arguments: list[str]) -> NoReturn:
         run.main(arguments)
         sys.exit()
     except SignalException as error:
+        # A second one ends it at once, and is no fault to be traced.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         sys.exit(f"train_ddp: ended by {error.sigval.name}; the same command goes on from the last state")
     except ChildFailedError as error:
         # The worker has said why.
         rank, failure = error.get_first_failure()
         reason = f"training process {rank} ended with exit status {failure.exitcode}"
     except (RendezvousError, DistError) as error:
-        reason = f"the machines did not meet ({' '.join(str(error).split())[:200]})"
+        reason = f"the machines did not meet ({one_line(error)})"
     _meet_again(arguments, reason)
 
 

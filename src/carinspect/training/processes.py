@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from carinspect.core.errors import UserError
+from carinspect.core.errors import UserError, one_line
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def connect(device: str) -> None:
         # NCCL opens its connections only now.
         distributed.all_reduce(torch.zeros(1, device=device))
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
         mend = "NCCL_P2P_DISABLE=1 or NCCL_SHM_DISABLE=1 in the environment helps where cards cannot reach each other; " * (
             device == "cuda"
         )

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from carinspect.core.errors import one_line
 from carinspect.training.config import Precision, Recipe
 from carinspect.training.micro_batch import MicroBatch
 from carinspect.training.norm_statistics import NormStatistics
@@ -25,7 +26,7 @@ def compile_where_it_works(network: nn.Module, recipe: Recipe, *, size: int, pee
     except torch.OutOfMemoryError:
         problem = ""  # it compiled; how many photos fit is asked for next
     except Exception as error:  # a missing compiler, an operation it does not know: each backend has errors of its own
-        problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        problem = f"{type(error).__name__}: {one_line(error)}"
     _forget(network)
     if not any_of(bool(problem)):
         return compiled

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from carinspect.core.errors import UserError
+from carinspect.core.errors import UserError, one_line
 
 # Read when wandb is imported: it copies a model's file aside before it sends it, and in offline mode keeps it there.
 _STAGING = "WANDB_DATA_DIR"
@@ -30,7 +30,7 @@ class WandbSink:
             self._run = wandb.init(project=project, id=folder.name, resume="allow", dir=folder, config=config, settings=settings)
         except wandb.errors.Error as error:
             raise UserError(
-                f"tracking.wandb: Weights & Biases refused to start: {' '.join(str(error).split())} "
+                f"tracking.wandb: Weights & Biases refused to start: {one_line(error)} "
                 "Run wandb login, or set WANDB_MODE=offline, or tracking.wandb: false."
             ) from None
 

@@ -1,0 +1,59 @@
+"""Owns the interface's readable page: Swagger UI at /docs, its files below that, and the policy that lets it load nothing else."""
+
+from importlib import resources
+
+from fastapi import FastAPI, Response
+from fastapi.openapi.docs import get_swagger_ui_html
+
+from carinspect.serving.direct_route import DirectRoute
+from carinspect.serving.page import hashes
+
+_PATH = "/docs"
+_SCRIPT, _STYLE, _ICON = "swagger-ui-bundle.js", "swagger-ui.css", "favicon-32x32.png"
+_MEDIA_TYPES = {_SCRIPT: "text/javascript", _STYLE: "text/css", _ICON: "image/png"}
+
+
+def add_interface(app: FastAPI, *, with_token: bool) -> None:
+    """Add the page and its files, open to all as /openapi.json is. To be called once all other routes are there.
+
+    with_token: the service asks for a token, so the description says where, and the page takes one.
+    """
+    files = resources.files("fastapi_swagger.resources")
+    _add(app, _PATH, _page(app))
+    for name, media_type in _MEDIA_TYPES.items():
+        _add(app, f"{_PATH}/{name}", Response(files.joinpath(name).read_bytes(), media_type=media_type))
+    if with_token:
+        _declare_token(app)
+
+
+def _add(app: FastAPI, path: str, answer: Response) -> None:
+    # One answer for everybody: however many read it slowly, it is in memory once and holds no open file.
+    app.router.routes.append(DirectRoute(path, answer, methods=["GET"], include_in_schema=False))
+
+
+def _page(app: FastAPI) -> Response:
+    page = get_swagger_ui_html(
+        openapi_url=str(app.openapi_url),
+        title=f"{app.title}: the interface",
+        swagger_js_url=f"{_PATH}/{_SCRIPT}",
+        swagger_css_url=f"{_PATH}/{_STYLE}",
+        swagger_favicon_url=f"{_PATH}/{_ICON}",
+        # None: the description is sent to nobody's validator.
+        swagger_ui_parameters={"validatorUrl": None},
+    )
+    # Swagger UI sets styles of its own as it runs; they have no hashes.
+    page.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; script-src 'self' {hashes(bytes(page.body).decode(), 'script')}; style-src 'self' 'unsafe-inline'; "
+        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return page
+
+
+def _declare_token(app: FastAPI) -> None:
+    # FastAPI makes the description once and keeps it. What can answer 401 is what asks for the token.
+    schema = app.openapi()
+    schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "description": "API_TOKEN of the service"}}
+    operations = [operation for path in schema["paths"].values() for operation in path.values()]
+    for operation in operations:
+        if "401" in operation["responses"]:
+            operation["security"] = [{"token": []}]
