@@ -9,25 +9,18 @@ the split more to do. `+100` repeats a step after 100 photos were added: the oth
 
 import argparse
 import json
-import math
 import os
-import resource
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
+from growth import SPLIT, report_growth, run_step
 from PIL import Image
 
 from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.annotations.convert import convert
 from carinspect.core.data import DataParams
-from carinspect.splits.config import SplitParams
 from carinspect.splits.ledger import Ledger
 from carinspect.splits.split import split_photos
 
@@ -38,12 +31,6 @@ PHOTO_PX = (96, 72)
 CONVERT = ConvertAnnotationsParams(
     damage_severity={"dent": 1.0}, dirt_severity={"dirt": 1.0}, area_exponent=0.5, min_dimension_px=16, misnamed="reject"
 )
-SPLIT = SplitParams(
-    seed=1, policy="fresh", fractions={"train": 0.5, "val": 0.1, "calib": 0.2, "test": 0.2}, near_duplicate_bits=12,
-    near_duplicate_correlation=0.5,
-)  # fmt: skip
-
-ResultT = TypeVar("ResultT")
 
 
 def main() -> None:
@@ -54,18 +41,7 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(measure(arguments.one)))
         return
-    sizes = (*SIZES, LARGE) if arguments.large else SIZES
-    print(f"{'photos':>8} {'step':>12} {'seconds':>9} {'µs/photo':>9} {'peak MB':>8} {'exponent':>9}")
-    before: dict[str, float] = {}
-    smaller = 0
-    for photos in sizes:
-        done = subprocess.run([sys.executable, __file__, "--one", str(photos)], capture_output=True, text=True, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
-        for step in STEPS:
-            seconds = found[step]
-            exponent = f"{math.log(seconds / before[step]) / math.log(photos / smaller):.2f}" if step in before else ""
-            print(f"{photos:8,} {step:>12} {seconds:9.2f} {1e6 * seconds / photos:9.0f} {found[f'{step} peak MB']:8.0f} {exponent:>9}")
-        before, smaller = {step: found[step] for step in STEPS}, photos
+    report_growth(__file__, (*SIZES, LARGE) if arguments.large else SIZES, STEPS, of="photos")
 
 
 def measure(photos: int) -> dict[str, float]:
@@ -83,15 +59,6 @@ def measure(photos: int) -> dict[str, float]:
             split = partial(split_photos, table, root, params=SPLIT, tasks=["clean"], ledger=ledger)
             ledger = run_step(f"split{suffix}", split, found).ledger
     return found
-
-
-def run_step(name: str, step: Callable[[], ResultT], found: dict[str, float]) -> ResultT:
-    start = time.perf_counter()
-    result = step()
-    found[name] = time.perf_counter() - start
-    peaks = [resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    found[f"{name} peak MB"] = max(peaks)
-    return result
 
 
 def draw_root(root: Path, numbers: range) -> None:

@@ -9,34 +9,21 @@ runs in a process of its own. `table` writes the table and reads it back, `group
 
 import argparse
 import json
-import math
-import resource
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
+from growth import SPLIT, report_growth, run_step
 
 from carinspect.core.tables import ANNOTATION_COLUMNS, read_table, write_table
 from carinspect.splits.certificate import certify_split
 from carinspect.splits.check import find_leaks, telling_hashes
-from carinspect.splits.config import SplitParams
 from carinspect.splits.groups import Link, label_groups, link_equal, name_groups
 from carinspect.splits.ledger import Ledger
 from carinspect.splits.placement import assign_splits
 
 STEPS = ("table", "groups", "splits", "check", "certificate")
-SPLIT = SplitParams(
-    seed=1, policy="fresh", fractions={"train": 0.5, "val": 0.1, "calib": 0.2, "test": 0.2}, near_duplicate_bits=12,
-    near_duplicate_correlation=0.5,
-)  # fmt: skip
-
-ResultT = TypeVar("ResultT")
 
 
 def main() -> None:
@@ -47,16 +34,7 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(measure(arguments.one)))
         return
-    print(f"{'rows':>10} {'step':>12} {'seconds':>9} {'µs/row':>8} {'peak MB':>8} {'exponent':>9}")
-    before: dict[str, float] = {}
-    smaller = 0
-    for rows in arguments.rows:
-        done = subprocess.run([sys.executable, __file__, "--one", str(rows)], stdout=subprocess.PIPE, text=True, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
-        for step in STEPS:
-            exponent = f"{math.log(found[step] / before[step]) / math.log(rows / smaller):.2f}" if step in before else ""
-            print(f"{rows:10,} {step:>12} {found[step]:9.2f} {1e6 * found[step] / rows:8.1f} {found[f'{step} peak MB']:8.0f} {exponent:>9}")
-        before, smaller = found, rows
+    report_growth(__file__, arguments.rows, STEPS, of="rows")
 
 
 def measure(rows: int) -> dict[str, float]:
@@ -82,14 +60,6 @@ def measure(rows: int) -> dict[str, float]:
     assert not run_step("check", lambda: find_leaks(split), found)
     run_step("certificate", lambda: certify_split(split, links, moved={}), found)
     return found
-
-
-def run_step(name: str, step: Callable[[], ResultT], found: dict[str, float]) -> ResultT:
-    start = time.perf_counter()
-    result = step()
-    found[name] = time.perf_counter() - start
-    found[f"{name} peak MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return result
 
 
 def simulate(rows: int) -> pd.DataFrame:
