@@ -9,12 +9,15 @@ from importlib import resources
 def read_page() -> tuple[bytes, str]:
     """The page, and its Content-Security-Policy: the scripts and styles that stand in it, by their hashes, and this service."""
     text = resources.files("carinspect.serving").joinpath("page.html").read_text(encoding="utf-8")
-    scripts, styles = hashes(text, "script"), hashes(text, "style")
-    policy = (
-        f"default-src 'none'; script-src {scripts}; style-src {styles}; img-src 'self' blob: data:; connect-src 'self'; "
+    return text.encode(), policy(scripts=hashes(text, "script"), styles=hashes(text, "style"), images="'self' blob: data:")
+
+
+def policy(*, scripts: str, styles: str, images: str) -> str:
+    """A page's Content-Security-Policy: these sources, questions to this service, and nothing else."""
+    return (
+        f"default-src 'none'; script-src {scripts}; style-src {styles}; img-src {images}; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    return text.encode(), policy
 
 
 def hashes(text: str, tag: str) -> str:
