@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -57,26 +58,24 @@ class Predictor:
     def answer(self, photos: np.ndarray) -> list[Answer]:
         """Answers for uint8 photos of shape (B, side, side, 3), B at least 1, in one run of the model."""
         outputs = self.bundle.predict(photos, batch_size=len(photos))
-        return [self._answer_of(outputs, place) for place in range(len(photos))]
+        columns = {name: values.tolist() for name, values in outputs.items()}
+        return [self._answer_of({name: column[place] for name, column in columns.items()}) for place in range(len(photos))]
 
-    def _answer_of(self, outputs: dict[str, np.ndarray], place: int) -> Answer:
-        def number(name: str) -> float | None:
-            return float(outputs[name][place]) if name in outputs else None
-
-        p_clean = number("p_clean")
-        p_weather = None
-        if "p_weather" in outputs:
-            p_weather = dict(zip(self.bundle.info["weather_classes"], outputs["p_weather"][place].tolist(), strict=True))
+    def _answer_of(self, row: dict[str, Any]) -> Answer:
+        p_clean: float | None = row.get("p_clean")
+        p_weather: dict[str, float] | None = None
+        if "p_weather" in row:
+            p_weather = dict(zip(self.bundle.info["weather_classes"], row["p_weather"], strict=True))
         return Answer(
             label=None if p_clean is None else self.rule.label(p_clean),
             p_clean=p_clean,
             threshold=self.rule.T_clean,
             decision=None if p_clean is None else self.rule.decide(p_clean),
-            cleanliness=number("cleanliness"),
-            damage=number("damage"),
+            cleanliness=row.get("cleanliness"),
+            damage=row.get("damage"),
             weather=None if p_weather is None else max(p_weather, key=p_weather.__getitem__),
             p_weather=p_weather,
-            uncertainty={name: number(name) for name in STDS} if any(name in outputs for name in STDS) else None,
+            uncertainty={name: row.get(name) for name in STDS} if any(name in row for name in STDS) else None,
         )
 
 
