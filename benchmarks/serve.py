@@ -157,15 +157,21 @@ def send_all(server: Server, requests: list[bytes]) -> list[float]:
 
 def read_answer(connection: socket.socket) -> None:
     """One answer of status 200 with a stated length, to its end."""
-    answer = connection.recv(65536)
+    answer = b""
     while b"\r\n\r\n" not in answer:
-        answer += connection.recv(65536)
+        answer += receive(connection)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200 "), answer
     (length,) = re.findall(rb"(?i)\r\ncontent-length: *(\d+)", head)
     missing = int(length) - len(body)
     while missing > 0:
-        missing -= len(connection.recv(65536))
+        missing -= len(receive(connection))
+
+
+def receive(connection: socket.socket) -> bytes:
+    received = connection.recv(65536)
+    assert received, "the server closed the connection"
+    return received
 
 
 def summarise(seconds: list[float], *, wall_s: float, cpu_s: float) -> Found:
