@@ -3,7 +3,7 @@
 import asyncio
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
@@ -26,6 +26,7 @@ from carinspect.serving.batcher import Batcher
 from carinspect.serving.config import ServiceConfig, read_config
 from carinspect.serving.explanation import explain
 from carinspect.serving.loaded_model import load_model
+from carinspect.serving.threads import Threads
 from serving_tools import PROMISE, RULE, SIDE, TOKEN, model_bytes, photo_bytes
 
 
@@ -413,6 +414,41 @@ def test_a_batch_never_mixes_two_models_and_a_broken_one_harms_only_its_own_phot
     assert (old.sizes, broken.sizes) == ([2, 1], [1])
     assert [found[0], found[1], found[3]] == [1, 2, 4]
     assert isinstance(found[2], RuntimeError)
+
+
+def test_threads_answer_whoever_waits_and_one_fault_is_one_waiters() -> None:
+    async def scenario(threads: Threads) -> list[Any]:
+        jobs: list[Callable[[], Any]] = [lambda: threading.current_thread().name, _fail, lambda: 3]
+        return await asyncio.gather(*(threads.run(job) for job in jobs), return_exceptions=True)
+
+    threads = Threads(1, name="tested")
+    name, fault, three = asyncio.run(scenario(threads))
+    assert (name, str(fault), three) == ("tested_0", "secret/path", 3)
+    # A loop that ended is no threads' end.
+    assert asyncio.run(scenario(threads))[2] == 3
+    threads.stop()
+    assert "tested_0" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_threads_do_not_begin_what_nobody_waits_for_and_finish_what_they_took() -> None:
+    threads, gate = Threads(1, name="tested"), threading.Event()
+    done: list[str] = []
+
+    async def scenario() -> None:
+        first = asyncio.create_task(threads.run(lambda: (gate.wait(), done.append("first"))))
+        given_up = asyncio.create_task(threads.run(lambda: done.append("given up")))
+        last = asyncio.create_task(threads.run(lambda: done.append("last")))
+        await asyncio.sleep(0.05)
+        given_up.cancel()
+        # The waiter of work that is under way may go, too.
+        first.cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        await last
+
+    asyncio.run(scenario())
+    threads.stop()
+    assert done == ["first", "last"]
 
 
 def test_a_fault_of_the_model_is_a_500_without_a_trace(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

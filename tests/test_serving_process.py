@@ -143,6 +143,12 @@ def closed_by_the_other_side(connection: socket.socket, *, at_most_s: float) -> 
 BEGUN = b"POST /predict/file HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 900000\r\n\r\n--b\r\n"
 
 
+def test_a_refusal_of_a_body_that_came_whole_waits_for_nothing_and_keeps_the_connection(model: Path) -> None:
+    with running_service(model, free_port()) as (address, _):
+        found = httpx.post(f"{address}/predict/file", files={"wrong": ("x.jpg", photo_bytes(), "image/jpeg")}, timeout=30)
+    assert (found.status_code, found.headers.get("connection")) == (422, None)
+
+
 def test_clients_that_misbehave_do_not_keep_others_from_their_answers(model: Path) -> None:
     settings = {"WORKERS": "2", "HEADER_TIMEOUT_S": "3", "UPLOAD_TIMEOUT_S": "3", "QUEUE_LIMIT": "16"}
     with running_service(model, free_port(), **settings) as (address, process), ThreadPoolExecutor(200) as pool:

@@ -20,7 +20,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -32,9 +31,10 @@ from carinspect.serving import service
 from carinspect.serving.app import create_app
 from carinspect.serving.config import ServiceConfig
 from carinspect.serving.fetching import Fetcher, resolve
+from carinspect.serving.middleware import Surroundings
 from carinspect.serving.public_address import is_public
 from carinspect.serving.refusals import RefusalError
-from carinspect.serving.uploads import UploadMemory
+from carinspect.serving.uploads import Reservation, UploadMemory
 from serving_tools import TOKEN, model_bytes, photo_bytes
 
 
@@ -190,7 +190,7 @@ def test_a_broken_form_is_refused(client: TestClient, body: bytes, status: int) 
     assert leaks(found.text) == []
 
 
-async def call(app: FastAPI, chunks: AsyncIterator[bytes], headers: dict[str, str]) -> tuple[int, dict[bytes, bytes]]:
+async def call(app: Surroundings, chunks: AsyncIterator[bytes], headers: dict[str, str]) -> tuple[int, dict[bytes, bytes]]:
     """Send a body chunk by chunk, as a server would; the status and headers of the answer."""
     status, found = 0, {}
 
@@ -264,8 +264,8 @@ def test_a_sender_that_goes_away_leaves_nothing_behind(model: Path) -> None:
         yield f"--b\r\n{FILE}\r\n\r\n".encode() + bytes(10_000)
 
     assert asyncio.run(call(app, part(), FORM_HEADERS))[0] == 400
-    assert app.state.service._memory.held_bytes == 0
-    assert app.state.service.engine.waiting == 0
+    assert app.app.state.service._memory.held_bytes == 0
+    assert app.app.state.service.engine.waiting == 0
 
 
 # ---- who may ask
@@ -393,7 +393,7 @@ def fetch(url: str, *, hosts: str = "", allows: Callable[[str], bool] = lambda _
     fetcher = Fetcher(config, **({"resolver": here, "allows": allows} | options))
 
     async def run() -> bytes:
-        with UploadMemory(10_000_000).reservation() as reservation:
+        with Reservation(UploadMemory(10_000_000)) as reservation:
             return await fetcher.fetch(url, reservation)
 
     return asyncio.run(run())

@@ -1,30 +1,27 @@
-"""Owns the form of the service's answers."""
+"""Owns the form of the service's answers. They are built from checked values, so nothing checks them again on their way out."""
 
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from carinspect.inference.car import CarRule, judge_car
 from carinspect.inference.decision import DecisionRule
 from carinspect.serving.engine import Seen
 
 
-class Form(BaseModel):
-    """Base of the answers' parts; they are built from checked values, and never changed."""
-
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
-
-
-class Timings(Form):
+@dataclass(frozen=True, slots=True)
+class Timings:
     """Milliseconds."""
 
-    queue_ms: float = Field(description="Accepted, and waiting for its turn.")
+    queue_ms: Annotated[float, Field(description="Accepted, and waiting for its turn.")]
     decode_ms: float
     model_ms: float
-    total_ms: float = Field(description="From the last byte of the photo to the answer.")
+    total_ms: Annotated[float, Field(description="From the last byte of the photo to the answer.")]
 
 
-class Promise(Form):
+@dataclass(frozen=True, slots=True)
+class Promise:
     """What is proved of the photos that the rule calls clean."""
 
     precision: float
@@ -32,59 +29,66 @@ class Promise(Form):
     of: str
 
 
-class ExplanationForm(Form):
+@dataclass(frozen=True, slots=True)
+class ExplanationForm:
     """How much the answer falls when a cell of the photo is covered."""
 
-    of: str = Field(description="The answer in question, e.g. p_clean.")
-    grid: list[list[float]] = Field(description="Row by row from the upper left corner.")
+    of: Annotated[str, Field(description="The answer in question, e.g. p_clean.")]
+    grid: Annotated[list[list[float]], Field(description="Row by row from the upper left corner.")]
 
 
-class PhotoAnswer(Form):
+@dataclass(frozen=True, slots=True)
+class PhotoAnswer:
     """The answer to one photo. None where the model was not trained on the task."""
 
     label: Literal["clean", "dirty"] | None
     p_clean: float | None
     threshold: float | None
     decision: Literal["clean", "dirty", "unsure"] | None
-    promise: Promise | None = Field(description="None when nothing is proved, or when the operator replaced a threshold.")
-    overridden: bool = Field(description="Whether the operator replaced a threshold of the model.")
-    in_words: str = Field(description="The decision and its promise in plain words.")
-    cleanliness: float | None = Field(description="0..1, 1 = clean.")
-    damage: float | None = Field(description="0..1, 1 = undamaged.")
+    promise: Annotated[Promise | None, Field(description="None when nothing is proved, or when the operator replaced a threshold.")]
+    overridden: Annotated[bool, Field(description="Whether the operator replaced a threshold of the model.")]
+    in_words: Annotated[str, Field(description="The decision and its promise in plain words.")]
+    cleanliness: Annotated[float | None, Field(description="0..1, 1 = clean.")]
+    damage: Annotated[float | None, Field(description="0..1, 1 = undamaged.")]
     weather: str | None
     p_weather: dict[str, float] | None
-    uncertainty: dict[str, float | None] | None = Field(description="Standard deviations, where the model can tell them.")
+    uncertainty: Annotated[dict[str, float | None] | None, Field(description="Standard deviations, where the model can tell them.")]
     explanation: ExplanationForm | None
     model_version: str
     timings: Timings
 
 
-class BatchItem(Form):
+@dataclass(frozen=True, slots=True)
+class BatchItem:
     """One photo of several: its answer, or why there is none."""
 
     answer: PhotoAnswer | None
     error: str | None
-    status: int = Field(description="The status that the photo alone would have got.")
+    status: Annotated[int, Field(description="The status that the photo alone would have got.")]
 
 
-class CarVerdict(Form):
+@dataclass(frozen=True, slots=True)
+class CarVerdict:
     """Of one car, from all of its photos; places count from 0."""
 
     decision: Literal["clean", "dirty", "unsure"]
-    p_clean: float | None = Field(description="The lowest of its photos.")
+    p_clean: Annotated[float | None, Field(description="The lowest of its photos.")]
     dirtiest_photo: int | None
-    cleanliness: float | None = Field(description="The lowest of its photos.")
-    damage: float | None = Field(description="The lowest of its photos, 1 = undamaged.")
+    cleanliness: Annotated[float | None, Field(description="The lowest of its photos.")]
+    damage: Annotated[float | None, Field(description="The lowest of its photos, 1 = undamaged.")]
     most_damaged_photo: int | None
-    level: Literal["car", "photo"] = Field(description="Whether a rule for cars decided, or the photo's, which proves nothing of cars.")
+    level: Annotated[
+        Literal["car", "photo"], Field(description="Whether a rule for cars decided, or the photo's, which proves nothing of cars.")
+    ]
     proves: Promise | None
 
 
-class BatchAnswer(Form):
+@dataclass(frozen=True, slots=True)
+class BatchAnswer:
     """The answers to several photos, in the order sent."""
 
     photos: list[BatchItem]
-    car: CarVerdict | None = Field(description="With ?car=true, where every photo has an answer.")
+    car: Annotated[CarVerdict | None, Field(description="With ?car=true, where every photo has an answer.")]
     model_version: str
 
 
@@ -98,7 +102,7 @@ def form_answer(seen: Seen, *, total_s: float) -> PhotoAnswer:
         p_clean=answer.p_clean,
         threshold=answer.threshold,
         decision=answer.decision,
-        promise=form_promise(rule),
+        promise=form_promise(rule.promise),
         overridden=rule.overridden,
         in_words=say(answer.decision, rule),
         cleanliness=answer.cleanliness,
@@ -117,12 +121,9 @@ def form_answer(seen: Seen, *, total_s: float) -> PhotoAnswer:
     )
 
 
-def form_promise(rule: DecisionRule) -> Promise | None:
-    """The rule's promise, or None."""
-    proved: dict[str, Any] | None = rule.promise
-    if proved is None:
-        return None
-    return Promise(precision=proved["precision"], confidence=proved["confidence"], of=proved["of"])
+def form_promise(proved: dict[str, Any] | None) -> Promise | None:
+    """A rule's promise, `{precision, confidence, of}` or None."""
+    return None if proved is None else Promise(proved["precision"], proved["confidence"], proved["of"])
 
 
 def form_verdict(items: list[BatchItem], rule: CarRule) -> CarVerdict | None:
@@ -130,7 +131,17 @@ def form_verdict(items: list[BatchItem], rule: CarRule) -> CarVerdict | None:
     answers = [item.answer for item in items if item.answer is not None]
     if len(answers) < len(items):
         return None
-    return CarVerdict.model_validate(judge_car(answers, rule).as_dict())
+    verdict = judge_car(answers, rule)
+    return CarVerdict(
+        decision=verdict.decision,
+        p_clean=verdict.p_clean,
+        dirtiest_photo=verdict.dirtiest_photo,
+        cleanliness=verdict.cleanliness,
+        damage=verdict.damage,
+        most_damaged_photo=verdict.most_damaged_photo,
+        level=verdict.level,
+        proves=form_promise(verdict.proves),
+    )
 
 
 def say(decision: str | None, rule: DecisionRule) -> str:

@@ -18,7 +18,6 @@ from uvicorn.config import STARTUP_FAILURE
 
 from carinspect.core.errors import UserError
 from carinspect.serving.config import ServiceConfig, read_config
-from carinspect.serving.direct_route import DirectRoute
 from carinspect.serving.fetching import Fetcher
 from carinspect.serving.interface import add_interface
 from carinspect.serving.middleware import Surroundings
@@ -29,7 +28,7 @@ from carinspect.serving.service import Service
 log = logging.getLogger("uvicorn.error")
 
 
-def from_environment() -> FastAPI:
+def from_environment() -> Surroundings:
     """The application that the environment describes; a wrong setting or an unfit model ends the process with one line."""
     try:
         return create_app(read_config(os.environ))
@@ -39,7 +38,7 @@ def from_environment() -> FastAPI:
         sys.exit(STARTUP_FAILURE)
 
 
-def create_app(config: ServiceConfig, *, fetcher: Fetcher | None = None) -> FastAPI:
+def create_app(config: ServiceConfig, *, fetcher: Fetcher | None = None) -> Surroundings:
     """The application. Raises `UserError` when its model is not fit to serve. fetcher: None takes one for the public internet."""
     service = Service(config, fetcher or Fetcher(config))
 
@@ -57,17 +56,14 @@ def create_app(config: ServiceConfig, *, fetcher: Fetcher | None = None) -> Fast
     # FastAPI's own pages load their scripts from elsewhere; add_interface has one that doesn't.
     app = FastAPI(title="carinspect", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    for route in router.routes:
-        # Before FastAPI's own, which stands for the description alone.
-        if isinstance(route, APIRoute) and "answers" in route.tags:
-            app.router.routes.append(DirectRoute(route.path, route.endpoint, methods=["POST"], include_in_schema=False))
+    # FastAPI's own of these stand for the description alone.
+    direct = {route.path: route.endpoint for route in router.routes if isinstance(route, APIRoute) and "answers" in route.tags}
     app.include_router(router)
     add_interface(app, with_token=config.api_token is not None)
     app.add_exception_handler(RefusalError, answer_refusal)
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(Exception, answer_fault)
-    app.add_middleware(Surroundings, monitor=service.monitor)
-    return app
+    return Surroundings(app, service.monitor, direct)
 
 
 def _reload_on_hangup(service: Service, running: set[asyncio.Task[None]]) -> None:

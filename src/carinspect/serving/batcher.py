@@ -1,12 +1,12 @@
 """Owns dynamic batching: photos of concurrent requests, answered in one run of the model."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from carinspect.inference.predictor import Answer, Predictor
+from carinspect.serving.threads import Threads
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Batcher:
     def __init__(self, *, batch_size: int, wait_s: float) -> None:
         self._batch_size, self._wait_s = batch_size, wait_s
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
-        self._runner = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._runner = Threads(1, name="model")
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -37,7 +37,7 @@ class Batcher:
         assert self._task is not None
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self._runner.shutdown()
+        self._runner.stop()
 
     async def answer(self, predictor: Predictor, photo: np.ndarray) -> Answer:
         """The answer for one photo, uint8 (side, side, 3)."""
@@ -70,7 +70,7 @@ class Batcher:
     async def _answer(self, batch: list[_Waiting]) -> None:
         photos = np.stack([waiting.photo for waiting in batch])
         try:
-            answers = await asyncio.get_running_loop().run_in_executor(self._runner, batch[0].predictor.answer, photos)
+            answers = await self._runner.run(lambda: batch[0].predictor.answer(photos))
         except Exception as error:  # whatever it is belongs to the requests that wait, and the next batch must go on
             for waiting in batch:
                 if not waiting.answer.done():

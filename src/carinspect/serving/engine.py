@@ -3,12 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from carinspect.inference.predictor import Answer
 from carinspect.serving.batcher import Batcher
@@ -17,11 +13,11 @@ from carinspect.serving.explanation import Explanation, explain
 from carinspect.serving.loaded_model import LoadedModel, load_model
 from carinspect.serving.photo_checks import DecodedPhoto, read_photo
 from carinspect.serving.refusals import RefusalError, busy
+from carinspect.serving.threads import Threads
 
 GPU_BATCH = 32
 
 log = logging.getLogger("uvicorn.error")
-ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True)
@@ -45,9 +41,9 @@ class Engine:
         self.model = model
         self.waiting = 0
         """Photos accepted and not yet answered."""
-        self._pool = ThreadPoolExecutor(config.compute_threads, thread_name_prefix="photo")
+        self._threads = Threads(config.compute_threads, name="photo")
         # Explanations cost as much as many photos: one at a time, and never in the way of an answer.
-        self._explainer = ThreadPoolExecutor(1, thread_name_prefix="explain")
+        self._explainer = Threads(1, name="explain")
         self._explaining = 0
         self._reloading = asyncio.Lock()
         batch_size = config.batch_size or (GPU_BATCH if model.on_gpu else 1)
@@ -65,31 +61,26 @@ class Engine:
             await asyncio.sleep(0.01)
         if self._batcher is not None:
             await self._batcher.stop()
-        self._pool.shutdown()
-        self._explainer.shutdown()
+        self._threads.stop()
+        self._explainer.stop()
 
     @property
     def full(self) -> bool:
         return self.waiting >= self.config.queue_limit
 
-    @contextmanager
-    def admission(self, photos: int) -> Iterator[None]:
-        """A place in the queue for so many photos while the block lasts. Raises `RefusalError` when they are too many."""
+    def admit(self, photos: int) -> None:
+        """Count so many photos as waiting. Raises `RefusalError` when they are too many."""
         if self.waiting + photos > self.config.queue_limit:
             raise busy("Too many photos are waiting")
         self.waiting += photos
-        try:
-            yield
-        finally:
-            self.waiting -= photos
 
     async def look(self, content: bytes, *, explained: bool = False) -> Seen:
         """The answer to one admitted photo. Raises `RefusalError` for one that cannot be answered."""
         model = self.model
         if self._batcher is None:
-            seen = await self._in(self._pool, lambda: self._decode_and_answer(content, model))
+            seen = await self._threads.run(lambda: self._decode_and_answer(content, model))
         else:
-            photo, decode_s = await self._in(self._pool, lambda: self._decode(content, model))
+            photo, decode_s = await self._threads.run(lambda: self._decode(content, model))
             start = time.perf_counter()
             answer = await self._batcher.answer(model.predictor, photo.pixels)
             seen = Seen(answer, model, photo, None, decode_s, time.perf_counter() - start)
@@ -113,9 +104,7 @@ class Engine:
             raise busy("Too many explanations are under way")
         self._explaining += 1
         try:
-            explanation = await self._in(
-                self._explainer, lambda: explain(seen.model.predictor, seen.photo.pixels, grid=self.config.explain_grid)
-            )
+            explanation = await self._explainer.run(lambda: explain(seen.model.predictor, seen.photo.pixels, grid=self.config.explain_grid))
         finally:
             self._explaining -= 1
         return Seen(seen.answer, seen.model, seen.photo, explanation, seen.decode_s, seen.model_s)
@@ -129,7 +118,3 @@ class Engine:
             self.model = await asyncio.to_thread(load_model, path, self.config)
         log.info("Serving model %s", self.model.version)
         return self.model
-
-    @staticmethod
-    async def _in(pool: ThreadPoolExecutor, work: Callable[[], ResultT]) -> ResultT:
-        return await asyncio.get_running_loop().run_in_executor(pool, work)

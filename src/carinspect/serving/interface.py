@@ -4,8 +4,9 @@ from importlib import resources
 
 from fastapi import FastAPI, Response
 from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
-from carinspect.serving.direct_route import DirectRoute
 from carinspect.serving.page import hashes, policy
 
 _PATH = "/docs"
@@ -28,7 +29,14 @@ def add_interface(app: FastAPI, *, with_token: bool) -> None:
 
 def _add(app: FastAPI, path: str, answer: Response) -> None:
     # One answer for everybody: however many read it slowly, it is in memory once and holds no open file.
-    app.router.routes.append(DirectRoute(path, answer, methods=["GET"], include_in_schema=False))
+    app.router.routes.append(_KnownRoute(path, answer, methods=["GET"], include_in_schema=False))
+
+
+class _KnownRoute(Route):
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """As Starlette's own; like a route of FastAPI it makes itself known, for the figures by route."""
+        match, found = super().matches(scope)
+        return match, {**found, "route": self}
 
 
 def _page(app: FastAPI) -> Response:

@@ -1,6 +1,7 @@
 """Owns the service's figures for Prometheus, over all of its worker processes."""
 
 import os
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
@@ -17,17 +18,21 @@ class Monitor:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         registry = self._registry
-        self.requests = Counter("carinspect_requests", "Requests by route and status.", ["route", "status"], registry=registry)
-        self.request_seconds = Histogram(
+        requests = Counter("carinspect_requests", "Requests by route and status.", ["route", "status"], registry=registry)
+        request_seconds = Histogram(
             "carinspect_request_seconds", "From a request's headers to its answer.", ["route"], buckets=_SECONDS, registry=registry
         )
-        self._decisions = Counter("carinspect_decisions", "Answered photos by decision.", ["decision"], registry=registry)
+        decisions = Counter("carinspect_decisions", "Answered photos by decision.", ["decision"], registry=registry)
         self._decode_seconds = Histogram("carinspect_decode_seconds", "Decoding a photo.", buckets=_SECONDS, registry=registry)
         self._model_seconds = Histogram("carinspect_model_seconds", "The model's run for a photo.", buckets=_SECONDS, registry=registry)
         self.reloads = Counter("carinspect_model_reloads", "Replacements of the model by outcome.", ["outcome"], registry=registry)
         self.waiting = Gauge("carinspect_photos_waiting", "Photos not yet answered.", multiprocess_mode="livesum", registry=registry)
         self._model = Gauge("carinspect_model_info", "1 for the model served.", ["version"], multiprocess_mode="livemax", registry=registry)
         self._version: str | None = None
+        # To look a figure up by its labels takes longer than to count.
+        self._requests_of = cache(requests.labels)
+        self._request_seconds_of = cache(request_seconds.labels)
+        self._decisions_of = cache(decisions.labels)
 
     def note_model(self, version: str) -> None:
         """Say that `version`, and no other, is now served."""
@@ -36,9 +41,14 @@ class Monitor:
         self._version = version
         self._model.labels(version).set(1)
 
+    def note_request(self, route: str, status: int, seconds: float) -> None:
+        """Count a request and what it took."""
+        self._requests_of(route, str(status)).inc()
+        self._request_seconds_of(route).observe(seconds)
+
     def note_answer(self, seen: Seen) -> None:
         """Count a photo's answer and what it took."""
-        self._decisions.labels(seen.answer.decision or "none").inc()
+        self._decisions_of(seen.answer.decision or "none").inc()
         self._decode_seconds.observe(seen.decode_s)
         self._model_seconds.observe(seen.model_s)
 

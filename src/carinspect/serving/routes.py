@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import to_json
 
 from carinspect.core.errors import UserError
 from carinspect.serving.answers import BatchAnswer, BatchItem, PhotoAnswer, form_verdict
@@ -53,7 +54,8 @@ _CAR = _switch("car", "All photos show one car: add a verdict on it.")
 
 
 def _flag(request: Request, name: str) -> bool:
-    given = request.query_params.get(name, "false")
+    # Most requests have no query, and reading one takes time.
+    given = request.query_params.get(name, "false") if request.scope["query_string"] else "false"
     if given not in ("true", "false"):
         raise RefusalError(422, f"{name} is neither true nor false.")
     return given == "true"
@@ -64,8 +66,8 @@ def _service(request: Request) -> Service:
     return service
 
 
-def _json(answer: BaseModel) -> Response:
-    return Response(answer.model_dump_json(), media_type="application/json")
+def _json(answer: PhotoAnswer | BatchAnswer) -> Response:
+    return Response(to_json(answer, inf_nan_mode="null"), media_type="application/json")
 
 
 @router.post(

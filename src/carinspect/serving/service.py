@@ -53,23 +53,22 @@ class Service:
         if not hmac.compare_digest(request.headers.get("authorization", "").encode(), expected):
             raise RefusalError(401, "This asks for a token: send the header 'Authorization: Bearer …'.")
 
-    @contextmanager
-    def upload(self) -> Iterator[Reservation]:
-        """Memory for one request's body while the block lasts. Nothing is read of a request that could not be answered soon."""
+    def upload(self) -> Reservation:
+        """Memory for one request's body while its block lasts. Nothing is read of a request that could not be answered soon."""
         if self.engine.full:
             raise busy("Too many photos are waiting")
-        with self._memory.reservation() as reservation:
-            yield reservation
+        return Reservation(self._memory)
 
     @contextmanager
     def admission(self, photos: int) -> Iterator[None]:
-        """Places in the engine's queue while the block lasts."""
-        with self.engine.admission(photos):
+        """Places in the engine's queue while the block lasts. Raises `RefusalError` when there are too few."""
+        self.engine.admit(photos)
+        self.monitor.waiting.set(self.engine.waiting)
+        try:
+            yield
+        finally:
+            self.engine.waiting -= photos
             self.monitor.waiting.set(self.engine.waiting)
-            try:
-                yield
-            finally:
-                self.monitor.waiting.set(self.engine.waiting - photos)
 
     async def look(self, content: bytes, *, explained: bool) -> PhotoAnswer:
         """The answer to one admitted photo, noted in the books. Raises `RefusalError` for one that cannot be answered."""

@@ -1,14 +1,12 @@
 """Owns reading request bodies: every limit holds while the bytes come in, and a slow or broken sender costs little."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
 
 from fastapi import Request
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from carinspect.serving.config import ServiceConfig
 from carinspect.serving.photo_checks import check_declared_type
@@ -27,22 +25,19 @@ class UploadMemory:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
 
-    @contextmanager
-    def reservation(self) -> Iterator["Reservation"]:
-        """Holds what is taken from it until the block ends."""
-        reservation = Reservation(self)
-        try:
-            yield reservation
-        finally:
-            self.held_bytes -= reservation.held_bytes
-
 
 @dataclass
 class Reservation:
-    """The part of an `UploadMemory` that one request holds."""
+    """The part of an `UploadMemory` that one request holds until its `with` block ends."""
 
     memory: UploadMemory
     held_bytes: int = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.memory.held_bytes -= self.held_bytes
 
     def take(self, count: int) -> None:
         """Hold `count` bytes more, or raise a `RefusalError` that asks to come again."""
@@ -52,53 +47,53 @@ class Reservation:
         self.held_bytes += count
 
 
-@dataclass
 class _Form:
-    """The photos of a multipart body, gathered while it is parsed."""
+    """The photos of a multipart body, gathered as it comes in. Raises `RefusalError` for a form that holds anything else."""
 
-    field_name: str
-    config: ServiceConfig
-    max_files: int
-    photos: list[bytes] = field(default_factory=list)
-    complete: bool = False
-    _headers: dict[bytes, bytes] = field(default_factory=dict)
-    _name: bytearray = field(default_factory=bytearray)
-    _value: bytearray = field(default_factory=bytearray)
-    _photo: bytearray = field(default_factory=bytearray)
+    def __init__(self, boundary: str, *, field_name: str, max_files: int, config: ServiceConfig) -> None:
+        self._field_name, self._max_files, self._config = field_name, max_files, config
+        self._parser = PushMultipartParser(boundary)
+        self._photos: list[bytes] = []
+        self._part: MultipartSegment
+        self._pieces: list[bytes] = []
 
-    def on_part_begin(self) -> None:
-        self._headers, self._photo = {}, bytearray()
+    def take(self, chunk: bytes) -> None:
+        """Parse the next part of the body."""
+        if not chunk:
+            return  # the parser would take it for the end
+        try:
+            for event in self._parser.parse(chunk):
+                if isinstance(event, bytes):
+                    self._add(event)
+                elif event is None:
+                    self._photos.append(b"".join(self._pieces))
+                else:
+                    self._begin(event)
+        except MultipartError:
+            raise RefusalError(400, "The body is not well-formed multipart/form-data.") from None
 
-    def on_header_begin(self) -> None:
-        self._name, self._value = bytearray(), bytearray()
+    def photos(self) -> list[bytes]:
+        """Those of a body that has come to its end, 1 or more."""
+        try:
+            self._parser.close()
+        except MultipartError:
+            raise RefusalError(400, "The body ends before its last boundary.") from None
+        if not self._photos:
+            raise RefusalError(422, f"There is no photo in the field '{self._field_name}'.")
+        return self._photos
 
-    def on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
+    def _begin(self, part: MultipartSegment) -> None:
+        if part.name != self._field_name:
+            raise RefusalError(422, f"Every part of the form must be a photo in the field '{self._field_name}'.")
+        if len(self._photos) == self._max_files:
+            raise RefusalError(413, f"More photos than one request may hold ({self._max_files}).")
+        check_declared_type(part.content_type or "")
+        self._part, self._pieces = part, []
 
-    def on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def on_header_end(self) -> None:
-        self._headers[bytes(self._name).lower()] = bytes(self._value)
-
-    def on_headers_finished(self) -> None:
-        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
-        if options.get(b"name") != self.field_name.encode():
-            raise RefusalError(422, f"Every part of the form must be a photo in the field '{self.field_name}'.")
-        if len(self.photos) == self.max_files:
-            raise RefusalError(413, f"More photos than one request may hold ({self.max_files}).")
-        check_declared_type(self._headers.get(b"content-type", b"").decode("latin-1"))
-
-    def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        if len(self._photo) + end - start > self.config.max_upload_bytes:
-            raise too_large(self.config)
-        self._photo += data[start:end]
-
-    def on_part_end(self) -> None:
-        self.photos.append(bytes(self._photo))
-
-    def on_end(self) -> None:
-        self.complete = True
+    def _add(self, piece: bytes) -> None:
+        if self._part.bytes_received > self._config.max_upload_bytes:
+            raise too_large(self._config)
+        self._pieces.append(piece)
 
 
 def too_large(config: ServiceConfig) -> RefusalError:
@@ -110,51 +105,49 @@ async def read_form_photos(
     request: Request, *, field_name: str, max_files: int, config: ServiceConfig, reservation: Reservation
 ) -> list[bytes]:
     """The photos in the multipart body of `request`, in its order, 1 to `max_files` of them. Raises `RefusalError`."""
-    kind, options = parse_options_header(request.headers.get("content-type"))
-    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind != "multipart/form-data" or not options.get("boundary"):
         raise RefusalError(415, f"Send multipart/form-data with the photo in the field '{field_name}'.")
-    form = _Form(field_name=field_name, config=config, max_files=max_files)
     limit = max_files * (config.max_upload_bytes + FRAMING_BYTES)
-    async with _bounded(request, config):
-        _check_stated_length(request, limit, config)
-        try:
-            parser = MultipartParser(options[b"boundary"], {
-                "on_part_begin": form.on_part_begin, "on_header_begin": form.on_header_begin, "on_header_field": form.on_header_field,
-                "on_header_value": form.on_header_value, "on_header_end": form.on_header_end,
-                "on_headers_finished": form.on_headers_finished, "on_part_data": form.on_part_data, "on_part_end": form.on_part_end,
-                "on_end": form.on_end,
-            })  # fmt: skip
-            async for chunk in _limited(request, limit, config, reservation):
-                parser.write(chunk)
-        except FormParserError:
-            raise RefusalError(400, "The body is not well-formed multipart/form-data.") from None
-    if not form.complete:
-        raise RefusalError(400, "The body ends before its last boundary.")
-    if not form.photos:
-        raise RefusalError(422, f"There is no photo in the field '{field_name}'.")
-    return form.photos
+    form = _Form(options["boundary"], field_name=field_name, max_files=max_files, config=config)
+    await _read(request, form.take, limit_bytes=limit, config=config, reservation=reservation)
+    return form.photos()
 
 
 async def read_json_body(request: Request, *, config: ServiceConfig, reservation: Reservation) -> bytes:
     """The small body of `request`. Raises `RefusalError` for another content type, or more than `JSON_BYTES`."""
-    if parse_options_header(request.headers.get("content-type"))[0] != b"application/json":
+    if parse_options_header(request.headers.get("content-type", ""))[0] != "application/json":
         raise RefusalError(415, "Send application/json.")
-    async with _bounded(request, config):
-        return b"".join([chunk async for chunk in _limited(request, JSON_BYTES, config, reservation)])
+    chunks: list[bytes] = []
+    await _read(request, chunks.append, limit_bytes=JSON_BYTES, config=config, reservation=reservation)
+    return b"".join(chunks)
 
 
-@asynccontextmanager
-async def _bounded(request: Request, config: ServiceConfig) -> AsyncIterator[None]:
-    """Ends a read that takes too long; after a refusal reads on for a moment, so that the sender gets to hear the reason."""
+async def _read(
+    request: Request, take: Callable[[bytes], None], *, limit_bytes: int, config: ServiceConfig, reservation: Reservation
+) -> None:
+    """Hand the body to `take` as it comes in. After a refusal reads on for a moment, so that the sender gets to hear the reason."""
+    received, more = 0, True
+    stated = request.headers.get("content-length", "")
     try:
+        if stated.isdecimal() and int(stated) > limit_bytes:
+            raise too_large(config)
         async with asyncio.timeout(config.upload_timeout_s):
-            yield
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise RefusalError(400, "The sender went away.", close=True)
+                chunk, more = message.get("body", b""), message.get("more_body", False)
+                received += len(chunk)
+                if received > limit_bytes:
+                    raise too_large(config)
+                reservation.take(len(chunk))
+                take(chunk)
     except TimeoutError:
         raise RefusalError(408, f"The request did not come in whole within {config.upload_timeout_s:g} s.", close=True) from None
-    except ClientDisconnect:
-        raise RefusalError(400, "The sender went away.", close=True) from None
     except RefusalError as refusal:
-        refusal.close = not await _drain(request)
+        # A body that is there whole has nothing to wait for.
+        refusal.close = refusal.close or (more and not await _drain(request))
         raise
 
 
@@ -171,19 +164,3 @@ async def _drain(request: Request) -> bool:
     except TimeoutError:
         pass
     return False
-
-
-def _check_stated_length(request: Request, limit: int, config: ServiceConfig) -> None:
-    stated = request.headers.get("content-length", "")
-    if stated.isdecimal() and int(stated) > limit:
-        raise too_large(config)
-
-
-async def _limited(request: Request, limit: int, config: ServiceConfig, reservation: Reservation) -> AsyncIterator[bytes]:
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received > limit:
-            raise too_large(config)
-        reservation.take(len(chunk))
-        yield chunk
