@@ -190,6 +190,13 @@ def test_a_broken_form_is_refused(client: TestClient, body: bytes, status: int) 
     assert leaks(found.text) == []
 
 
+@pytest.mark.parametrize("name", ["f\xf6to.jpg".encode("latin-1"), "föto 车.jpg".encode(), b'a\\"b.jpg', b"%0D%22.jpg", b""])
+def test_the_name_of_a_photos_file_is_the_clients_own_affair(client: TestClient, name: bytes) -> None:
+    body = form((FILE, photo_bytes())).replace(b"x.jpg", name)
+    found = client.post("/predict/file", content=body, headers={"Content-Type": "multipart/form-data; boundary=b"})
+    assert found.status_code == 200, found.text
+
+
 async def call(app: Surroundings, chunks: AsyncIterator[bytes], headers: dict[str, str]) -> tuple[int, dict[bytes, bytes]]:
     """Send a body chunk by chunk, as a server would; the status and headers of the answer."""
     status, found = 0, {}

@@ -52,7 +52,8 @@ class _Form:
 
     def __init__(self, boundary: str, *, field_name: str, max_files: int, config: ServiceConfig) -> None:
         self._field_name, self._max_files, self._config = field_name, max_files, config
-        self._parser = PushMultipartParser(boundary)
+        # Latin-1 reads the name that any client gives its file.
+        self._parser = PushMultipartParser(boundary, header_charset="latin-1")
         self._photos: list[bytes] = []
         self._part: MultipartSegment
         self._pieces: list[bytes] = []
