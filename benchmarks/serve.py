@@ -242,7 +242,7 @@ def export_random(backbone: str, side_px: int, folder: Path) -> Path:
     calibration = {"temperature": {"clean": 1.0, "weather": 1.0}, "logit_offset": offset, "uncertainty": None}
     model = to_onnx(AnsweringNetwork(network.eval(), calibration), image_side_px=side_px)
     checkpoint = Checkpoint(model=recipe, image_side_px=side_px, weights={}, lineage={})
-    rule = {"T_clean": 0.5, "T_low": None, "T_high": 0.5, "proves": None}
+    rule = {"T_clean": 0.5, "T_low": None, "T_high": 0.5, "proves": None, "proves_low": None}
     describe_model(model, checkpoint=checkpoint, calibration=calibration, threshold=rule, metrics={"test": {}})
     path = folder / "random.onnx"
     path.write_bytes(seal(model.SerializeToString()))

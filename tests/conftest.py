@@ -86,7 +86,8 @@ def untrained_network(*, seed: int = 0) -> "CarInspectionNetwork":
     return network
 
 
-THRESHOLD = {"T_clean": 0.5, "T_low": 0.2, "T_high": 0.5, "proves": {"precision": 0.95, "confidence": 0.95, "of": "a photo"}}
+PROOF = {"precision": 0.95, "confidence": 0.95, "of": "a photo"}
+THRESHOLD = {"T_clean": 0.5, "T_low": 0.2, "T_high": 0.5, "proves": PROOF, "proves_low": None}
 """What a model file must hold of models/threshold.json."""
 
 

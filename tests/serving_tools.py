@@ -31,7 +31,7 @@ PROMISE = {"precision": 0.95, "confidence": 0.9, "of": "a photo from a new car"}
 OFFSET: dict[str, list[float]] = {"clean": [0.0, 0.0], "weather": [0.0, 0.0, 0.0, 0.0]}
 CALIBRATION: dict[str, Any] = {"temperature": {"clean": 0.05, "weather": 0.5}, "logit_offset": OFFSET, "uncertainty": None}
 CAR: dict[str, Any] = {"T_high": 0.7, "T_low": 0.6, "proves": PROMISE, "proves_low": PROMISE | {"precision": 0.8}}
-RULE: dict[str, Any] = {"T_clean": 0.5, "T_low": 0.2, "T_high": 0.5, "proves": PROMISE, "car": CAR}
+RULE: dict[str, Any] = {"T_clean": 0.5, "T_low": 0.2, "T_high": 0.5, "proves": PROMISE, "proves_low": None, "car": CAR}
 
 
 @cache

@@ -29,7 +29,7 @@ from conftest import THRESHOLD
 from test_cli import carinspect
 
 ROOT = Path(__file__).parent.parent
-RULE = DecisionRule(T_clean=0.7, T_low=0.3, T_high=0.7, promise={"precision": 0.95}, overridden=False)
+RULE = DecisionRule(T_clean=0.7, T_low=0.3, T_high=0.7, promise={"precision": 0.95}, promise_low=None, overridden=False)
 
 
 def draw_photos(folder: Path, count: int) -> Path:
@@ -64,9 +64,9 @@ def test_the_rule_says_clean_dirty_or_unsure_and_its_edges_belong_to_clean_and_u
 
 
 def test_without_a_proved_threshold_nothing_is_called_clean() -> None:
-    rule = read_rule({"T_clean": None, "T_low": 0.3, "T_high": None, "proves": None})
+    rule = read_rule({"T_clean": None, "T_low": 0.3, "T_high": None, "proves": None, "proves_low": None})
     assert (rule.decide(1.0), rule.label(1.0), rule.decide(0.1)) == ("unsure", None, "dirty")
-    assert read_rule({"T_clean": None, "T_low": None, "T_high": None, "proves": None}).decide(0.0) == "unsure"
+    assert read_rule({"T_clean": None, "T_low": None, "T_high": None, "proves": None, "proves_low": None}).decide(0.0) == "unsure"
 
 
 def test_an_override_ends_the_promise_and_its_own_numbers_do_not() -> None:
@@ -99,6 +99,7 @@ def test_a_senseless_override_is_refused(asked: dict[str, float], message: str) 
         (THRESHOLD | {"T_clean": "0.5"}, "T_clean has the value '0.5'"),
         (THRESHOLD | {"T_clean": None}, "T_clean is None and T_high is 0.5"),
         (THRESHOLD | {"T_clean": None, "T_high": None}, "promises a precision without a T_clean"),
+        (THRESHOLD | {"T_low": None, "proves_low": THRESHOLD["proves"]}, "promises a precision without a T_low"),
     ],
 )
 def test_a_missing_or_mismatched_threshold_is_refused_with_the_mend(threshold: Any, message: str) -> None:

@@ -46,7 +46,7 @@ def answering(recipe: Recipe, uncertainty: dict[str, Any] | None = UNCERTAINTY) 
 
 
 def make_threshold(T_clean: float | None) -> dict[str, Any]:
-    return {"T_clean": T_clean, "T_low": None, "T_high": T_clean, "proves": None}
+    return {"T_clean": T_clean, "T_low": None, "T_high": T_clean, "proves": None, "proves_low": None}
 
 
 def export(recipe: Recipe, network: AnsweringNetwork, *, threshold: float | None = 0.5) -> onnx.ModelProto:

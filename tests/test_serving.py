@@ -18,9 +18,10 @@ from carinspect.core.errors import UserError
 from carinspect.images.decode import load_image
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.car import judge_car, read_car_rule
+from carinspect.inference.decision import read_rule
 from carinspect.inference.drift_log import DriftLog, read_log
 from carinspect.inference.predictor import Predictor, make_predictor
-from carinspect.serving.answers import PhotoAnswer
+from carinspect.serving.answers import PhotoAnswer, say
 from carinspect.serving.app import create_app
 from carinspect.serving.batcher import Batcher
 from carinspect.serving.config import ServiceConfig, read_config
@@ -155,9 +156,41 @@ def test_the_models_own_threshold_given_again_keeps_the_promise(model: Path) -> 
         assert send(client, photo_bytes()).json()["promise"] == PROMISE
 
 
+_TESTED = "photos like those it was tested on, at least"
+_CLEAN = f"{_TESTED} 95 % of what is called clean is clean (90 % confidence)."
+_DIRTY = f"{_TESTED} 80 % of what is called dirty is dirty (90 % confidence)."
+
+
+@pytest.mark.parametrize(
+    ("proved", "decision", "words"),
+    [
+        (["proves"], "clean", f"The car is clean. Of {_CLEAN}"),
+        (["proves"], "dirty", f"The car is dirty. Only “clean” carries a promise: of {_CLEAN}"),
+        (["proves_low"], "clean", f"The car is clean. Only “dirty” carries a promise: of {_DIRTY}"),
+        (["proves_low"], "dirty", f"The car is dirty. Of {_DIRTY}"),
+        (["proves", "proves_low"], "clean", f"The car is clean. Of {_CLEAN}"),
+        (["proves", "proves_low"], "dirty", f"The car is dirty. Of {_DIRTY}"),
+        (["proves_low"], "unsure", "The photo does not settle whether the car is clean; a person should look."),
+        ([], "dirty", "The car is dirty. No promise: the photos at hand were too few to prove one."),
+    ],
+)
+def test_the_words_promise_what_is_proved_of_them(proved: list[str], decision: str, words: str) -> None:
+    promises = {"proves": PROMISE, "proves_low": PROMISE | {"precision": 0.8}}
+    rule = read_rule({key: value if key not in promises or key in proved else None for key, value in (RULE | promises).items()})
+    assert say(decision, rule) == words
+
+
+def test_what_is_proved_of_dirty_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "best.onnx"
+    path.write_bytes(model_bytes(rule=RULE | {"proves_low": PROMISE}))
+    with client_of(path) as client:
+        answer, told = send(client, photo_bytes()).json(), client.get("/model").json()
+    assert answer["promise_low"] == told["promise_low"] == PROMISE
+
+
 def test_a_model_without_a_proof_promises_nothing(tmp_path: Path) -> None:
     path = tmp_path / "best.onnx"
-    path.write_bytes(model_bytes(rule={"T_clean": None, "T_low": None, "T_high": None, "proves": None}))
+    path.write_bytes(model_bytes(rule={"T_clean": None, "T_low": None, "T_high": None, "proves": None, "proves_low": None}))
     with client_of(path) as client:
         answer = send(client, photo_bytes()).json()
     assert (answer["label"], answer["decision"], answer["promise"]) == (None, "unsure", None)

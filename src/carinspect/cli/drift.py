@@ -46,9 +46,8 @@ def report_drift(log: Path, model: Path, *, since: str | None) -> int:
 def verdict(shifts: list[Shift], rule: DecisionRule) -> str:
     """What the shifts mean for the promise, in plain words."""
     drifted = [f"{shift.quantity} is {'higher' if shift.higher else 'lower'}" for shift in shifts if shift.level == 2]
-    promise = (
-        f"The promise ({promise_in_words(rule)})" if rule.promise else "There is no promise to keep, but the figures of the test split"
-    )
+    told = "; ".join(promise_in_words(rule, word) for word in rule.promises)
+    promise = f"The promise ({told})" if told else "There is no promise to keep, but the figures of the test split"
     if drifted:
         return (
             f"These photos are not like the calibration photos: {', '.join(drifted)}. {promise} was proved for photos like those, and "

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from carinspect.inference.bundle import ModelBundle, open_bundle
-from carinspect.inference.decision import DecisionRule, read_rule
+from carinspect.inference.decision import DecisionRule, Label, read_rule
 
 
 def show_model(path: Path, *, as_json: bool) -> int:
@@ -39,19 +39,24 @@ def _lines(bundle: ModelBundle, rule: DecisionRule) -> list[tuple[str, str]]:
     for kind in ("inputs", "outputs"):
         for name, end in facts.pop(kind).items():
             lines.append((f"{kind[:-1]} {name}", f"{end['type'][7:-1]} ({', '.join(map(str, end['shape']))})"))
-    lines += [("promise", promise_in_words(rule)), ("T_low, T_clean, T_high", f"{rule.T_low}, {rule.T_clean}, {rule.T_high}")]
+    lines += [
+        ("promise", promise_in_words(rule)),
+        ("promise of dirty", promise_in_words(rule, "dirty")),
+        ("T_low, T_clean, T_high", f"{rule.T_low}, {rule.T_clean}, {rule.T_high}"),
+    ]
     left_out = ("sha256", "bytes", "threshold", "reference")
     return lines + _flat({key: value for key, value in facts.items() if key not in left_out})
 
 
-def promise_in_words(rule: DecisionRule) -> str:
-    """One sentence."""
-    if rule.T_clean is None:
-        return "none: no threshold could be proved, so nothing is ever called clean"
-    if rule.promise is None:
-        return f"none; clean when p_clean >= {rule.T_clean:.4f}"
-    said = f"precision {rule.promise['precision']:g} at the confidence {rule.promise['confidence']:g}"
-    return f"clean when p_clean >= {rule.T_clean:.4f} keeps the {said}, for {rule.promise['of']}"
+def promise_in_words(rule: DecisionRule, word: Label = "clean") -> str:
+    """One sentence on what `word` promises."""
+    threshold, promise = (rule.T_clean, rule.promise) if word == "clean" else (rule.T_low, rule.promise_low)
+    if threshold is None:
+        return f"none: no threshold could be proved, so nothing is ever called {word}"
+    said = f"{word} when p_clean {'>=' if word == 'clean' else '<'} {threshold:.4f}"
+    if promise is None:
+        return f"none; {said}"
+    return f"{said} keeps the precision {promise['precision']:g} at the confidence {promise['confidence']:g}, for {promise['of']}"
 
 
 def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from carinspect.inference.predictor import Predictor
 
 MOST_PHOTOS = 2000
 BATCH = 64
-_NO_RULE = DecisionRule(T_clean=None, T_low=None, T_high=None, promise=None, overridden=False)
+_NO_RULE = DecisionRule(T_clean=None, T_low=None, T_high=None, promise=None, promise_low=None, overridden=False)
 
 
 def describe_reference(bundle: ModelBundle, table: pd.DataFrame, root: Path, *, split: str) -> dict[str, Any]:

@@ -25,9 +25,17 @@ class DecisionRule:
     T_high: float | None
     """Clean when p_clean >= T_high, unsure between the two. The model's own T_high is its T_clean."""
     promise: dict[str, Any] | None
-    """What the rule proves: `{precision, confidence, of}`; None where nothing is proved, and for every rule that was overridden."""
+    """What "clean" proves: `{precision, confidence, of}`; None where nothing is proved, and for every rule that was overridden."""
+    promise_low: dict[str, Any] | None
+    """The same of "dirty"."""
     overridden: bool
     """Whether an operator replaced one of the model's own numbers by another."""
+
+    @property
+    def promises(self) -> dict[Label, dict[str, Any]]:
+        """Word → what it proves, for those that prove anything."""
+        proved: dict[Label, dict[str, Any] | None] = {"clean": self.promise, "dirty": self.promise_low}
+        return {word: promise for word, promise in proved.items() if promise is not None}
 
     def decide(self, p_clean: float) -> Decision:
         """The answer that stands behind the promise."""
@@ -56,12 +64,14 @@ class DecisionRule:
         if asked == {"T_clean": self.T_clean, "T_low": self.T_low, "T_high": self.T_high}:
             return self
         check_order(**asked)
-        return replace(self, **asked, promise=None, overridden=True)
+        return replace(self, **asked, promise=None, promise_low=None, overridden=True)
 
 
 def read_rule(threshold: Any) -> DecisionRule:
     """The rule in `threshold`, the content of models/threshold.json as a model file carries it. Raises `UserError` unless it is whole."""
-    missing = [key for key in ("T_clean", "T_low", "T_high", "proves") if not isinstance(threshold, dict) or key not in threshold]
+    missing = [
+        key for key in ("T_clean", "T_low", "T_high", "proves", "proves_low") if not isinstance(threshold, dict) or key not in threshold
+    ]
     if missing:
         raise UserError(f"the model's threshold lacks {', '.join(missing)}, so nothing can be decided. {REMAKE}")
     numbers = {key: threshold[key] for key in ("T_clean", "T_low", "T_high")}
@@ -69,9 +79,10 @@ def read_rule(threshold: Any) -> DecisionRule:
     if strange:
         raise UserError(f"the model's threshold {strange[0]} has the value {numbers[strange[0]]!r}, which is no number. {REMAKE}")
     check_order(**numbers)
-    if threshold["proves"] is not None and numbers["T_clean"] is None:
-        raise UserError(f"the model's threshold promises a precision without a T_clean to keep it. {REMAKE}")
-    return DecisionRule(**numbers, promise=threshold["proves"], overridden=False)
+    for promise, number in (("proves", "T_clean"), ("proves_low", "T_low")):
+        if threshold[promise] is not None and numbers[number] is None:
+            raise UserError(f"the model's threshold promises a precision without a {number} to keep it. {REMAKE}")
+    return DecisionRule(**numbers, promise=threshold["proves"], promise_low=threshold["proves_low"], overridden=False)
 
 
 def check_order(*, T_clean: float | None, T_low: float | None, T_high: float | None) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from carinspect.inference.car import CarRule, judge_car
-from carinspect.inference.decision import DecisionRule
+from carinspect.inference.decision import Decision, DecisionRule
 from carinspect.serving.engine import Seen
 
 
@@ -22,7 +22,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What is proved of the photos that the rule calls clean."""
+    """What is proved of the photos that get one of the rule's words."""
 
     precision: float
     confidence: float
@@ -45,7 +45,11 @@ class PhotoAnswer:
     p_clean: float | None
     threshold: float | None
     decision: Literal["clean", "dirty", "unsure"] | None
-    promise: Annotated[Promise | None, Field(description="None when nothing is proved, or when the operator replaced a threshold.")]
+    promise: Annotated[
+        Promise | None,
+        Field(description="Of what is called clean. None when nothing is proved, or when the operator replaced a threshold."),
+    ]
+    promise_low: Annotated[Promise | None, Field(description="The same of what is called dirty.")]
     overridden: Annotated[bool, Field(description="Whether the operator replaced a threshold of the model.")]
     in_words: Annotated[str, Field(description="The decision and its promise in plain words.")]
     cleanliness: Annotated[float | None, Field(description="0..1, 1 = clean.")]
@@ -103,6 +107,7 @@ def form_answer(seen: Seen, *, total_s: float) -> PhotoAnswer:
         threshold=answer.threshold,
         decision=answer.decision,
         promise=form_promise(rule.promise),
+        promise_low=form_promise(rule.promise_low),
         overridden=rule.overridden,
         in_words=say(answer.decision, rule),
         cleanliness=answer.cleanliness,
@@ -144,7 +149,7 @@ def form_verdict(items: list[BatchItem], rule: CarRule) -> CarVerdict | None:
     )
 
 
-def say(decision: str | None, rule: DecisionRule) -> str:
+def say(decision: Decision | None, rule: DecisionRule) -> str:
     """The decision and what stands behind it, for a person who knows nothing of thresholds."""
     words = {
         "clean": "The car is clean.",
@@ -152,19 +157,23 @@ def say(decision: str | None, rule: DecisionRule) -> str:
         "unsure": "The photo does not settle whether the car is clean; a person should look.",
         None: "This model was not taught to tell clean from dirty.",
     }[decision]
-    if decision is None or (decision == "unsure" and rule.promise is not None):
+    if decision is None:
         return words
-    return f"{words} {_say_promise(decision, rule)}"
-
-
-def _say_promise(decision: str, rule: DecisionRule) -> str:
     if rule.overridden:
-        return "No promise: the operator of this service replaced the model's threshold."
-    if rule.promise is None:
-        return "No promise: the photos at hand were too few to prove one."
-    precision, confidence = (f"{100 * rule.promise[key]:g} %" for key in ("precision", "confidence"))
-    promise = f"of photos like those it was tested on, at least {precision} of what is called clean is clean ({confidence} confidence)."
-    return promise.capitalize() if decision == "clean" else f"Only “clean” carries a promise: {promise}"
+        return f"{words} No promise: the operator of this service replaced the model's threshold."
+    if not rule.promises:
+        return f"{words} No promise: the photos at hand were too few to prove one."
+    if decision == "unsure":
+        return words
+    if decision in rule.promises:
+        return f"{words} Of {_say_promise(decision, rule.promises[decision])}"
+    ((other, promise),) = rule.promises.items()
+    return f"{words} Only “{other}” carries a promise: of {_say_promise(other, promise)}"
+
+
+def _say_promise(word: str, promise: dict[str, Any]) -> str:
+    precision, confidence = (f"{100 * promise[key]:g} %" for key in ("precision", "confidence"))
+    return f"photos like those it was tested on, at least {precision} of what is called {word} is {word} ({confidence} confidence)."
 
 
 def _milliseconds(seconds: float) -> float:

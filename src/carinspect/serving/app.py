@@ -88,7 +88,7 @@ def _announce(service: Service) -> None:
     log.info("Serving model %s on %s, %d photos at once", model.version, model.predictor.bundle.provider, config.compute_threads)
     if model.predictor.rule.overridden:
         log.warning("THRESH, T_LOW or T_HIGH replace the model's own thresholds: no promise holds, and every answer says so.")
-    elif model.predictor.rule.promise is None:
+    elif not model.predictor.rule.promises:
         log.warning("The model carries no promise: no threshold could be proved when it was made.")
     if config.api_token is None:
         log.warning("No API_TOKEN: whoever reaches this port can use the service.")

@@ -52,6 +52,7 @@ class LoadedModel:
             "weather_classes": info["weather_classes"],
             "rule": {"T_clean": rule.T_clean, "T_low": rule.T_low, "T_high": rule.T_high, "overridden": rule.overridden},
             "promise": rule.promise,
+            "promise_low": rule.promise_low,
             "lineage": info["lineage"],
             "metrics": info["metrics"],
         }

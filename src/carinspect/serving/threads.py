@@ -49,16 +49,15 @@ class Threads:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             loop, future, work = job
-            if future.cancelled():
-                continue
             result, error = None, None
-            try:
-                result = work()
-            except BaseException as raised:  # whatever it is belongs to the one who waits
-                error = raised
-            # A loop that has ended took with it whoever waited.
-            with suppress(RuntimeError):
-                loop.call_soon_threadsafe(_settle, future, result, error)
+            if not future.cancelled():
+                try:
+                    result = work()
+                except BaseException as raised:  # whatever it is belongs to the one who waits
+                    error = raised
+                # A loop that has ended took with it whoever waited.
+                with suppress(RuntimeError):
+                    loop.call_soon_threadsafe(_settle, future, result, error)
             # The photo must not stay in memory until the next one comes.
             del job, future, work, result, error
 
