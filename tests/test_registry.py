@@ -29,15 +29,7 @@ from test_comparison import draw_sides
 
 ROOT = Path(__file__).parent.parent
 PROOF = {"precision": 0.95, "confidence": 0.95, "of": "a photo of a new car"}
-THRESHOLD = {
-    "T_clean": 0.6,
-    "T_low": None,
-    "feasible": True,
-    "reason": None,
-    "proves": PROOF,
-    "proves_low": None,
-    "predictions_sha256": "abc",
-}
+THRESHOLD = {"T_clean": 0.6, "T_low": None, "feasible": True, "reason": None, "proves": PROOF, "predictions_sha256": "abc"}
 
 
 # ---- the gate alone

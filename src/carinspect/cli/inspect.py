@@ -40,7 +40,7 @@ def _lines(bundle: ModelBundle, rule: DecisionRule) -> list[tuple[str, str]]:
         for name, end in facts.pop(kind).items():
             lines.append((f"{kind[:-1]} {name}", f"{end['type'][7:-1]} ({', '.join(map(str, end['shape']))})"))
     lines += [
-        ("promise", promise_in_words(rule)),
+        ("promise", promise_in_words(rule, "clean")),
         ("promise of dirty", promise_in_words(rule, "dirty")),
         ("T_low, T_clean, T_high", f"{rule.T_low}, {rule.T_clean}, {rule.T_high}"),
     ]
@@ -48,12 +48,13 @@ def _lines(bundle: ModelBundle, rule: DecisionRule) -> list[tuple[str, str]]:
     return lines + _flat({key: value for key, value in facts.items() if key not in left_out})
 
 
-def promise_in_words(rule: DecisionRule, word: Label = "clean") -> str:
+def promise_in_words(rule: DecisionRule, word: Label) -> str:
     """One sentence on what `word` promises."""
-    threshold, promise = (rule.T_clean, rule.promise) if word == "clean" else (rule.T_low, rule.promise_low)
+    threshold, side = (rule.T_clean, ">=") if word == "clean" else (rule.T_low, "<")
+    promise = rule.promises.get(word)
     if threshold is None:
         return f"none: no threshold could be proved, so nothing is ever called {word}"
-    said = f"{word} when p_clean {'>=' if word == 'clean' else '<'} {threshold:.4f}"
+    said = f"{word} when p_clean {side} {threshold:.4f}"
     if promise is None:
         return f"none; {said}"
     return f"{said} keeps the precision {promise['precision']:g} at the confidence {promise['confidence']:g}, for {promise['of']}"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from carinspect.inference.car import CarRule, judge_car
-from carinspect.inference.decision import Decision, DecisionRule
+from carinspect.inference.decision import Decision, DecisionRule, Label
 from carinspect.serving.engine import Seen
 
 
@@ -41,10 +41,10 @@ class ExplanationForm:
 class PhotoAnswer:
     """The answer to one photo. None where the model was not trained on the task."""
 
-    label: Literal["clean", "dirty"] | None
+    label: Label | None
     p_clean: float | None
     threshold: float | None
-    decision: Literal["clean", "dirty", "unsure"] | None
+    decision: Decision | None
     promise: Annotated[
         Promise | None,
         Field(description="Of what is called clean. None when nothing is proved, or when the operator replaced a threshold."),
@@ -75,7 +75,7 @@ class BatchItem:
 class CarVerdict:
     """Of one car, from all of its photos; places count from 0."""
 
-    decision: Literal["clean", "dirty", "unsure"]
+    decision: Decision
     p_clean: Annotated[float | None, Field(description="The lowest of its photos.")]
     dirtiest_photo: int | None
     cleanliness: Annotated[float | None, Field(description="The lowest of its photos.")]
@@ -161,13 +161,14 @@ def say(decision: Decision | None, rule: DecisionRule) -> str:
         return words
     if rule.overridden:
         return f"{words} No promise: the operator of this service replaced the model's threshold."
-    if not rule.promises:
+    promises = rule.promises
+    if not promises:
         return f"{words} No promise: the photos at hand were too few to prove one."
     if decision == "unsure":
         return words
-    if decision in rule.promises:
-        return f"{words} Of {_say_promise(decision, rule.promises[decision])}"
-    ((other, promise),) = rule.promises.items()
+    if decision in promises:
+        return f"{words} Of {_say_promise(decision, promises[decision])}"
+    ((other, promise),) = promises.items()
     return f"{words} Only “{other}” carries a promise: of {_say_promise(other, promise)}"
 
 

@@ -74,6 +74,10 @@ class Engine:
             raise busy("Too many photos are waiting")
         self.waiting += photos
 
+    def release(self, photos: int) -> None:
+        """The end of `admit`."""
+        self.waiting -= photos
+
     async def look(self, content: bytes, *, explained: bool = False) -> Seen:
         """The answer to one admitted photo. Raises `RefusalError` for one that cannot be answered."""
         model = self.model

@@ -24,7 +24,7 @@ class Surroundings:
     """The application as the server meets it: `app` with what surrounds each of its requests."""
 
     def __init__(self, app: FastAPI, monitor: Monitor, direct: Mapping[str, Endpoint]) -> None:
-        """direct: path → what answers a POST there, past the layers of FastAPI, which take as long as a small model."""
+        """direct: path → what answers a POST there, past the layers of FastAPI, which cost much beside a small model."""
         self.app = app
         self._monitor, self._direct = monitor, direct
 

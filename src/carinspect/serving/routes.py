@@ -54,8 +54,9 @@ _CAR = _switch("car", "All photos show one car: add a verdict on it.")
 
 
 def _flag(request: Request, name: str) -> bool:
-    # Most requests have no query, and reading one takes time.
-    given = request.query_params.get(name, "false") if request.scope["query_string"] else "false"
+    if not request.scope["query_string"]:
+        return False  # like most requests; to read a query takes time
+    given = request.query_params.get(name, "false")
     if given not in ("true", "false"):
         raise RefusalError(422, f"{name} is neither true nor false.")
     return given == "true"

@@ -67,7 +67,7 @@ class Service:
         try:
             yield
         finally:
-            self.engine.waiting -= photos
+            self.engine.release(photos)
             self.monitor.waiting.set(self.engine.waiting)
 
     async def look(self, content: bytes, *, explained: bool) -> PhotoAnswer:
