@@ -1,4 +1,4 @@
-"""Checks all of params.yaml and settles which recipe really runs, so that hardware stays out of the cache.
+"""Checks all of params.yaml and resolves the recipe that really runs, so that hardware stays out of the cache.
 
 Reads: params.yaml, all of it. Writes: data/recipe.yaml, data/params_checked.txt (which the other stages wait for),
 metrics/resolve_recipe.json.
@@ -12,16 +12,17 @@ from carinspect.audit.config import DescribeParams
 from carinspect.core.data import DataParams
 from carinspect.core.errors import UserError, did_you_mean, run_stage
 from carinspect.core.files import sha256_of, write_bytes, write_json
-from carinspect.core.params import Section, load_params, read_section
+from carinspect.core.params import RECIPE_FILE, Section, load_params, read_section
+from carinspect.core.questions import read_questions
 from carinspect.demo.config import RenderDemoParams
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.export.config import ExportParams
 from carinspect.model.backbones import build_backbone, check_backbone
 from carinspect.model.config import ModelParams
 from carinspect.splits.config import SplitParams
-from carinspect.thresholds.config import DecisionParams, SelectThresholdParams
+from carinspect.thresholds.config import SelectThresholdParams
 from carinspect.training.config import TrackingParams, TrainParams
-from carinspect.training.recipe import RECIPE_FILE, identify_checkpoint, resolve_recipe, write_recipe
+from carinspect.training.recipe import identify_checkpoint, resolve_recipe, write_recipe
 
 SECTIONS: dict[str, type[Section]] = {
     "data": DataParams,
@@ -34,16 +35,17 @@ SECTIONS: dict[str, type[Section]] = {
     "tracking": TrackingParams,
     "evaluate": EvaluateParams,
     "select_threshold": SelectThresholdParams,
-    "decision": DecisionParams,
     "export_onnx": ExportParams,
 }
+KNOWN = (*SECTIONS, "questions", "hardware", "profiles")
 
 
 def main() -> None:
     params = load_params()
     for name in params:
-        if name not in {*SECTIONS, "hardware", "profiles"}:
-            raise UserError(f"{name}: unknown section of params.yaml. {did_you_mean(name, [*SECTIONS, 'hardware', 'profiles'])}")
+        if name not in KNOWN:
+            raise UserError(f"{name}: unknown section of params.yaml. {did_you_mean(name, KNOWN)}")
+    read_questions(params)
     for name, kind in SECTIONS.items():
         read_section(name, kind, params)
     recipe = resolve_recipe(params, pretrained="none", resume="none")

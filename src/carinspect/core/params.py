@@ -1,5 +1,6 @@
-"""Owns reading params.yaml into strict, frozen, typed sections."""
+"""Reads params.yaml into strict, frozen, typed sections."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -9,6 +10,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from carinspect.core.errors import UserError, did_you_mean, one_line
 
 PARAMS_FILE = Path("params.yaml")
+RECIPE_FILE = Path("data/recipe.yaml")
+"""The recipe that the stage resolve_recipe writes and later stages read."""
 
 
 def _read_exponent(value: Any) -> Any:
@@ -44,6 +47,16 @@ def load_yaml(path: Path) -> Any:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {one_line(error)}") from None
+
+
+def load_json(path: Path) -> Any:
+    """The content of a JSON file. Raises `UserError` when it is missing or is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file. Run the stage that writes it: dvc repro.") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {one_line(error)}") from None
 
 
 def load_params(path: Path = PARAMS_FILE) -> dict[str, Any]:

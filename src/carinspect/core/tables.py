@@ -1,4 +1,4 @@
-"""Owns the tables' columns, types and files: one row a photo, sorted, blank where nobody judged.
+"""The tables' columns, types and files: one row a photo, sorted, blank where nobody judged.
 
 | column | meaning |
 |---|---|
@@ -9,16 +9,13 @@
 | `phash` | 64-bit perceptual hash, 16 hexadecimal digits |
 | `family` | export family, or vehicle or session id, where known |
 | `declared_split` | `train`, `val` or `test` where the export says so |
-| `clean` | 1 clean, 0 dirty |
-| `cleanliness_score` | 0..1, 1 = clean |
-| `damaged` | 1 damaged, 0 undamaged. `damage_score` < 1 says the same with a severity; a class folder knows only this |
-| `damage_score` | 0..1, 1 = undamaged |
-| `weather_condition` | 0 clear, 1 rain, 2 fog, 3 snow |
+| a label column for each question | see `core.questions`; blank where nobody judged |
 | `group` | photos that must stay together; named after its first photo |
 | `split` | `train`, `val`, `calib` or `test` |
 """
 
 import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,28 +23,31 @@ import pandas as pd
 
 from carinspect.core.errors import UserError, did_you_mean, one_line
 from carinspect.core.files import write_bytes
+from carinspect.core.questions import Question, label_columns
 
 SPLITS: tuple[str, ...] = ("train", "val", "calib", "test")
 
-LABEL_COLUMNS: tuple[str, ...] = ("clean", "cleanliness_score", "damaged", "damage_score", "weather_condition")
-
-ANNOTATION_COLUMNS: tuple[str, ...] = (
-    "image_path", "source", "width_px", "height_px", "sha256", "phash", "family", "declared_split", *LABEL_COLUMNS,
+PHOTO_COLUMNS: tuple[str, ...] = (
+    "image_path", "source", "width_px", "height_px", "sha256", "phash", "family", "declared_split",
 )  # fmt: skip
 
-DATASET_COLUMNS: tuple[str, ...] = (*ANNOTATION_COLUMNS, "group", "split")
-
 _TEXT = ("image_path", "source", "sha256", "phash", "family", "declared_split", "group", "split", "reason")
-_RANGES = {
-    "clean": (0, 1), "cleanliness_score": (0, 1), "damaged": (0, 1), "damage_score": (0, 1), "weather_condition": (0, 3),
-}  # fmt: skip
-_WHOLE = ("clean", "damaged", "weather_condition")
 
 
-def read_table(path: Path, *, columns: tuple[str, ...]) -> pd.DataFrame:
+def annotation_columns(questions: Iterable[Question]) -> list[str]:
+    """Of data/annotations.csv."""
+    return [*PHOTO_COLUMNS, *label_columns(questions)]
+
+
+def dataset_columns(questions: Iterable[Question]) -> list[str]:
+    """Of data/car_inspection_dataset.csv."""
+    return [*annotation_columns(questions), "group", "split"]
+
+
+def read_table(path: Path, *, columns: Iterable[str], questions: Sequence[Question] = ()) -> pd.DataFrame:
     """A table from `.csv` or `.parquet`: text columns as strings (blank is ""), labels as float64 (blank is NaN).
 
-    Raises `UserError` when the file is missing, lacks one of `columns`, names a photo twice or holds a label out of range.
+    Raises `UserError` when the file is missing, lacks one of `columns`, names a photo twice or holds a label out of its question's range.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such table. Run the stage that writes it: dvc repro.")
@@ -63,7 +63,7 @@ def read_table(path: Path, *, columns: tuple[str, ...]) -> pd.DataFrame:
             table[column] = table[column].fillna("").astype(str)
         else:
             table[column] = _numbers(table, column, path)
-    check_table(table, path)
+    check_table(table, path, questions)
     return table
 
 
@@ -76,29 +76,30 @@ def _numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
     return numbers.astype("float64")
 
 
-def check_table(table: pd.DataFrame, path: Path) -> None:
+def check_table(table: pd.DataFrame, path: Path, questions: Iterable[Question]) -> None:
     """Raise `UserError` when a photo stands twice in `table` or a label is out of its range; `path` is for the message."""
     double = table["image_path"][table["image_path"].duplicated()]
     if len(double):
         raise UserError(f"{path}: the photo {double.iloc[0]!r} stands in more than one row ({len(double)} such rows).")
-    for column, (low, high) in _RANGES.items():
-        if column not in table.columns:
+    for question in questions:
+        if question.column not in table.columns:
             continue
-        values = table[column].dropna()
-        wrong = values[~values.between(low, high) | ((values % 1 != 0) if column in _WHOLE else False)]
+        values = table[question.column].dropna()
+        wrong = values[~values.between(0, question.highest_label) | ((values % 1 != 0) & question.has_classes)]
         if len(wrong):
             photo = table.loc[wrong.index[0], "image_path"]
-            kind = "a whole number" if column in _WHOLE else "a number"
-            raise UserError(f"{path}: {column} has the value {wrong.iloc[0]:g} for {photo!r}. It must be {kind} from {low} to {high}.")
+            kind = f"a {'whole ' * question.has_classes}number from 0 to {question.highest_label}"
+            raise UserError(f"{path}: {question.column} has the value {wrong.iloc[0]:g} for {photo!r}. It must be {kind}.")
 
 
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write `table` sorted by `image_path`, six decimals, blanks empty: the same rows give the same bytes."""
+def write_table(table: pd.DataFrame, path: Path, questions: Iterable[Question] = ()) -> None:
+    """Write `table` sorted by `image_path`, six decimals, labels with classes as whole numbers: the same rows give the same bytes."""
     table = table.sort_values("image_path", kind="stable").reset_index(drop=True)
     buffer = io.BytesIO()
     if path.suffix == ".parquet":
         table.to_parquet(buffer, index=False)
     else:
-        whole = [column for column in (*_WHOLE, "width_px", "height_px") if column in table.columns]
+        classes = [question.column for question in questions if question.has_classes]
+        whole = [column for column in (*classes, "width_px", "height_px") if column in table.columns]
         table.astype(dict.fromkeys(whole, "Int64")).to_csv(buffer, index=False, float_format="%.6f", lineterminator="\n")
     write_bytes(path, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Owns models/best.onnx: a file that describes itself, and answers from it. Imports no torch."""
+"""models/best.onnx: a file that describes itself, and answers from it. Imports no torch."""
 
 import json
 from dataclasses import dataclass
@@ -11,11 +11,13 @@ import numpy as np
 import onnxruntime
 
 from carinspect.core.errors import UserError, one_line
+from carinspect.core.questions import Question
 from carinspect.images.decode import RESIZE_CONTRACT
+from carinspect.inference.rules import Thresholds, read_thresholds
 from carinspect.inference.seal import check_seal
 from carinspect.inference.session import Device, open_session
 
-FORMAT = 2
+FORMAT = 3
 METADATA_KEY = "carinspect"
 
 
@@ -24,17 +26,17 @@ class ModelBundle:
     """An opened model file."""
 
     session: onnxruntime.InferenceSession
+    questions: tuple[Question, ...]
+    """What it answers, in their order."""
+    thresholds: Thresholds
+    """Its rules and what they prove."""
+    image_side_px: int
     info: dict[str, Any]
-    """All that the file says of itself; `carinspect inspect` prints it. export/describe.py writes it."""
+    """All that the file says of itself, for `carinspect inspect` to print. export/describe.py writes it."""
     sha256: str
     """Of the whole file, as `sha256sum` prints it: the name of this very model."""
     file_bytes: int
     """Size of the file."""
-
-    @property
-    def threshold(self) -> float | None:
-        """`p_clean` at or above this is clean; None when no threshold could be proved."""
-        return self.info["threshold"]["T_clean"]
 
     @property
     def provider(self) -> str:
@@ -81,7 +83,16 @@ def open_bundle(model: Path | bytes, *, device: Device = "cpu", threads: int | N
     found = info.get("format"), info.get("resize_contract")
     if found != (FORMAT, RESIZE_CONTRACT):
         raise UserError(f"{name}: made for format and resize contract {found}, this code has {(FORMAT, RESIZE_CONTRACT)}. Export it again.")
-    return ModelBundle(session=session, info=info, sha256=sha256(content).hexdigest(), file_bytes=len(content))
+    thresholds = read_thresholds(info.get("threshold"), file=str(name))
+    return ModelBundle(
+        session=session,
+        questions=tuple(thresholds.questions),
+        thresholds=thresholds,
+        image_side_px=int(info["image_side_px"]),
+        info=info,
+        sha256=sha256(content).hexdigest(),
+        file_bytes=len(content),
+    )
 
 
 def _read(path: Path) -> bytes:

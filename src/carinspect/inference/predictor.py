@@ -1,55 +1,86 @@
-"""Owns the way from photos to answers that batch scoring and serving share."""
+"""The way from photos to answers that batch scoring and serving share, and the one type of an answer."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from PIL import Image
 
-from carinspect.core.tasks import SPREAD
+from carinspect.core.questions import Question, Side
 from carinspect.images.decode import load_image
 from carinspect.inference.bundle import ModelBundle
-from carinspect.inference.decision import Decision, DecisionRule, Label, read_rule
-
-STDS = tuple(SPREAD.values())
-"""Outputs of a model with Monte-Carlo heads: standard deviations over its masks, the last that of the likeliest weather."""
+from carinspect.inference.rules import DecisionRule, rules_in_use
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the model says of one photo. None where it was not trained on the task."""
+@dataclass(frozen=True, slots=True)
+class BinaryAnswer:
+    """To a binary question."""
 
-    label: Label | None
-    """`DecisionRule.label`; None also where no threshold could be proved."""
-    p_clean: float | None
-    """Calibrated, 0..1."""
+    p: float
+    """Calibrated probability of class 1, 0..1."""
+    p_good: float
+    """Of the good class."""
+    label: str | None
+    """The likelier word by the rule's T_label; None without a rule, or where no threshold could be proved."""
+    side: Side | None
+    """The decision; None: unsure, or no rule."""
+    decision: str | None
+    """Its word: a class, or `unsure`; None where nothing is decided about this question."""
     threshold: float | None
-    """T_clean of the rule."""
-    decision: Decision | None
-    """`DecisionRule.decide`."""
-    cleanliness: float | None
-    """0..1, 1 = clean."""
-    damage: float | None
-    """0..1, 1 = undamaged."""
-    weather: str | None
+    """T_label of the rule, a bound of p_good."""
+    std: float | None
+    """Of p, over the masks of Monte-Carlo dropout; None for a model without spreads."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreAnswer:
+    """To a score."""
+
+    value: float
+    """0..1, 1 = good."""
+    std: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassesAnswer:
+    """To a question of several classes."""
+
+    value: str
     """The likeliest class."""
-    p_weather: dict[str, float] | None
+    p: dict[str, float]
     """Class → calibrated probability."""
-    uncertainty: dict[str, float | None] | None
-    """`STDS` → standard deviation; None for a model without Monte-Carlo heads."""
+    std: float | None
+    """Of the likeliest class."""
+
+
+QuestionAnswer = BinaryAnswer | ScoreAnswer | ClassesAnswer
+Answer = dict[str, QuestionAnswer]
+"""What the model says of one photo: name of the question → answer, in the order of the questions."""
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model file with the rule that decides. Safe to use from several threads."""
+    """A model file with the rules that decide. Safe to use from several threads."""
 
     bundle: ModelBundle
-    rule: DecisionRule
+    rules: Mapping[str, DecisionRule]
+    """By question."""
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        return self.bundle.questions
+
+    @cached_property
+    def lead(self) -> DecisionRule | None:
+        """The rule of the first decided question: what the short names `label`, `threshold` and `decision` stand for."""
+        return next((self.rules[asked.name] for asked in self.questions if asked.name in self.rules), None)
 
     @property
     def image_side_px(self) -> int:
-        return int(self.bundle.info["image_side_px"])
+        return self.bundle.image_side_px
 
     def load(self, source: Path | bytes | Image.Image) -> np.ndarray:
         """One photo as the model takes it: uint8 (side, side, 3), source as in `images.decode.load_image`. Raises its `PhotoError`."""
@@ -58,27 +89,46 @@ class Predictor:
     def answer(self, photos: np.ndarray) -> list[Answer]:
         """Answers for uint8 photos of shape (B, side, side, 3), B at least 1, in one run of the model."""
         outputs = self.bundle.predict(photos, batch_size=len(photos))
+        # One pass over each column: Python's own numbers, so that nothing converts them again.
         columns = {name: values.tolist() for name, values in outputs.items()}
-        return [self._answer_of({name: column[place] for name, column in columns.items()}) for place in range(len(photos))]
+        return [
+            {asked.name: self._answer_to(asked, columns, place) for asked in self.questions} for place in range(len(photos))
+        ]
 
-    def _answer_of(self, row: dict[str, Any]) -> Answer:
-        p_clean: float | None = row.get("p_clean")
-        p_weather: dict[str, float] | None = None
-        if "p_weather" in row:
-            p_weather = dict(zip(self.bundle.info["weather_classes"], row["p_weather"], strict=True))
-        return Answer(
-            label=None if p_clean is None else self.rule.label(p_clean),
-            p_clean=p_clean,
-            threshold=self.rule.T_clean,
-            decision=None if p_clean is None else self.rule.decide(p_clean),
-            cleanliness=row.get("cleanliness"),
-            damage=row.get("damage"),
-            weather=None if p_weather is None else max(p_weather, key=p_weather.__getitem__),
-            p_weather=p_weather,
-            uncertainty={name: row.get(name) for name in STDS} if any(name in row for name in STDS) else None,
-        )
+    def _answer_to(self, asked: Question, columns: dict[str, list[Any]], place: int) -> QuestionAnswer:
+        value = columns[asked.outputs[-1]][place]
+        std = columns[asked.spread][place] if asked.spread in columns else None
+        match asked.kind:
+            case "binary":
+                p_good = value if asked.label_of("good") == 1 else 1.0 - value
+                rule = self.rules.get(asked.name)
+                if rule is None:
+                    return BinaryAnswer(value, p_good, label=None, side=None, decision=None, threshold=None, std=std)
+                side = rule.decide(p_good)
+                return BinaryAnswer(value, p_good, rule.label(p_good), side, rule.say(side), rule.T_label, std)
+            case "score":
+                return ScoreAnswer(value, std)
+            case "classes":
+                p = dict(zip(asked.classes, value, strict=True))
+                return ClassesAnswer(max(p, key=p.__getitem__), p, std)
+            case _:
+                assert_never(asked.kind)
 
 
 def make_predictor(bundle: ModelBundle) -> Predictor:
-    """The predictor with the model's own rule. Raises `UserError` when the file has none, or a broken one."""
-    return Predictor(bundle, read_rule(bundle.info.get("threshold")))
+    """The predictor with the model's own rules."""
+    return Predictor(bundle, rules_in_use(bundle.thresholds))
+
+
+def without_rules(bundle: ModelBundle) -> Predictor:
+    """A predictor that decides nothing."""
+    return Predictor(bundle, {})
+
+
+def override_lead(predictor: Predictor, *, T_label: float | None, T_low: float | None, T_high: float | None) -> Predictor:
+    """The predictor with an operator's thresholds for its lead question. Raises `UserError` as `DecisionRule.override` does."""
+    lead = predictor.lead
+    if lead is None:
+        return predictor
+    rule = lead.override(T_label=T_label, T_low=T_low, T_high=T_high)
+    return replace(predictor, rules={**predictor.rules, rule.question.name: rule})

@@ -1,4 +1,4 @@
-"""Owns building a timm backbone, from scratch, from timm's hub or from a local file of weights."""
+"""Builds a timm backbone, from scratch, from timm's hub or from a local file of weights."""
 
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,7 @@
-"""Owns models/best.pt: the trained weights with the recipe that made them, in plain values that load without running code."""
+"""models/best.pt: the trained weights with the recipe that made them, in plain values that load without running code."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,25 @@ import torch
 from carinspect.core.errors import UserError, one_line
 from carinspect.core.files import write_bytes
 from carinspect.core.params import parse_section
+from carinspect.core.questions import Question, dump_questions, parse_questions
 from carinspect.images.decode import RESIZE_CONTRACT
 from carinspect.model.backbones import build_backbone
 from carinspect.model.config import ModelRecipe
 from carinspect.model.network import CarInspectionNetwork
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A trained model and where it comes from."""
 
+    questions: tuple[Question, ...]
     model: ModelRecipe
     image_side_px: int
     weights: dict[str, torch.Tensor]
     lineage: dict[str, Any]
-    """Recipe, data and code revision, epoch and validation score, class priors (`model.priors`); plain values."""
+    """Recipe, data and code revision, epoch and validation score, class priors (`model.calibration`); plain values."""
 
 
 def to_bytes(content: dict[str, Any]) -> bytes:
@@ -40,6 +43,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write the checkpoint, whole or not at all."""
     content = {
         "format": FORMAT,
+        "questions": dump_questions(checkpoint.questions),
         "model": checkpoint.model.model_dump(),
         "image_side_px": checkpoint.image_side_px,
         "resize_contract": RESIZE_CONTRACT,
@@ -61,6 +65,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if found != (FORMAT, RESIZE_CONTRACT):
         raise UserError(f"{path}: made for format and resize contract {found}, this code has {(FORMAT, RESIZE_CONTRACT)}. Train it again.")
     return Checkpoint(
+        questions=parse_questions(content["questions"], file=str(path)),
         model=parse_section("model", ModelRecipe, content["model"]),
         image_side_px=content["image_side_px"],
         weights=content["weights"],
@@ -71,20 +76,25 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def build_network(checkpoint: Checkpoint) -> CarInspectionNetwork:
     """The trained network, in evaluation mode."""
     backbone = build_backbone(checkpoint.model.backbone, image_side_px=checkpoint.image_side_px)
-    network = CarInspectionNetwork(checkpoint.model, backbone=backbone)
+    network = CarInspectionNetwork(checkpoint.model, checkpoint.questions, backbone=backbone)
     network.load_state_dict(checkpoint.weights)
     return network.eval()
 
 
-def check_fits(checkpoint: Checkpoint, recipe: ModelRecipe, *, path: Path) -> None:
+def check_fits(checkpoint: Checkpoint, recipe: ModelRecipe, questions: Sequence[Question], *, path: Path) -> None:
     """Raise `UserError` unless the weights of `checkpoint`, which is at `path`, fit the network of `recipe`; it names each difference.
 
     The image side may differ, where the backbone takes any; dropout and what it was pretrained on, too.
     """
+    had, wanted = ({asked.name: (asked.kind, asked.classes) for asked in some} for some in (checkpoint.questions, questions))
     differences = [
         f"{key} {getattr(checkpoint.model, key)} instead of {getattr(recipe, key)}"
-        for key in ("backbone", "tasks", "hidden_features")
+        for key in ("backbone", "hidden_features")
         if getattr(checkpoint.model, key) != getattr(recipe, key)
     ]
+    if had != wanted:
+        differences.append(f"questions {', '.join(had)} instead of {', '.join(wanted)}, or with other classes")
     if differences:
-        raise UserError(f"train.resume: '{path}' has {', '.join(differences)}. Set model.* as in the checkpoint, or train.resume: null.")
+        raise UserError(
+            f"train.resume: '{path}' has {', '.join(differences)}. Set model and questions as in the checkpoint, or train.resume: null."
+        )

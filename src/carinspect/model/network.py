@@ -1,38 +1,39 @@
-"""Owns the network: a timm backbone, one shared layer and a head for each task.
+"""The network: a timm backbone, one shared layer and a head for each question.
 
 Shapes: B photos, H and W pixels, C channels, F shared features, K classes.
 """
+
+from collections.abc import Sequence
 
 import timm
 import torch
 from torch import nn
 
-from carinspect.core.tasks import WEATHER_CLASSES
+from carinspect.core.questions import Question, by_name
 from carinspect.model.config import ModelRecipe
-
-HEAD_WIDTH: dict[str, int] = {"clean": 1, "cleanliness": 1, "damage": 1, "weather": len(WEATHER_CLASSES)}
 
 
 class CarInspectionNetwork(nn.Module):
-    """Answers all tasks of the recipe from one look at each photo. Normalisation is inside, so a photo is all it takes."""
+    """Answers all questions from one pass over each photo. Normalisation is inside, so a photo is all it takes."""
 
     mean_C11: torch.Tensor
     std_C11: torch.Tensor
 
-    def __init__(self, recipe: ModelRecipe, *, backbone: nn.Module) -> None:
+    def __init__(self, recipe: ModelRecipe, questions: Sequence[Question], *, backbone: nn.Module) -> None:
         super().__init__()
+        self.questions = by_name(questions)
         self.backbone = backbone
         # Where the pooled features pass one more layer, timm gives the width after it another name.
         feature_count = int(getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features"))  # noqa: B009
         self.shared = nn.Sequential(nn.Linear(feature_count, recipe.hidden_features), nn.ReLU())
         self.dropout = nn.Dropout(recipe.dropout)
-        self.heads = nn.ModuleDict({task: nn.Linear(recipe.hidden_features, HEAD_WIDTH[task]) for task in recipe.tasks})
+        self.heads = nn.ModuleDict({name: nn.Linear(recipe.hidden_features, asked.head_width) for name, asked in self.questions.items()})
         config = timm.data.resolve_data_config({}, model=backbone)
         self.register_buffer("mean_C11", torch.tensor(config["mean"]).view(-1, 1, 1) * 255)
         self.register_buffer("std_C11", torch.tensor(config["std"]).view(-1, 1, 1) * 255)
 
     def forward(self, photos_BHWC: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Logits of each task for uint8 photos: shape (B,) for clean, cleanliness and damage, (B, 4) for weather."""
+        """Logits of each question for uint8 photos: shape (B,), or (B, K) for classes."""
         return self.answer(self.dropout(self.features(photos_BHWC)))
 
     def features(self, photos_BHWC: torch.Tensor) -> torch.Tensor:
@@ -43,5 +44,5 @@ class CarInspectionNetwork(nn.Module):
     def answer(self, features_BF: torch.Tensor) -> dict[str, torch.Tensor]:
         """The logits that `forward` describes, from shared features."""
         # float32 also under autocast: a loss in half precision loses small probabilities.
-        logits = {task: head(features_BF).float() for task, head in self.heads.items()}
-        return {task: values.squeeze(1) if HEAD_WIDTH[task] == 1 else values for task, values in logits.items()}
+        logits = {name: head(features_BF).float() for name, head in self.heads.items()}
+        return {name: values.squeeze(1) if self.questions[name].head_width == 1 else values for name, values in logits.items()}

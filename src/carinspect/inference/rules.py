@@ -1,0 +1,353 @@
+"""The rule of a binary question, typed: written by select_threshold into models/threshold.json, carried by the model file, read by all.
+
+A rule has two sides, each with its word. With p_good, the probability of the good class:
+
+    p_good >= T_high → the good word (clean)      p_good < T_low → the bad word (dirty)      between them → unsure
+
+A *promise* is what is proved of a word: of the photos (or cars) called so, at least a share `precision` is so, at the stated confidence.
+The same rule decides about a photo and, from the lowest p_good of its photos, about a car. Imports neither torch nor pandas.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from carinspect.core.errors import UserError
+from carinspect.core.params import Number, Section, parse_section
+from carinspect.core.questions import Question, Side, by_name, check_questions
+
+FORMAT = 3
+REMAKE = "Make it again: dvc repro --force select_threshold, then dvc repro."
+
+UNSURE = "unsure"
+Unit = Literal["photo", "car"]
+Method = Literal["guaranteed", "empirical"]
+
+
+class Promise(Section):
+    """What is proved of the photos or cars that get a word."""
+
+    precision: Number
+    """Least share of right answers among them."""
+    confidence: Number
+    of: str
+    """Which photos or cars, in words."""
+    at_rate: Number | None
+    """The share of the bad class that it is proved for; None: that of the calibration photos."""
+
+
+class Outcome(Section):
+    """What a threshold does to the labelled photos of a split; None where a share has no photo to be a share of."""
+
+    photos: int
+    """With a label."""
+    groups: int
+    accepted_photos: int
+    """That get the word."""
+    wrong_photos: int
+    accepted_groups: int
+    """The same for the one photo drawn from each group."""
+    wrong_groups: int
+    precision: Number | None
+    """Right among accepted groups, with its exact two-sided interval at `confidence`."""
+    precision_low: Number | None
+    precision_high: Number | None
+    lower_bound: Number | None
+    """One-sided bound of `precision`, as if this threshold alone had been tried."""
+    photo_precision: Number | None
+    """Right among accepted photos, every photo counting alike."""
+    missed_photos: int
+    """Are so, and don't get the word: with the counts above the whole confusion."""
+    recall: Number | None
+    f1: Number | None
+    coverage: Number | None
+    """Share of all labelled photos that get the word."""
+
+
+class Needed(Section):
+    """How many groups a proof takes. At a field rate the first, third and fourth are None; without one the last is."""
+
+    without_errors: int | None
+    """Groups called so, if none of them is wrong."""
+    observed_precision: Number | None
+    """At the threshold that came nearest to a proof."""
+    at_observed_precision: int | None
+    """Groups called so with that precision; None where it does not exceed the target, since then no number would do."""
+    labelled_groups: int | None
+    """Labelled groups that it takes to have so many called so."""
+    other_class_groups: int | None
+    """At a field rate: labelled groups of the other class, if none of them is called so."""
+
+
+class SideRule(Section):
+    """One word of a rule."""
+
+    word: str
+    threshold: Number | None
+    """T_high of the good side, T_low of the bad one. None: the word is never said."""
+    promise: Promise | None
+    reason: str | None
+    """Why there is no threshold, in words; None where there is one."""
+    needed: Needed | None
+    """What a proof takes; None for a question that the model was not trained on."""
+    on_source: Outcome
+    """The source split chose the threshold, so its figures flatter; the test split is only looked at."""
+    on_test: Outcome
+
+
+class Forecast(Section):
+    """For 1,000 cars: photos to review, wrong words and money, each with an interval; None without labels to tell."""
+
+    review: Number | None
+    review_low: Number | None
+    review_high: Number | None
+    wrong_good: Number | None
+    """Bad cars called by the good word."""
+    wrong_good_low: Number | None
+    wrong_good_high: Number | None
+    wrong_bad: Number | None
+    wrong_bad_low: Number | None
+    wrong_bad_high: Number | None
+    cost: Number | None
+    cost_low: Number | None
+    cost_high: Number | None
+
+
+class Pair(Section):
+    """Two thresholds and what they would cost."""
+
+    T_high: Number | None
+    T_low: Number | None
+    on_source: Forecast
+    on_test: Forecast
+
+
+class Alternative(Section):
+    """What one of the two methods would have chosen."""
+
+    T_high: Number | None
+    T_low: Number | None
+    on_source: Outcome
+    """Of the good word; likewise the next."""
+    on_test: Outcome
+
+
+class Rule(Section):
+    """One question's rule for one unit."""
+
+    question: str
+    unit: Unit
+    method: Method
+    source: str
+    """Split whose labels decided."""
+    target_precision: Number
+    confidence: Number
+    """Of either word on its own."""
+    confidence_of_both: Number | None
+    """At which both promises hold together; None unless both are proved."""
+    starts: int
+    good: SideRule
+    bad: SideRule
+    base_rate: Number | None
+    """Share of the good class among one photo of each labelled group of the source split."""
+    warnings: list[str]
+    methods: dict[str, Alternative]
+    """Both methods side by side."""
+    chosen: Pair
+    cheapest: Pair | None
+    """Of all pairs on the source split. It proves nothing."""
+    cheapest_allowed: Pair | None
+    """Of the pairs that the method allows: those of `guaranteed` are proved together."""
+    units: int | None
+    """Of a car's rule: cars of the source split that it was chosen on."""
+    photos_a_unit: Number | None
+    """Of a car's rule: photos of such a car on average."""
+
+    @property
+    def T_high(self) -> float | None:  # noqa: N802
+        return self.good.threshold
+
+    @property
+    def T_low(self) -> float | None:  # noqa: N802
+        return self.bad.threshold
+
+    def side(self, side: Side) -> SideRule:
+        return self.good if side == "good" else self.bad
+
+    @property
+    def has_promise(self) -> bool:
+        return self.good.promise is not None or self.bad.promise is not None
+
+
+class FieldRates(Section):
+    """What T_high is worth at another share of the bad class."""
+
+    rate: Number | None
+    """`field_rate` of the question; None: the promise is made at the source split's own."""
+    source_rate: Number | None
+    """Share of the bad class among one photo of each labelled group of the source split."""
+    break_even_rate: Number | None
+    """The highest at which T_high is still proved; None where nothing is proved."""
+    test_break_even_rate: Number | None
+    """The highest at which the test split alone, which had no part in the choice, proves it."""
+    precision_on_source: Number | None
+    """Plug-in precision at `rate`, and what this threshold alone proves there; None without a rate. Likewise on test."""
+    lower_bound_on_source: Number | None
+    precision_on_test: Number | None
+    lower_bound_on_test: Number | None
+
+
+class QuestionRules(Section):
+    """All about one binary question."""
+
+    photo: Rule
+    car: Rule
+    """For a car of several photos; its words are never said where no cars were there to choose on."""
+    field: FieldRates
+
+
+class Thresholds(Section):
+    """The content of models/threshold.json."""
+
+    format: int
+    questions: list[Question]
+    """All that the model answers, in their order."""
+    rules: dict[str, QuestionRules]
+    """By name, for each binary question with `decide`."""
+    predictions_sha256: str
+    """Of the data/predictions.csv that they were chosen on."""
+
+    def without_promises(self) -> "Thresholds":
+        """The same thresholds with nothing proved."""
+        return self.model_copy(update={"rules": {name: _unproved(rules) for name, rules in self.rules.items()}})
+
+
+def _unproved(rules: QuestionRules) -> QuestionRules:
+    def of(rule: Rule) -> Rule:
+        sides = {side: rule.side(side).model_copy(update={"promise": None}) for side in ("good", "bad")}
+        return rule.model_copy(update=sides | {"confidence_of_both": None})
+
+    return rules.model_copy(update={"photo": of(rules.photo), "car": of(rules.car)})
+
+
+def read_thresholds(content: Any, *, file: str) -> Thresholds:
+    """The checked content of models/threshold.json, or of what a model file carries. Raises `UserError` for another format or a broken rule."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format", "none") if isinstance(content, dict) else "none"
+        raise UserError(f"{file}: its thresholds have the format {found}, and this code reads {FORMAT}. {REMAKE}")
+    try:
+        thresholds = parse_section("threshold", Thresholds, content, file=file)
+        names = by_name(check_questions(thresholds.questions))
+        for name, rules in thresholds.rules.items():
+            if name not in names:
+                raise UserError(f"a rule for '{name}', which is none of its questions.")
+            for rule in (rules.photo, rules.car):
+                check_order(T_low=rule.T_low, T_label=rule.T_high, T_high=rule.T_high)
+                for side in (rule.good, rule.bad):
+                    if side.promise is not None and side.threshold is None:
+                        raise UserError(f"{name}: a promise of '{side.word}' without a threshold.")
+    except UserError as error:
+        raise UserError(f"{file}: {error} {REMAKE}") from None
+    return thresholds
+
+
+# ---- in use
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """One question's rule as it decides: the model's own, or what an operator put in its place. For a photo and for a car alike."""
+
+    question: Question
+    unit: Unit
+    T_label: float | None
+    """The label is the good word when p_good >= T_label, else the bad one. The model's own is its T_high. None: there is no label."""
+    T_low: float | None
+    """The bad word is decided when p_good < T_low. None: never."""
+    T_high: float | None
+    """The good word is decided when p_good >= T_high. None: never."""
+    promises: Mapping[Side, Promise]
+    """Of the sides that prove anything."""
+    overridden: bool = False
+    """Whether an operator replaced one of the model's own numbers by another."""
+
+    def decide(self, p_good: float | None) -> Side | None:
+        """The side whose word is decided; None: unsure, also without a probability."""
+        if p_good is None:
+            return None
+        if self.T_high is not None and p_good >= self.T_high:
+            return "good"
+        if self.T_low is not None and p_good < self.T_low:
+            return "bad"
+        return None
+
+    def say(self, side: Side | None) -> str:
+        """The word of a decision: a class of the question, or `unsure`."""
+        return UNSURE if side is None else self.question.word(side)
+
+    def label(self, p_good: float | None) -> str | None:
+        """The likelier word by T_label alone, without *unsure* and without a promise."""
+        # A NaN is neither: every comparison with it is false.
+        if self.T_label is None or p_good is None or p_good != p_good:
+            return None
+        return self.question.word("good" if p_good >= self.T_label else "bad")
+
+    def override(self, *, T_label: float | None = None, T_low: float | None = None, T_high: float | None = None) -> "DecisionRule":
+        """This rule with an operator's numbers; None keeps the model's own. A number that differs from it ends the promise.
+
+        T_label alone moves T_high with it. Raises `UserError` unless 0 <= T_low <= T_label <= T_high <= 1.
+        """
+        asked = {
+            "T_label": self.T_label if T_label is None else T_label,
+            "T_low": self.T_low if T_low is None else T_low,
+            "T_high": T_high if T_high is not None else (self.T_high if T_label is None else T_label),
+        }
+        if asked == {"T_label": self.T_label, "T_low": self.T_low, "T_high": self.T_high}:
+            return self
+        check_order(**asked)
+        return replace(self, **asked, promises={}, overridden=True)
+
+
+def rule_in_use(question: Question, rule: Rule) -> DecisionRule:
+    """The model's own rule."""
+    promises: dict[Side, Promise] = {}
+    if rule.good.promise is not None:
+        promises["good"] = rule.good.promise
+    if rule.bad.promise is not None:
+        promises["bad"] = rule.bad.promise
+    return DecisionRule(question, rule.unit, T_label=rule.T_high, T_low=rule.T_low, T_high=rule.T_high, promises=promises)
+
+
+def rules_in_use(thresholds: Thresholds) -> dict[str, DecisionRule]:
+    """The photo's rule of each decided question."""
+    names = by_name(thresholds.questions)
+    return {name: rule_in_use(names[name], rules.photo) for name, rules in thresholds.rules.items()}
+
+
+def car_rules_in_use(thresholds: Thresholds, photo_rules: Mapping[str, DecisionRule]) -> dict[str, DecisionRule]:
+    """The rule for a car of several photos of each decided question.
+
+    Where no car's threshold was found, or an operator set thresholds, the photo's stand in, without their promise.
+    """
+    found = {}
+    for name, photo in photo_rules.items():
+        own = thresholds.rules[name].car
+        if photo.overridden or (own.T_high is None and own.T_low is None):
+            found[name] = replace(photo, promises={})
+        else:
+            found[name] = rule_in_use(photo.question, own)
+    return found
+
+
+def check_order(*, T_label: float | None, T_low: float | None, T_high: float | None) -> None:
+    """Raise `UserError` unless those that are set rise from T_low to T_high within 0..1, T_label and T_high both or neither."""
+    numbers = {"T_low": T_low, "T_label": T_label, "T_high": T_high}
+    stated = {name: value for name, value in numbers.items() if value is not None}
+    for name, value in stated.items():
+        if not 0.0 <= value <= 1.0:
+            raise UserError(f"{name} has the value {value}. It is a probability, from 0 to 1.")
+    if (T_label is None) != (T_high is None):
+        raise UserError(f"T_label is {T_label} and T_high is {T_high}. Where one is set the other must be too.")
+    if list(stated.values()) != sorted(stated.values()):
+        said = ", ".join(f"{name} {value:g}" for name, value in stated.items())
+        raise UserError(f"{said}: it must hold that T_low <= T_label <= T_high.")
