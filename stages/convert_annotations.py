@@ -9,7 +9,7 @@ from pathlib import Path
 from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.annotations.convert import convert
 from carinspect.core.data import DataParams
-from carinspect.core.errors import run_stage
+from carinspect.core.programs import run_stage
 from carinspect.core.files import write_json
 from carinspect.core.params import read_section
 from carinspect.core.tables import write_table

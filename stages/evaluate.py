@@ -7,7 +7,7 @@ reports/evaluate/, metrics/evaluate.json. Params: evaluate, data; all of params.
 from pathlib import Path
 
 from carinspect.core.data import DataParams
-from carinspect.core.errors import run_stage
+from carinspect.core.programs import run_stage
 from carinspect.core.files import write_json
 from carinspect.core.params import load_params, read_section
 from carinspect.core.tables import DATASET_COLUMNS, read_table, write_table

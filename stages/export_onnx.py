@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from carinspect.core.data import DataParams
-from carinspect.core.errors import run_stage
+from carinspect.core.programs import run_stage
 from carinspect.core.files import write_bytes, write_json
 from carinspect.core.params import read_section
 from carinspect.core.tables import DATASET_COLUMNS, read_table

@@ -5,7 +5,7 @@ Reads: nothing. Writes: data/demo, metrics/render_demo.json. Params: render_demo
 
 from pathlib import Path
 
-from carinspect.core.errors import run_stage
+from carinspect.core.programs import run_stage
 from carinspect.core.files import write_json
 from carinspect.core.params import read_section
 from carinspect.demo.config import RenderDemoParams

@@ -6,7 +6,7 @@ Params: select_threshold, decision.
 
 from pathlib import Path
 
-from carinspect.core.errors import run_stage
+from carinspect.core.programs import run_stage
 from carinspect.core.files import sha256_of, write_json
 from carinspect.core.params import read_section
 from carinspect.core.tables import read_table

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from carinspect.core.data import DataParams
-from carinspect.core.errors import run_stage
+from carinspect.core.programs import run_stage
 from carinspect.core.files import write_json
 from carinspect.core.params import load_params, read_section
 from carinspect.training.config import TrackingParams

@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from carinspect.core.errors import run_stage
+from carinspect.core.programs import run_stage
 from carinspect.sweep.spread import draw_spread, tabulate, write_spread
 
 

@@ -7,7 +7,7 @@ under the backbone and the seed of the command line.
 import argparse
 from pathlib import Path
 
-from carinspect.core.errors import run_stage
+from carinspect.core.programs import run_stage
 from carinspect.core.files import write_json
 from carinspect.core.params import load_params
 from carinspect.core.tables import DATASET_COLUMNS, read_table

@@ -14,7 +14,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carinspect.core.errors import UserError, did_you_mean, run_stage
+from carinspect.core.errors import UserError, did_you_mean
+from carinspect.core.programs import run_stage
 from carinspect.core.files import sha256_of, write_bytes, write_json
 from carinspect.core.machine import usable_memory_bytes
 from carinspect.core.params import Number, Section, load_params, parse_section, read_section

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from carinspect.core.errors import run_program
+from carinspect.core.programs import run_program
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 

@@ -1,4 +1,4 @@
-"""Owns the `data` section of params.yaml: where the photos lie and which file says what they mean."""
+"""The `data` section of params.yaml: where the photos lie and which file says what they mean."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Owns writing small files whole or not at all, and fingerprints of files."""
+"""Writes small files whole or not at all, and computes digests of files."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Owns what this process may really use of the machine: cores and memory, inside a container too."""
+"""What this process may really use of the machine: cores and memory, inside a container too."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Owns the derivation of every random seed from what it is for, never from a worker, a rank or a clock."""
+"""Derives every random seed from what it is for, never from a worker, a rank or a clock."""
 
 from hashlib import blake2b
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from carinspect.core.errors import UserError, one_line
-from carinspect.core.parent import die_with_parent
+from carinspect.core.programs import die_with_parent
 
 MEETINGS = 5
 """How often several machines begin again from the last state after one of them died."""
