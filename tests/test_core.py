@@ -15,10 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carinspect.core.errors import UserError, did_you_mean
-from carinspect.core.programs import run_stage
 from carinspect.core.files import sha256_of, write_bytes, write_json
 from carinspect.core.machine import usable_memory_bytes
 from carinspect.core.params import Number, Section, load_params, parse_section, read_section
+from carinspect.core.programs import run_stage
+from carinspect.core.questions import Question
 from carinspect.core.seeds import derive_seed
 from carinspect.core.tables import check_table, read_table, write_table
 
@@ -149,14 +150,20 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert sha256_of(path) == hashlib.sha256(b"old").hexdigest()
 
 
+QUESTIONS = (
+    Question(name="clean", kind="binary", column="clean", classes=("dirty", "clean"), good="clean"),
+    Question(name="damage", kind="score", column="damage_score"),
+)
+
+
 def _table() -> pd.DataFrame:
     return pd.DataFrame({"image_path": ["b.jpg", "a.jpg"], "sha256": ["00", "01"], "clean": [1.0, np.nan], "damage_score": [0.25, 1.0]})
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
 def test_a_table_comes_back_sorted_with_blanks_unknown_and_text_as_text(tmp_path: Path, name: str) -> None:
-    write_table(_table(), tmp_path / name)
-    table = read_table(tmp_path / name, columns=("image_path", "clean"))
+    write_table(_table(), tmp_path / name, QUESTIONS)
+    table = read_table(tmp_path / name, columns=("image_path", "clean"), questions=QUESTIONS)
     assert table["image_path"].tolist() == ["a.jpg", "b.jpg"]
     assert table["clean"].isna().tolist() == [True, False]
     assert table["sha256"].tolist() == ["01", "00"]
@@ -164,8 +171,8 @@ def test_a_table_comes_back_sorted_with_blanks_unknown_and_text_as_text(tmp_path
 
 
 def test_the_same_rows_in_another_order_are_the_same_bytes(tmp_path: Path) -> None:
-    write_table(_table(), tmp_path / "1.csv")
-    write_table(_table().iloc[::-1], tmp_path / "2.csv")
+    write_table(_table(), tmp_path / "1.csv", QUESTIONS)
+    write_table(_table().iloc[::-1], tmp_path / "2.csv", QUESTIONS)
     assert (tmp_path / "1.csv").read_bytes() == (tmp_path / "2.csv").read_bytes()
     assert (tmp_path / "1.csv").read_text() == "image_path,sha256,clean,damage_score\na.jpg,01,,1.000000\nb.jpg,00,1,0.250000\n"
 
@@ -182,8 +189,8 @@ def test_a_label_out_of_range_or_a_photo_twice_is_named(column: str, value: obje
     table = _table()
     table.loc[0, column] = value
     with pytest.raises(UserError, match=message):
-        check_table(table, Path("t.csv"))
-    check_table(_table(), Path("t.csv"))
+        check_table(table, Path("t.csv"), QUESTIONS)
+    check_table(_table(), Path("t.csv"), QUESTIONS)
 
 
 def test_a_missing_table_column_or_a_word_for_a_number_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
-"""Owns `carinspect compare`: fetches what two revisions predicted, through DVC, and prints whether the difference is real."""
+"""`carinspect compare`: fetches what two revisions predicted, through DVC, and prints whether the difference is real."""
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -8,14 +7,14 @@ import dvc.api
 from dvc.exceptions import DvcException
 from dvc.scm import SCMError
 
-from carinspect.comparison.compare import Comparison, Side, compare_predictions
-from carinspect.comparison.same_photos import PHOTO_COLUMNS
+from carinspect.comparison.differences import Comparison, Model, compare_predictions
 from carinspect.comparison.words import tell
 from carinspect.core.errors import UserError, one_line
 from carinspect.core.files import write_json
-from carinspect.core.params import read_section
-from carinspect.core.tables import read_table
+from carinspect.core.params import load_json, read_section
+from carinspect.core.tables import dataset_columns, read_table
 from carinspect.evaluation.config import EvaluateParams
+from carinspect.inference.rules import Thresholds, read_thresholds
 
 PREDICTIONS = Path("data/predictions.csv")
 THRESHOLD = Path("models/threshold.json")
@@ -36,13 +35,25 @@ def compare_at(a: str, b: str, *, samples: int) -> Comparison:
     return compare_predictions(fetch(a), fetch(b), samples=samples, confidence=params.confidence, seed=params.seed)
 
 
-def fetch(revision: str) -> Side:
-    """Predictions and threshold of a revision, from the workspace, DVC's cache or its remote."""
+def fetch(revision: str) -> Model:
+    """Predictions and thresholds of a revision, from the workspace, DVC's cache or its remote."""
+    thresholds = thresholds_at(revision)
+    questions = tuple(thresholds.questions)
     with TemporaryDirectory() as folder:
         table = Path(folder) / PREDICTIONS.name
         table.write_bytes(read_at(PREDICTIONS, revision))
-        predictions = read_table(table, columns=(*PHOTO_COLUMNS, "split", "p_clean"))
-    return Side(name=revision, predictions=predictions, clean_from=json.loads(read_at(THRESHOLD, revision))["T_clean"])
+        answers = [column for asked in questions for column in (*asked.raw_columns, *asked.answer_columns)]
+        predictions = read_table(table, columns=(*dataset_columns(questions), *answers), questions=questions)
+    T_high = {name: rules.photo.T_high for name, rules in thresholds.rules.items()}
+    return Model(name=revision, questions=questions, predictions=predictions, T_high=T_high)
+
+
+def thresholds_at(revision: str) -> Thresholds:
+    """models/threshold.json of a revision."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / THRESHOLD.name
+        file.write_bytes(read_at(THRESHOLD, revision))
+        return read_thresholds(load_json(file), file=f"{THRESHOLD} at '{revision}'")
 
 
 def read_at(path: Path, revision: str) -> bytes:

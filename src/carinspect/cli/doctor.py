@@ -1,4 +1,4 @@
-"""Owns `carinspect doctor`: prints what would help or stop a training on this machine."""
+"""`carinspect doctor`: prints what would help or stop a training on this machine."""
 
 from dataclasses import asdict
 from pathlib import Path

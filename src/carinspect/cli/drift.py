@@ -1,4 +1,4 @@
-"""Owns `carinspect drift`: whether the photos in use are still like those on which the promise was proved."""
+"""`carinspect drift`: whether the photos in use are still like those on which the promise was proved."""
 
 from pathlib import Path
 

@@ -1,11 +1,18 @@
-"""Owns the command `carinspect`: its words and options. Each command imports its work when it is called, so that `--help` is instant."""
+"""The command `carinspect`: its subcommands and options. Each imports its work when it is called, so that `--help` is instant."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from carinspect.core.errors import UserError
 from carinspect.core.programs import run_program
+
+USAGE_ERROR = 2
+"""Exit status of a mistake where 1 is an answer, as typer's own mistakes have."""
+INSTALL_ALL = "Install everything: pip install -r requirements.txt in a checkout, then pip install --no-deps ."
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -77,7 +84,6 @@ def score(
 
     Exit status 0: all scored, 1: some could not be read (their rows say why), 2: nothing was begun, and the reason said.
     """
-    from carinspect.cli.exit_status import status_of
     from carinspect.cli.score import ScoreOptions, score_photos
 
     options = ScoreOptions(
@@ -117,7 +123,6 @@ def drift(
 ) -> None:
     """Say whether photos in use are still like those on which the promise was proved. Exit status 1: they are not, 2: unknown."""
     from carinspect.cli.drift import report_drift
-    from carinspect.cli.exit_status import status_of
 
     raise typer.Exit(status_of(lambda: report_drift(log, model, since=since)))
 
@@ -196,9 +201,26 @@ def keep_states(
     raise typer.Exit(run_with_states(command, remote=remote, every_s=every_s))
 
 
+def status_of(work: Callable[[], int]) -> int:
+    """The status that `work` returns; 2, and a line on stderr, when it raises `UserError`."""
+    try:
+        return work()
+    except UserError as error:
+        print(f"carinspect: {error}", file=sys.stderr)
+        return USAGE_ERROR
+
+
 def run() -> None:
     """The command's entry point."""
-    run_program(app, "carinspect")
+    try:
+        run_program(app, "carinspect")
+    except ModuleNotFoundError as error:
+        # A smaller installation: what serves and scores needs neither torch nor DVC.
+        package = (error.name or "").split(".")[0]
+        if package in ("", "carinspect"):
+            raise
+        print(f"carinspect: this command needs the package '{package}', which is not installed. {INSTALL_ALL}", file=sys.stderr)
+        sys.exit(USAGE_ERROR)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Owns `carinspect promote`: a release for a model that has shown what it must, and the reasons for one that has not."""
+"""`carinspect promote`: a release for a model that has shown what it must, and the reasons for one that has not."""
 
 import json
 from hashlib import sha256
 from pathlib import Path
 
-from carinspect.cli.compare import PREDICTIONS, THRESHOLD, compare_at, read_at
+from carinspect.cli.compare import PREDICTIONS, compare_at, read_at, thresholds_at
 from carinspect.comparison.words import tell
 from carinspect.core.errors import UserError
 from carinspect.inference.bundle import open_bundle
@@ -49,10 +49,10 @@ def find_holder(stage: str) -> str | None:
 def read_candidate(commit: str) -> Candidate:
     """What the gate asks of the model of `commit`, from git and from DVC's cache or its remote."""
     return Candidate(
-        threshold=json.loads(read_at(THRESHOLD, commit)),
+        thresholds=thresholds_at(commit),
         predictions_sha256=sha256(read_at(PREDICTIONS, commit)).hexdigest(),
         certificate=json.loads(read_at(CERTIFICATE, commit)),
-        carried_threshold=open_bundle(read_at(MODEL, commit)).info["threshold"],
+        carried_thresholds=open_bundle(read_at(MODEL, commit)).thresholds,
     )
 
 

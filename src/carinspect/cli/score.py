@@ -1,4 +1,4 @@
-"""Owns `carinspect score`: photos in, a table of their answers out, on this machine or on a Ray cluster."""
+"""`carinspect score`: photos in, a table of their answers out, on this machine or on a Ray cluster."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""Owns `carinspect store`: looking into every object of the cache and the remotes, and keeping training states in a remote."""
+"""`carinspect store`: looking into every object of the cache and the remotes, and keeping training states in a remote."""
 
 import signal
 import subprocess

@@ -1,6 +1,6 @@
-"""Owns how a comparison is printed: a table, then a verdict in plain words."""
+"""How a comparison is printed: a table, then a verdict in plain words."""
 
-from carinspect.comparison.compare import Comparison, DecisionDifference, MetricDifference
+from carinspect.comparison.differences import Comparison, DecisionDifference, MetricDifference
 
 
 def tell(comparison: Comparison) -> str:
@@ -18,8 +18,8 @@ def tell(comparison: Comparison) -> str:
 
 def say(comparison: Comparison) -> str:
     """One or two sentences."""
-    found = [(metric.verdict, f"{metric.metric} of {metric.task}") for metric in comparison.metrics]
-    found += [(decision.verdict, f"decisions of {decision.task}") for decision in comparison.decisions]
+    found = [(metric.verdict, f"{metric.metric} of {metric.question}") for metric in comparison.metrics]
+    found += [(decision.verdict, f"decisions of {decision.question}") for decision in comparison.decisions]
     better, worse = (", ".join(what for verdict, what in found if verdict == wanted) for wanted in ("better", "worse"))
     together = f"All intervals and tests hold together at the confidence {comparison.confidence:g}."
     match comparison.verdict:
@@ -37,7 +37,7 @@ def _metric_row(found: MetricDifference) -> tuple[str, ...]:
     interval = "–" if found.low is None or found.high is None else f"{found.low:+.4f} to {found.high:+.4f}"
     better = "higher" if found.higher_is_better else "lower"
     return (
-        f"{found.task} {found.metric} ({better} is better)",
+        f"{found.question} {found.metric} ({better} is better)",
         _number(found.a),
         _number(found.b),
         "–" if found.difference is None else f"{found.difference:+.4f}",
@@ -48,7 +48,7 @@ def _metric_row(found: MetricDifference) -> tuple[str, ...]:
 
 def _decision_row(found: DecisionDifference) -> tuple[str, ...]:
     counts = (found.a_right, found.b_right, found.only_a_right, found.only_b_right)
-    return (f"{found.task}, {found.groups:,} groups", *(f"{count:,}" for count in counts), f"{found.p_value:.3g}", found.verdict)
+    return (f"{found.question}, {found.groups:,} groups", *(f"{count:,}" for count in counts), f"{found.p_value:.3g}", found.verdict)
 
 
 def _number(value: float | None) -> str:

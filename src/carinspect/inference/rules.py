@@ -308,6 +308,18 @@ class DecisionRule:
         return replace(self, **asked, promises={}, overridden=True)
 
 
+def say_promise(rule: DecisionRule, side: Side) -> str:
+    """One sentence on when a word is decided and what it promises."""
+    word, threshold, promise = rule.say(side), rule.T_high if side == "good" else rule.T_low, rule.promises.get(side)
+    if threshold is None:
+        return f"'{word}' is never decided: no threshold could be proved"
+    good = rule.question.word("good")
+    when = f"'{word}' when P({good}) {'>=' if side == 'good' else '<'} {threshold:.4f}"
+    if promise is None:
+        return f"{when}, without a promise"
+    return f"{when} keeps the precision {promise.precision:g} at the confidence {promise.confidence:g}, for {promise.of}"
+
+
 def rule_in_use(question: Question, rule: Rule) -> DecisionRule:
     """The model's own rule."""
     promises: dict[Side, Promise] = {}

@@ -1,40 +1,48 @@
-"""Owns what a model must show before it is released: its proof, a split without leaks, and being better than the one in use."""
+"""What a model must show before it is released: its proof, a split without leaks, and being better than the one in use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from carinspect.comparison.compare import Comparison
+from carinspect.comparison.differences import Comparison
 from carinspect.comparison.words import say
+from carinspect.inference.rules import Thresholds
 
 
 @dataclass(frozen=True)
 class Candidate:
     """What a revision says of its model."""
 
-    threshold: Mapping[str, Any]
+    thresholds: Thresholds
     """models/threshold.json."""
     predictions_sha256: str
     """Of data/predictions.csv."""
     certificate: Mapping[str, Any]
     """metrics/split.json."""
-    carried_threshold: Mapping[str, Any]
-    """The threshold inside models/best.onnx."""
+    carried_thresholds: Thresholds
+    """Those inside models/best.onnx."""
 
 
 def unproved(candidate: Candidate) -> list[str]:
-    """Why the model may not be released whatever it is compared with, each reason a sentence; none when it may."""
-    threshold, leaks = candidate.threshold, candidate.certificate["leaks"]
+    """Why the model may not be released whatever it is compared with, each reason a sentence; none when it may.
+
+    The promise that counts is that of the good word of the first decided question.
+    """
+    thresholds, leaks = candidate.thresholds, candidate.certificate["leaks"]
     reasons = []
-    if not threshold["feasible"]:
-        reasons.append(f"Its promise is infeasible: {threshold['reason']}.")
-    elif threshold["proves"] is None:
-        reasons.append("Its threshold proves nothing: select_threshold.method is 'empirical'. Set it to guaranteed, and dvc repro.")
+    if not thresholds.rules:
+        reasons.append("Nothing is decided about any of its questions. Declare questions.<name>.decide, and dvc repro.")
+    else:
+        good = next(iter(thresholds.rules.values())).photo.good
+        if good.threshold is None:
+            reasons.append(f"Its promise of '{good.word}' is infeasible: {good.reason}.")
+        elif good.promise is None:
+            reasons.append(f"Its threshold of '{good.word}' proves nothing. Set select_threshold.method: guaranteed, source: calib, and dvc repro.")
     if leaks:
-        reasons.append(f"Its split leaks ({leaks} times by metrics/split.json), so its figures and its proof say nothing. Mend the split.")
-    if threshold["predictions_sha256"] != candidate.predictions_sha256:
+        reasons.append(f"Its split leaks ({leaks} times by metrics/split.json), so its figures and its proof say nothing. Fix the split.")
+    if thresholds.predictions_sha256 != candidate.predictions_sha256:
         reasons.append("Its threshold was chosen on other predictions than data/predictions.csv holds. Run dvc repro, and commit.")
-    if candidate.carried_threshold != threshold:
+    if candidate.carried_thresholds != thresholds:
         reasons.append("models/best.onnx carries another threshold than models/threshold.json. Run dvc repro, and commit.")
     return reasons
 

@@ -1,4 +1,4 @@
-"""Owns the releases: git tags in the form of gto, one for each version of the model and one for each stage that a version is given."""
+"""The releases: git tags in the form of gto, one for each version of the model and one for each stage that a version is given."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Owns the answer to "is model B better than model A?", from the predictions of both for the same test photos.
+"""Is model B better than model A? The answer, from the predictions of both for the same test photos.
 
 Each metric's difference B - A gets an interval from a paired bootstrap over groups: both models are scored on the same resamples, so that
 hard photos, which weigh on both, cancel out. Decisions get McNemar's exact test (McNemar 1947): among the photos that one model decides
@@ -9,6 +9,7 @@ All intervals and tests hold together at `confidence`: each is made at 1 - (1 - 
 where the models are alike, some difference is called clear in at most 1 - confidence of the comparisons.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -17,12 +18,11 @@ import pandas as pd
 from scipy.stats import binomtest, norm
 from scipy.stats import t as student_t
 
-from carinspect.comparison.measures import MEASURES, Measure, answers_to, both_answered, right_decisions
-from carinspect.comparison.same_photos import align_tests
+from carinspect.comparison.measures import Measure, align_tests, answers_to, both_answered, measures_of, right_decisions
 from carinspect.core.errors import UserError
+from carinspect.core.questions import Question, by_name
 from carinspect.core.seeds import derive_seed
-from carinspect.core.tasks import LABEL_COLUMN, Task
-from carinspect.evaluation.answers import numbers
+from carinspect.evaluation.predictions import numbers
 from carinspect.scoring.bootstrap import Metric, estimate, point, resample_groups
 from carinspect.scoring.ranking import Array
 
@@ -32,23 +32,22 @@ Verdict = Literal["better", "worse", "no clear difference"]
 FEWEST_GROUPS = 10
 """With fewer, an interval over groups errs more often than it says, and none is given."""
 
-DECIDED: tuple[Task, ...] = ("clean", "weather")
-
 
 @dataclass(frozen=True)
-class Side:
-    """One of the two models: a name to speak of it by, its predictions, and the p_clean from which it says "clean" (None: never)."""
+class Model:
+    """One of the two: its name, what it answers, its predictions, and for each decided question T_high (None: never the good word)."""
 
     name: str
+    questions: tuple[Question, ...]
     predictions: pd.DataFrame
-    clean_from: float | None
+    T_high: Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
 class MetricDifference:
     """One metric of both; None where unknown. `low` and `high` bound `difference`, which is b - a."""
 
-    task: Task
+    question: str
     metric: str
     higher_is_better: bool
     photos: int
@@ -63,9 +62,9 @@ class MetricDifference:
 
 @dataclass(frozen=True)
 class DecisionDifference:
-    """One task's decisions of both, on one photo of each group."""
+    """One question's decisions of both, on one photo of each group."""
 
-    task: Task
+    question: str
     groups: int
     a_right: int
     b_right: int
@@ -93,22 +92,31 @@ class Comparison:
         return asdict(self)
 
 
-def compare_predictions(a: Side, b: Side, *, samples: int, confidence: float, seed: int) -> Comparison:
-    """Compare two models on the test photos of their predictions (data/predictions.csv).
+def compare_predictions(a: Model, b: Model, *, samples: int, confidence: float, seed: int) -> Comparison:
+    """Compare two models on the test photos of their predictions (data/predictions.csv), in every question that both answer.
 
     samples: resamples of groups. confidence: of all intervals and tests together, 0..1.
-    Raises `UserError` where the test photos or their labels differ, and where no task is answered by both.
+    Raises `UserError` where the test photos or their labels differ, and where no question is answered by both.
     """
-    test_a, test_b = align_tests(a.predictions, b.predictions, names=(a.name, b.name))
-    pairs = {measure.task: both_answered(test_a, test_b, measure.task) for measure in MEASURES}
-    measures = [measure for measure in MEASURES if len(pairs[measure.task][0])]
-    decided = [task for task in DECIDED if len(pairs[task][0])]
-    if not measures:
-        raise UserError("no task has labels in test and answers of both models, so there is nothing to compare.")
+    known_to_b = by_name(b.questions)
+    common = [asked for asked in a.questions if known_to_b.get(asked.name) == asked]
+    test_a, test_b = align_tests(a.predictions, b.predictions, questions=common, names=(a.name, b.name))
+    pairs = {asked.name: both_answered(test_a, test_b, asked) for asked in common}
+    asked_both = [asked for asked in common if len(pairs[asked.name][0])]
+    if not asked_both:
+        raise UserError("no question has labels in test and answers of both models, so there is nothing to compare.")
+    measures = [measure for asked in asked_both for measure in measures_of(asked)]
+    decided = [asked for asked in asked_both if asked.kind == "classes" or (asked.name in a.T_high and asked.name in b.T_high)]
     alpha = (1 - confidence) / (len(measures) + len(decided))
-    weights = {task: _resamples(rows, samples=samples, seed=seed) for task, (rows, _) in pairs.items() if len(rows)}
-    metrics = [_compare_metric(measure, *pairs[measure.task], weights_SxN=weights[measure.task], alpha=alpha) for measure in measures]
-    decisions = [_compare_decisions(task, *pairs[task], clean_from=(a.clean_from, b.clean_from), alpha=alpha) for task in decided]
+    weights = {asked.name: _resamples(pairs[asked.name][0], samples=samples, seed=seed) for asked in asked_both}
+    metrics = [
+        _compare_metric(measure, *pairs[measure.question.name], weights_SxN=weights[measure.question.name], alpha=alpha)
+        for measure in measures
+    ]
+    decisions = [
+        _compare_decisions(asked, *pairs[asked.name], T_high=(a.T_high.get(asked.name), b.T_high.get(asked.name)), alpha=alpha)
+        for asked in decided
+    ]
     return Comparison(
         a=a.name,
         b=b.name,
@@ -126,8 +134,8 @@ def _resamples(rows: pd.DataFrame, *, samples: int, seed: int) -> Any:
 
 
 def _compare_metric(measure: Measure, a: pd.DataFrame, b: pd.DataFrame, *, weights_SxN: Any, alpha: float) -> MetricDifference:
-    labels_N = numbers(a, LABEL_COLUMN[measure.task])
-    answers_a_N, answers_b_N = answers_to(a, measure.task), answers_to(b, measure.task)
+    labels_N = numbers(a, measure.question.column)
+    answers_a_N, answers_b_N = answers_to(a, measure.question), answers_to(b, measure.question)
     difference = _difference_of(measure.metric, answers_a_N)
     groups = int(a["group"].nunique())
     found = estimate(difference, labels_N, answers_b_N, weights_SxN=weights_SxN, confidence=1 - expanded(alpha, groups=groups))
@@ -136,7 +144,7 @@ def _compare_metric(measure: Measure, a: pd.DataFrame, b: pd.DataFrame, *, weigh
     if low is not None and high is not None:
         gain = (1 if low > 0 else -1 if high < 0 else 0) * (1 if measure.higher_is_better else -1)
     return MetricDifference(
-        task=measure.task,
+        question=measure.question.name,
         metric=measure.name,
         higher_is_better=measure.higher_is_better,
         photos=len(a),
@@ -169,16 +177,16 @@ def _difference_of(metric: Metric, answers_a_N: Array) -> Metric:
 
 
 def _compare_decisions(
-    task: Task, a: pd.DataFrame, b: pd.DataFrame, *, clean_from: tuple[float | None, float | None], alpha: float
+    question: Question, a: pd.DataFrame, b: pd.DataFrame, *, T_high: tuple[float | None, float | None], alpha: float
 ) -> DecisionDifference:
     drawn_N = one_of_each_group(a)
     right_a, right_b = (
-        right_decisions(rows, task, clean_from=threshold)[drawn_N] == 1 for rows, threshold in zip((a, b), clean_from, strict=True)
+        right_decisions(rows, question, T_high=threshold)[drawn_N] == 1 for rows, threshold in zip((a, b), T_high, strict=True)
     )
     only_a, only_b = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
     p_value = binomtest(only_b, only_a + only_b, 0.5).pvalue if only_a + only_b else 1.0
     return DecisionDifference(
-        task=task,
+        question=question.name,
         groups=int(drawn_N.sum()),
         a_right=int(right_a.sum()),
         b_right=int(right_b.sum()),
