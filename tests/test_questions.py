@@ -1,5 +1,6 @@
 """Questions are data: what a declaration may say, and two questions of a user's own from labels to answers without a line of code."""
 
+import ast
 import json
 import os
 import re
@@ -108,6 +109,31 @@ def test_labels_are_read_by_number_or_name() -> None:
 def test_the_good_class_may_be_either() -> None:
     glass = declare(glass=GLASS | {"good": "broken"})[0]
     assert (glass.word("good"), glass.bad, glass.label_of("good")) == ("broken", "intact", 0)
+
+
+# ---- no code knows a question's name
+
+
+NAMES = {name for asked in read_questions(load_params(ROOT / "params.yaml")) for name in (asked.name, asked.column, *asked.classes, *asked.outputs)}
+KNOW_NAMES = ("demo", "annotations/outline_kinds.py")
+"""The drawn demo; and what an outline of damage or dirt says, which is the meaning of COCO's categories."""
+
+
+def names_in(code: str) -> set[str]:
+    """The questions' names, columns, classes and outputs that stand in `code` as strings."""
+    return {node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant) and node.value in NAMES}
+
+
+def test_only_the_demo_and_the_meanings_of_outlines_know_a_question() -> None:
+    package = ROOT / "src" / "carinspect"
+    files = [file for file in package.rglob("*.py") if not file.relative_to(package).as_posix().startswith(KNOW_NAMES)]
+    found = {file.relative_to(package).as_posix(): names for file in files if (names := names_in(file.read_text()) - ALSO_WORDS)}
+    assert found == {}
+    assert names_in("if task == 'weather': pass") == {"weather"}
+
+
+ALSO_WORDS = {"rain", "fog", "snow", "clear"}
+"""The air that the augmentation can draw; it changes the label of a question whose classes have these words."""
 
 
 # ---- a fifth and a sixth question, from labels to answers
