@@ -2,21 +2,43 @@
 
 import os
 import socket
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from carinspect.core.params import load_params
+from carinspect.core.questions import Question, Side, read_questions
 from carinspect.core.tables import DATASET_COLUMNS, write_table
+from carinspect.inference.rules import (
+    FORMAT,
+    FieldRates,
+    Forecast,
+    Outcome,
+    Pair,
+    Promise,
+    QuestionRules,
+    Rule,
+    SideRule,
+    Thresholds,
+    Unit,
+)
 from carinspect.model.config import ModelRecipe
 from carinspect.training.config import AugmentParams, Recipe, TrainRecipe
 
 if TYPE_CHECKING:
+    import onnx
+
+    from carinspect.model.calibration import Calibration
     from carinspect.model.network import CarInspectionNetwork
+
+QUESTIONS: tuple[Question, ...] = tuple(one.asked for one in read_questions(load_params(Path(__file__).parents[1] / "params.yaml")))
+"""The shipped questions, as data and model files know them."""
 
 # Quiet and offline, whatever the machine.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -86,26 +108,114 @@ def untrained_network(*, seed: int = 0) -> "CarInspectionNetwork":
     return network
 
 
-PROOF = {"precision": 0.95, "confidence": 0.95, "of": "a photo"}
-THRESHOLD = {"T_clean": 0.5, "T_low": 0.2, "T_high": 0.5, "proves": PROOF, "proves_low": None}
-"""What a model file must hold of models/threshold.json."""
+PROMISE = Promise(precision=0.95, confidence=0.95, of="a photo", at_rate=None)
+
+
+def make_outcome(**changes: Any) -> Outcome:
+    """What a threshold did to no photo at all, with `changes`."""
+    counts = {name: 0 for name in Outcome.model_fields if name.endswith(("photos", "groups"))}
+    return Outcome(**dict.fromkeys(Outcome.model_fields) | counts | changes)
+
+
+def make_rule(
+    question: Question, *, unit: Unit = "photo", T_high: float | None = 0.5, T_low: float | None = 0.2, promised: Sequence[Side] = ()
+) -> Rule:
+    """A rule whose sides in `promised` keep `PROMISE`."""
+    sides = {
+        side: SideRule(
+            word=question.word(side),
+            threshold=threshold,
+            promise=PROMISE if side in promised else None,
+            reason="too few groups" if threshold is None else None,
+            needed=None,
+            on_source=make_outcome(),
+            on_test=make_outcome(),
+        )
+        for side, threshold in (("good", T_high), ("bad", T_low))
+    }
+    forecast = Forecast(**dict.fromkeys(Forecast.model_fields))
+    return Rule(
+        question=question.name, unit=unit, method="guaranteed", source="calib", target_precision=0.95, confidence=0.95,
+        confidence_of_both=0.9 if set(promised) == {"good", "bad"} else None, starts=2, **sides, base_rate=None, warnings=[], methods={},
+        chosen=Pair(T_high=T_high, T_low=T_low, on_source=forecast, on_test=forecast), cheapest=None, cheapest_allowed=None, units=None,
+        photos_a_unit=None,
+    )  # fmt: skip
+
+
+def make_thresholds(rules: Mapping[str, tuple[Rule, Rule]] | None = None, *, questions: Sequence[Question] = QUESTIONS) -> Thresholds:
+    """Thresholds of `questions` with the `rules`, (photo, car) by question.
+
+    None: every binary question decides photos at 0.5 and 0.2 and no cars, and only the good word of the first has a promise.
+    """
+    if rules is None:
+        binary = [asked for asked in questions if asked.kind == "binary"]
+        rules = {
+            asked.name: (
+                make_rule(asked, promised=["good"] if asked is binary[0] else []),
+                make_rule(asked, unit="car", T_high=None, T_low=None),
+            )
+            for asked in binary
+        }
+    field = FieldRates(**dict.fromkeys(FieldRates.model_fields))
+    return Thresholds(
+        format=FORMAT,
+        questions=list(questions),
+        rules={name: QuestionRules(photo=photo, car=car, field=field) for name, (photo, car) in rules.items()},
+        predictions_sha256="abc",
+    )
+
+
+def make_calibration(
+    *, temperature: float | Mapping[str, float] = 0.05, offsets: Mapping[str, list[float]] | None = None, samples: int = 4,
+    questions: Sequence[Question] = QUESTIONS,
+) -> "Calibration":  # fmt: skip
+    """A calibration of `questions` with one temperature, or one a question, and spreads over `samples` masks; 0: none."""
+    from carinspect.model.calibration import Calibration, QuestionCalibration
+    from carinspect.model.uncertainty import plan_dropout
+
+    return Calibration(
+        fitted_on="val",
+        questions={
+            asked.name: QuestionCalibration(
+                logit_offset=(offsets or {}).get(asked.name, [0.0] * len(asked.classes)),
+                temperature=temperature[asked.name] if isinstance(temperature, Mapping) else temperature,
+                photos=0,
+                nll_before=None,
+                nll_after=None,
+                reason=None,
+            )
+            for asked in questions
+            if asked.has_classes
+        },
+        uncertainty=plan_dropout(samples=samples, dropout=0.2, seed=1),
+    )
+
+
+def make_model(
+    network: "CarInspectionNetwork", *, thresholds: Thresholds, calibration: "Calibration", **described: Any
+) -> "onnx.ModelProto":
+    """The ONNX model of `network` at 32 px, which says what it is. described: `lineage` and `metrics` (of test) where they matter."""
+    from carinspect.export.graph import AnsweringNetwork, to_onnx
+    from carinspect.export.metadata import describe_model
+    from carinspect.model.checkpoint import Checkpoint
+
+    model = to_onnx(AnsweringNetwork(network.eval(), calibration), image_side_px=32)
+    lineage = described.get("lineage", {"data_revision": "abc"})
+    checkpoint = Checkpoint(
+        questions=tuple(network.questions.values()), model=make_recipe().model, image_side_px=32, weights={}, lineage=lineage
+    )
+    describe_model(
+        model, checkpoint=checkpoint, calibration=calibration, thresholds=thresholds, metrics={"test": described.get("metrics", {})}
+    )
+    return model
 
 
 @pytest.fixture(scope="session")
 def model_content() -> bytes:
-    """The bytes of the file of `untrained_network`."""
-    from carinspect.export.describe import describe_model
-    from carinspect.export.graph import AnsweringNetwork, to_onnx
+    """The bytes of the file of `untrained_network`, with `make_thresholds`; its probabilities lie well apart."""
     from carinspect.inference.seal import seal
-    from carinspect.model.checkpoint import Checkpoint
 
-    calibration = {
-        "temperature": {"clean": 0.05, "weather": 0.5}, "logit_offset": {"clean": [0.0, 0.0], "weather": [0.0] * 4},
-        "uncertainty": {"samples": 4, "dropout": 0.2, "seed": 1},
-    }  # fmt: skip
-    model = to_onnx(AnsweringNetwork(untrained_network().eval(), calibration), image_side_px=32)
-    checkpoint = Checkpoint(model=make_recipe().model, image_side_px=32, weights={}, lineage={"data_revision": "abc"})
-    describe_model(model, checkpoint=checkpoint, calibration=calibration, threshold=THRESHOLD, metrics={"test": {}})
+    model = make_model(untrained_network(), thresholds=make_thresholds(), calibration=make_calibration())
     return seal(model.SerializeToString(deterministic=True))
 
 
