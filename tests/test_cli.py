@@ -17,8 +17,8 @@ import yaml
 from PIL import Image, ImageOps
 
 from carinspect.cli.main import run
-from carinspect.core.tables import DATASET_COLUMNS, read_table, write_table
-from conftest import make_dataset
+from carinspect.core.tables import dataset_columns, read_table, write_table
+from conftest import QUESTIONS, make_dataset
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("numpy", "pandas", "PIL", "sklearn", "torch", "yaml")
@@ -98,7 +98,7 @@ def table(tmp_path: Path) -> Path:
 
 def plant(path: Path, column: str, value: str) -> None:
     """Give the first train and the first test photo the same `value`."""
-    table = read_table(path, columns=DATASET_COLUMNS)
+    table = read_table(path, columns=dataset_columns(QUESTIONS), questions=QUESTIONS)
     rows = [table.index[table["split"] == split][0] for split in ("train", "test")]
     table.loc[rows, column] = value
     write_table(table, path)
@@ -140,7 +140,7 @@ def write_params(folder: Path, *, root: Path) -> None:
 
 
 def test_a_turned_copy_that_the_table_does_not_know_is_found_by_its_photo(table: Path, tmp_path: Path) -> None:
-    known = read_table(table, columns=DATASET_COLUMNS)
+    known = read_table(table, columns=dataset_columns(QUESTIONS), questions=QUESTIONS)
     train, test = (known["image_path"][known["split"] == split].iloc[0] for split in ("train", "test"))
     random = np.random.default_rng(5)
     coarse = Image.fromarray(random.integers(0, 255, (12, 16, 3)).astype(np.uint8)).resize((320, 240), Image.Resampling.BICUBIC)

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from math import comb
 from pathlib import Path
 
@@ -13,14 +14,18 @@ from scipy.special import expit, softmax
 from scipy.stats import binomtest, bootstrap, norm
 from sklearn.metrics import roc_auc_score
 
-from carinspect.comparison.compare import FEWEST_GROUPS, Comparison, Side, compare_predictions, expanded, one_of_each_group
+from carinspect.comparison.differences import FEWEST_GROUPS, Comparison, Model, compare_predictions, expanded, one_of_each_group
 from carinspect.comparison.words import say, tell
 from carinspect.core.errors import UserError
 from carinspect.core.files import write_json
-from carinspect.core.tasks import WEATHER_CLASSES
+from carinspect.core.questions import Question, by_name
+from conftest import QUESTIONS
+
+ASKED = tuple(question for question in QUESTIONS if question.name != "damaged")
+WEATHER_CLASSES = by_name(QUESTIONS)["weather"].classes
 
 
-def draw_sides(*, groups: int = 100, seed: int = 0, noise: tuple[float, float] = (1.0, 1.0)) -> tuple[Side, Side]:
+def draw_sides(*, groups: int = 100, seed: int = 0, noise: tuple[float, float] = (1.0, 1.0)) -> tuple[Model, Model]:
     """Two models on the same photos, two a group, which err together; each as good as its `noise` is small."""
     random = np.random.default_rng(seed)
     photos, group = 2 * groups, np.repeat(np.arange(groups), 2)
@@ -47,21 +52,21 @@ def draw_sides(*, groups: int = 100, seed: int = 0, noise: tuple[float, float] =
         table = truth.assign(clean_logit=logit, p_clean=expit(logit), **{task: damage + error for task, error in errors.items()})
         table[[f"weather_logit_{word}" for word in WEATHER_CLASSES]] = weather_logits
         table[[f"p_weather_{word}" for word in WEATHER_CLASSES]] = softmax(weather_logits, axis=1)
-        sides.append(Side(name, table, 0.6))
+        sides.append(Model(name, ASKED, table, {"clean": 0.6}))
     return sides[0], sides[1]
 
 
-def compare(a: Side, b: Side, *, samples: int = 2000) -> Comparison:
+def compare(a: Model, b: Model, *, samples: int = 2000) -> Comparison:
     return compare_predictions(a, b, samples=samples, confidence=0.95, seed=1)
 
 
-def changed(side: Side, **columns: object) -> Side:
-    return Side(side.name, side.predictions.assign(**columns), side.clean_from)
+def changed(side: Model, **columns: object) -> Model:
+    return replace(side, predictions=side.predictions.assign(**columns))
 
 
 def test_a_model_does_not_differ_from_itself() -> None:
     a, _ = draw_sides()
-    found = compare(a, Side("b", a.predictions.sample(frac=1, random_state=1), a.clean_from))
+    found = compare(a, replace(a, name="b", predictions=a.predictions.sample(frac=1, random_state=1)))
     assert found.verdict == "no clear difference"
     assert {(metric.difference, metric.low, metric.high) for metric in found.metrics} == {(0.0, 0.0, 0.0)}
     assert {decision.p_value for decision in found.decisions} == {1.0}
@@ -72,14 +77,14 @@ def test_a_planted_better_model_is_found_from_either_side() -> None:
     found, turned = compare(a, b), compare(b, a)
     assert found.verdict == "better"
     assert turned.verdict == "worse"
-    verdicts = {(metric.task, metric.metric): metric.verdict for metric in found.metrics}
+    verdicts = {(metric.question, metric.metric): metric.verdict for metric in found.metrics}
     assert verdicts["damage", "mae"] == verdicts["clean", "brier"] == verdicts["clean", "roc_auc"] == "better"
-    assert {(metric.task, metric.metric) for metric in turned.metrics if metric.verdict == "worse"} == {
+    assert {(metric.question, metric.metric) for metric in turned.metrics if metric.verdict == "worse"} == {
         key for key, verdict in verdicts.items() if verdict == "better"
     }
 
 
-def test_better_in_one_task_and_worse_in_another_is_mixed() -> None:
+def test_better_in_one_question_and_worse_in_another_is_mixed() -> None:
     a, b = draw_sides(noise=(1.0, 0.5))
     found = compare(a, changed(b, damage=1 - b.predictions["damage"]))
     assert found.verdict == "mixed"
@@ -113,7 +118,7 @@ def test_the_figures_are_scikit_learns_and_the_test_is_mcnemars() -> None:
 
 def test_the_interval_is_scipys_paired_percentile_interval_over_groups() -> None:
     a, b = draw_sides(groups=60)
-    mae = next(metric for metric in compare(a, b, samples=20_000).metrics if metric.task == "damage")
+    mae = next(metric for metric in compare(a, b, samples=20_000).metrics if metric.question == "damage")
     errors = [(side.predictions["damage"] - side.predictions["damage_score"]).abs() for side in (a, b)]
     of_group = (errors[1] - errors[0]).groupby(a.predictions["group"]).mean()
     level = 1 - expanded(0.05 / 9, groups=60)
@@ -133,7 +138,7 @@ def test_few_groups_widen_the_interval_and_very_few_give_none() -> None:
 
 def test_the_rule_decides_not_the_score_alone() -> None:
     a, _ = draw_sides()
-    found = compare(a, Side("never clean", a.predictions, None))
+    found = compare(a, replace(a, name="never clean", T_high={"clean": None}))
     assert {metric.verdict for metric in found.metrics} == {"no clear difference"}
     assert found.decisions[0].verdict == found.verdict == "worse"
     assert "decisions of clean" in say(found)
@@ -151,22 +156,22 @@ def test_the_rule_decides_not_the_score_alone() -> None:
 def test_different_test_photos_or_labels_are_refused_with_what_differs(change: Callable[[pd.DataFrame], pd.DataFrame], words: str) -> None:
     a, b = draw_sides()
     with pytest.raises(UserError, match=f"the test photos differ: .*{words}"):
-        compare(a, Side("b", change(b.predictions), 0.6))
+        compare(a, replace(b, predictions=change(b.predictions)))
 
 
 def test_photos_of_other_splits_do_not_matter() -> None:
     a, b = draw_sides()
     more = pd.concat([b.predictions, b.predictions.assign(split="val", image_path="val/" + b.predictions["image_path"])])
-    assert compare(a, Side("b", more, 0.6)) == compare(a, b)
+    assert compare(a, replace(b, predictions=more)) == compare(a, b)
 
 
-def test_a_task_that_one_of_them_does_not_answer_is_left_out() -> None:
+def test_a_question_that_one_of_them_does_not_answer_is_left_out() -> None:
     a, b = draw_sides()
     found = compare(a, changed(b, damage=np.nan, clean_logit=np.nan, p_clean=np.nan))
-    assert {metric.task for metric in found.metrics} == {"cleanliness", "weather"}
-    assert [decision.task for decision in found.decisions] == ["weather"]
+    assert {metric.question for metric in found.metrics} == {"cleanliness", "weather"}
+    assert [decision.question for decision in found.decisions] == ["weather"]
     blank = dict.fromkeys(["cleanliness", *(f"weather_logit_{word}" for word in WEATHER_CLASSES)], np.nan)
-    with pytest.raises(UserError, match="no task has labels in test and answers of both"):
+    with pytest.raises(UserError, match="no question has labels in test and answers of both"):
         compare(a, changed(b, damage=np.nan, clean_logit=np.nan, **blank))
 
 
@@ -175,7 +180,7 @@ def test_what_is_printed_and_written_is_what_was_found(tmp_path: Path) -> None:
     found = compare(a, b)
     text = tell(found)
     assert text.startswith("A = a, B = b: 200 test photos in 100 groups")
-    mae = next(metric for metric in found.metrics if metric.task == "damage")
+    mae = next(metric for metric in found.metrics if metric.question == "damage")
     assert f"{mae.difference:+.4f}  {mae.low:+.4f} to {mae.high:+.4f}  better" in text
     assert text.splitlines()[-1] == say(found)
     assert "B (b) is better than A (a) in " in text
@@ -183,3 +188,24 @@ def test_what_is_printed_and_written_is_what_was_found(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "comparison.json").read_text())
     assert written["verdict"] == "better"
     assert len(written["metrics"]) == 7
+
+
+def test_a_question_of_ones_own_is_compared_and_one_that_was_declared_otherwise_is_not() -> None:
+    a, b = draw_sides(noise=(1.0, 0.5))
+    glass = Question(name="glass_ok", kind="binary", column="glass_ok", classes=("intact", "broken"), good="intact")
+    clean = by_name(ASKED)["clean"]
+
+    def asked_too(model: Model, question: Question) -> Model:
+        columns = {"glass_ok": 1 - model.predictions["clean"], "glass_ok_logit": 0.0, "p_glass_ok": 1 - model.predictions["p_clean"]}
+        return replace(
+            model, questions=(clean, question), predictions=model.predictions.assign(**columns), T_high={"clean": 0.6, "glass_ok": 0.6}
+        )
+
+    found = compare(asked_too(a, glass), asked_too(b, glass))
+    verdicts = {(metric.question, metric.metric): metric.verdict for metric in found.metrics}
+    assert verdicts["glass_ok", "roc_auc"] == verdicts["clean", "roc_auc"] == "better"
+    # The good class is class 0 here: p_good is 1 - p, and the decisions are those of the mirror question.
+    (of_clean, of_glass) = found.decisions
+    assert (of_clean.a_right, of_clean.b_right) == (of_glass.a_right, of_glass.b_right)
+    other = glass.model_copy(update={"good": "broken"})
+    assert {metric.question for metric in compare(asked_too(a, glass), asked_too(b, other)).metrics} == {"clean"}

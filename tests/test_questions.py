@@ -114,7 +114,11 @@ def test_the_good_class_may_be_either() -> None:
 # ---- no code knows a question's name
 
 
-NAMES = {name for asked in read_questions(load_params(ROOT / "params.yaml")) for name in (asked.name, asked.column, *asked.classes, *asked.outputs)}
+NAMES = {
+    name
+    for asked in read_questions(load_params(ROOT / "params.yaml"))
+    for name in (asked.name, asked.column, *asked.classes, *asked.outputs)
+}
 KNOW_NAMES = ("demo", "annotations/outline_kinds.py")
 """The drawn demo; and what an outline of damage or dirt says, which is the meaning of COCO's categories."""
 
@@ -156,7 +160,9 @@ def _draw(folder: Path, *, photos: int) -> pd.DataFrame:
         # A sixth of the labels is blank.
         blank = random.random(5) < 1 / 6
         labels = {"clean": clean, "cleanliness_score": 0.9 * clean, "damage_score": round(damage, 3), "glass_ok": intact, "body_type": body}
-        rows.append({"image_path": name} | {column: np.nan if gone else value for (column, value), gone in zip(labels.items(), blank, strict=True)})
+        rows.append(
+            {"image_path": name} | {column: np.nan if gone else value for (column, value), gone in zip(labels.items(), blank, strict=True)}
+        )
     return pd.DataFrame(rows)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,30 +15,38 @@ import dvc.api
 import pytest
 from onnx import TensorProto, helper
 
-from carinspect.comparison.compare import Side, compare_predictions
+from carinspect.comparison.differences import Model, compare_predictions
 from carinspect.core.errors import UserError
 from carinspect.core.files import write_bytes, write_json
 from carinspect.core.tables import write_table
 from carinspect.images.decode import RESIZE_CONTRACT
 from carinspect.inference.bundle import FORMAT, METADATA_KEY, open_bundle
+from carinspect.inference.rules import Thresholds
 from carinspect.inference.seal import seal
 from carinspect.registry.gate import Candidate, not_better, unproved
 from carinspect.registry.releases import Reference, parse_reference
-from conftest import own_settings_of_dvc
+from conftest import make_rule, make_thresholds, own_settings_of_dvc
 from test_cli import Done, carinspect
-from test_comparison import draw_sides
+from test_comparison import ASKED, draw_sides
 
 ROOT = Path(__file__).parent.parent
-PROOF = {"precision": 0.95, "confidence": 0.95, "of": "a photo of a new car"}
-THRESHOLD = {"T_clean": 0.6, "T_low": None, "feasible": True, "reason": None, "proves": PROOF, "predictions_sha256": "abc"}
+CLEAN = ASKED[0]
+
+
+def thresholds(*, T_high: float | None = 0.6, T_low: float | None = None, promised: bool = True, predictions: str = "abc") -> Thresholds:
+    """A rule for clean alone, of predictions with that digest."""
+    rule = make_rule(CLEAN, T_high=T_high, T_low=T_low, promised=("good",) if promised and T_high is not None else ())
+    never = make_rule(CLEAN, unit="car", T_high=None, T_low=None)
+    made = make_thresholds({"clean": (rule, never)}, questions=ASKED)
+    return made.model_copy(update={"predictions_sha256": predictions})
 
 
 # ---- the gate alone
 
 
-def candidate(*, leaks: int = 0, carried: dict[str, Any] | None = None, **threshold: object) -> Candidate:
-    own = THRESHOLD | threshold
-    return Candidate(threshold=own, predictions_sha256="abc", certificate={"leaks": leaks}, carried_threshold=carried or own)
+def candidate(*, leaks: int = 0, carried: Thresholds | None = None, **changes: Any) -> Candidate:
+    own = thresholds(**changes)
+    return Candidate(thresholds=own, predictions_sha256="abc", certificate={"leaks": leaks}, carried_thresholds=carried or own)
 
 
 def test_a_proved_model_without_leaks_passes() -> None:
@@ -47,11 +56,11 @@ def test_a_proved_model_without_leaks_passes() -> None:
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (candidate(feasible=False, proves=None, T_clean=None, reason="too few groups"), "infeasible: too few groups"),
-        (candidate(proves=None), "'empirical'"),
+        (candidate(T_high=None), "'clean' is infeasible: too few groups"),
+        (candidate(promised=False), "threshold of 'clean' proves nothing"),
         (candidate(leaks=3), "leaks (3 times"),
-        (candidate(predictions_sha256="def"), "other predictions"),
-        (candidate(carried=THRESHOLD | {"T_clean": 0.5}), "another threshold"),
+        (candidate(predictions="def"), "other predictions"),
+        (candidate(carried=thresholds(T_high=0.5)), "another threshold"),
     ],
 )
 def test_each_fault_is_a_reason(model: Candidate, reason: str) -> None:
@@ -62,13 +71,13 @@ def test_each_fault_is_a_reason(model: Candidate, reason: str) -> None:
 def test_only_a_clear_gain_takes_a_place() -> None:
     a, b = draw_sides(noise=(3.0, 0.5))
 
-    def gain(first: Side, second: Side) -> list[str]:
+    def gain(first: Model, second: Model) -> list[str]:
         return not_better(compare_predictions(first, second, samples=1000, confidence=0.95, seed=1))
 
     assert gain(a, b) == []
     assert "is worse than" in gain(b, a)[0]
-    assert "No clear difference" in gain(a, Side("again", a.predictions, a.clean_from))[0]
-    mixed = Side("mixed", b.predictions.assign(damage=9.0), b.clean_from)
+    assert "No clear difference" in gain(a, replace(a, name="again"))[0]
+    mixed = replace(b, name="mixed", predictions=b.predictions.assign(damage=9.0))
     assert "but worse in" in gain(a, mixed)[0]
 
 
@@ -95,12 +104,12 @@ def test_half_a_reference_is_refused(text: str) -> None:
 # ---- promotion, in a repository with a remote
 
 
-def model_carrying(threshold: dict[str, Any]) -> bytes:
-    """A model file that answers nothing and carries `threshold`."""
+def model_carrying(carried: Thresholds) -> bytes:
+    """A model file that answers nothing and carries these thresholds."""
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "empty", ends[:1], ends[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    info = {"format": FORMAT, "resize_contract": RESIZE_CONTRACT, "threshold": threshold}
+    info = {"format": FORMAT, "resize_contract": RESIZE_CONTRACT, "image_side_px": 32, "threshold": carried.model_dump(mode="json")}
     helper.set_model_props(model, {METADATA_KEY: json.dumps(info)})
     return seal(model.SerializeToString())
 
@@ -141,14 +150,14 @@ class Project:
         artifacts = (ROOT / "dvc.yaml").read_text().split("\nartifacts:\n")[1].split("\n\n")[0]
         (self.folder / "dvc.yaml").write_text(f"artifacts:\n{artifacts}\n")
 
-    def commit(self, side: Side, *, leaks: int = 0, **changes: object) -> str:
+    def commit(self, side: Model, *, leaks: int = 0, **changes: Any) -> str:
         """Commit and push a model that predicts as `side` does; the commit."""
         predictions = self.folder / "data" / "predictions.csv"
         predictions.parent.mkdir(exist_ok=True)
         write_table(side.predictions, predictions)
-        threshold = THRESHOLD | {"predictions_sha256": sha256(predictions.read_bytes()).hexdigest()} | changes
-        write_json(self.folder / "models" / "threshold.json", threshold)
-        write_bytes(self.folder / "models" / "best.onnx", model_carrying(threshold))
+        chosen = thresholds(predictions=sha256(predictions.read_bytes()).hexdigest(), **changes)
+        write_json(self.folder / "models" / "threshold.json", chosen.model_dump(mode="json"))
+        write_bytes(self.folder / "models" / "best.onnx", model_carrying(chosen))
         write_json(self.folder / "metrics" / "split.json", {"leaks": leaks})
         run(self.folder, "dvc", "add", "-q", "models/best.onnx", "models/threshold.json", "data/predictions.csv")
         run(self.folder, "dvc", "push", "-q")
@@ -195,12 +204,12 @@ def test_the_first_needs_only_its_proof_and_the_next_to_be_better(project: Proje
     ("side", "changes", "reason"),
     [
         (WEAK, {}, "is worse than A"),
-        (Side("b", STRONG.predictions.sample(frac=1, random_state=1), 0.6), {"T_low": 0.1}, "No clear difference"),
-        (STRONG, {"proves": None}, "'empirical'"),
+        (replace(STRONG, predictions=STRONG.predictions.sample(frac=1, random_state=1)), {"T_low": 0.1}, "No clear difference"),
+        (STRONG, {"promised": False}, "proves nothing"),
         (STRONG, {"leaks": 2}, "leaks (2 times"),
     ],
 )
-def test_a_refusal_changes_nothing_and_is_exit_status_1(project: Project, side: Side, changes: dict, reason: str) -> None:
+def test_a_refusal_changes_nothing_and_is_exit_status_1(project: Project, side: Model, changes: dict, reason: str) -> None:
     before = project.tags()
     commit = project.commit(side, **changes)
     done = project.promote(commit)
@@ -242,8 +251,8 @@ def test_a_release_is_fetched_by_its_name(project: Project, tmp_path: Path, refe
     done = carinspect("fetch", f"car-inspection{reference}", "--repo", str(project.origin), folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert getattr(project, made_by)[:7] in done.stdout
-    assert "proves a precision of 0.95 at the confidence 0.95" in done.stdout
-    assert open_bundle(tmp_path / "models" / "best.onnx").threshold == 0.6
+    assert "keeps the precision 0.95 at the confidence 0.95" in done.stdout
+    assert open_bundle(tmp_path / "models" / "best.onnx").thresholds.rules["clean"].photo.T_high == 0.6
 
 
 def test_another_model_is_not_overwritten_unasked(project: Project, tmp_path: Path) -> None:

@@ -91,9 +91,7 @@ class Predictor:
         outputs = self.bundle.predict(photos, batch_size=len(photos))
         # One pass over each column: Python's own numbers, so that nothing converts them again.
         columns = {name: values.tolist() for name, values in outputs.items()}
-        return [
-            {asked.name: self._answer_to(asked, columns, place) for asked in self.questions} for place in range(len(photos))
-        ]
+        return [{asked.name: self._answer_to(asked, columns, place) for asked in self.questions} for place in range(len(photos))]
 
     def _answer_to(self, asked: Question, columns: dict[str, list[Any]], place: int) -> QuestionAnswer:
         value = columns[asked.outputs[-1]][place]

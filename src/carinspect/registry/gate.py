@@ -37,7 +37,9 @@ def unproved(candidate: Candidate) -> list[str]:
         if good.threshold is None:
             reasons.append(f"Its promise of '{good.word}' is infeasible: {good.reason}.")
         elif good.promise is None:
-            reasons.append(f"Its threshold of '{good.word}' proves nothing. Set select_threshold.method: guaranteed, source: calib, and dvc repro.")
+            reasons.append(
+                f"Its threshold of '{good.word}' proves nothing. Set select_threshold.method: guaranteed, source: calib, and dvc repro."
+            )
     if leaks:
         reasons.append(f"Its split leaks ({leaks} times by metrics/split.json), so its figures and its proof say nothing. Fix the split.")
     if thresholds.predictions_sha256 != candidate.predictions_sha256:
