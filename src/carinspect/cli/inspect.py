@@ -6,7 +6,7 @@ from typing import Any
 
 from carinspect.inference.bundle import ModelBundle, open_bundle
 from carinspect.inference.predictor import make_predictor
-from carinspect.inference.rules import DecisionRule, say_promise
+from carinspect.inference.rules import say_promise
 
 
 def show_model(path: Path, *, as_json: bool) -> int:
