@@ -7,19 +7,18 @@ reports/evaluate/, metrics/evaluate.json. Params: evaluate, data; all of params.
 from pathlib import Path
 
 from carinspect.core.data import DataParams
-from carinspect.core.programs import run_stage
 from carinspect.core.files import write_json
 from carinspect.core.params import load_params, read_section
-from carinspect.core.tables import DATASET_COLUMNS, read_table, write_table
-from carinspect.evaluation.calibration import add_probabilities, fit_calibration
-from carinspect.evaluation.confidence_plot import write_confidence_plot
+from carinspect.core.programs import run_stage
+from carinspect.core.tables import dataset_columns, read_table, write_table
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.curves import make_curves, write_curves
+from carinspect.evaluation.findings import evaluate_predictions
 from carinspect.evaluation.gallery import write_gallery
 from carinspect.evaluation.left_out import leave_sources_out
-from carinspect.evaluation.overview import write_overview
-from carinspect.evaluation.predict import SCORED_SPLITS, add_spreads, predict
-from carinspect.evaluation.report import evaluate_predictions
+from carinspect.evaluation.panels import write_confidence_plot, write_overview
+from carinspect.evaluation.predictions import SCORED_SPLITS, add_spreads, predict
+from carinspect.evaluation.temperature import add_probabilities, fit_calibration
 from carinspect.model.checkpoint import build_network, load_checkpoint
 from carinspect.model.uncertainty import plan_dropout
 
@@ -30,28 +29,29 @@ def main() -> None:
     params = read_section("evaluate", EvaluateParams)
     root = read_section("data", DataParams).root_path
     checkpoint = load_checkpoint(Path("models/best.pt"))
-    table = read_table(Path("data/car_inspection_dataset.csv"), columns=DATASET_COLUMNS)
+    questions = checkpoint.questions
+    table = read_table(Path("data/car_inspection_dataset.csv"), columns=dataset_columns(questions), questions=questions)
     train, scored = table[table["split"] == "train"], table[table["split"].isin(SCORED_SPLITS)].reset_index(drop=True)
 
     network = build_network(checkpoint)
     raw, features_NF = predict(network, scored, root=root, image_side_px=checkpoint.image_side_px)
     dropout = plan_dropout(samples=params.dropout_samples, dropout=checkpoint.model.dropout, seed=params.seed)
-    calibration = fit_calibration(raw, priors=checkpoint.lineage["priors"]) | {"uncertainty": dropout}
-    predictions = add_spreads(add_probabilities(raw, calibration), network, features_NF, calibration=calibration)
-    write_json(Path("models/calibration.json"), calibration)
-    write_table(predictions, Path("data/predictions.csv"))
+    calibration = fit_calibration(raw, questions, priors=checkpoint.lineage["priors"], uncertainty=dropout)
+    predictions = add_spreads(add_probabilities(raw, questions, calibration), network, features_NF, calibration=calibration)
+    write_json(Path("models/calibration.json"), calibration.model_dump())
+    write_table(predictions, Path("data/predictions.csv"), questions)
 
-    report = evaluate_predictions(predictions, params, tasks=checkpoint.model.tasks, calibration=calibration, train_labels=train)
+    report = evaluate_predictions(predictions, params, questions=questions, calibration=calibration, train_labels=train)
     if params.leave_one_source_out:
         report["leave_one_source_out"] = leave_sources_out(
             checkpoint, table, predictions, root=root, evaluation=params, params=load_params()
         )
     write_json(Path("metrics/evaluate.json"), report)
-    curves = make_curves(predictions)
+    curves = make_curves(predictions, questions)
     write_curves(curves, REPORTS)
-    write_overview(curves, REPORTS / "evaluation.png", train_labels=train)
-    write_confidence_plot(curves, REPORTS / "confidence.png")
-    write_gallery(predictions, root, REPORTS)
+    write_overview(curves, questions, REPORTS / "evaluation.png", train_labels=train)
+    write_confidence_plot(curves, questions, REPORTS / "confidence.png")
+    write_gallery(predictions, questions, root, REPORTS)
     for alarm in report["alarms"]:
         print(f"alarm: {alarm}")
     print(f"{len(predictions):,} photos scored: metrics/evaluate.json, {REPORTS}/evaluation.png, {REPORTS}/answers.png")

@@ -1,46 +1,56 @@
-"""Owns the tables behind DVC's plots: reports/evaluate/*.csv, of the test split. A task without labels leaves the header alone.
+"""The tables behind DVC's plots: reports/evaluate/*.csv, of the test split. A question without labels leaves the header alone.
 
-| file | columns |
-|---|---|
-| `precision_recall.csv` | `threshold`, `precision`, `recall` of "clean when p_clean >= threshold" |
-| `calibration.csv` | `calibrated` (no: the bare model, yes: as served), `mean_probability`, `observed_share`, `photos`; no empty bins |
-| `weather_calibration.csv` | the same, for the likeliest weather and whether it is right |
-| `risk_coverage_<task>.csv` | `coverage`, `risk_dropout`, `risk_probability` (classifiers), `risk_oracle`; see confidence.py |
-| `clean_confusion.csv`, `weather_confusion.csv` | `actual`, `predicted`; one row a photo; clean from p_clean 0.5 on: the rule comes later |
-| `cleanliness_scatter.csv`, `damage_scatter.csv` | `label`, `answer`; one row a photo |
+| file | kinds | columns |
+|---|---|---|
+| `<name>_precision_recall.csv` | binary | `threshold`, `precision`, `recall` of "class 1 when p >= threshold" |
+| `<name>_calibration.csv` | binary, classes | `calibrated`, `mean_probability`, `observed_share`, `photos`; no empty bins |
+| `<name>_confusion.csv` | binary, classes | `actual`, `predicted` (the likeliest class: a rule comes later); one row a photo |
+| `<name>_scatter.csv` | score | `label`, `answer`; one row a photo |
+| `risk_coverage_<name>.csv` | all | `coverage`, and `risk_<order>` for each order of metrics.py; blank without such a confidence |
+
+`calibrated` is `no` for the bare model and `yes` for the answers as served: of a binary question the probability of class 1, of
+several classes that of the likeliest one.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import precision_recall_curve
 
 from carinspect.core.files import write_bytes
-from carinspect.core.tasks import LABEL_COLUMN, TASKS, WEATHER_CLASSES
-from carinspect.evaluation.answers import OUTPUTS, chosen_weather, labelled, numbers
-from carinspect.evaluation.calibration import probabilities_of
-from carinspect.evaluation.confidence import losses_of, probability_of_answer, risk_coverage_table
+from carinspect.core.questions import Question
+from carinspect.evaluation.metrics import confidences_of, losses_of, orders_of, said_and_happened
+from carinspect.evaluation.predictions import answered, answers_to, chosen_class, numbers
 from carinspect.scoring.classification import reliability
-from carinspect.scoring.ranking import Array
+from carinspect.scoring.selective import risk_coverage
 
 Curves = dict[str, pd.DataFrame]
 
 
-def make_curves(table: pd.DataFrame) -> Curves:
-    """All tables by their file's stem, from the test rows of predictions completed by `add_probabilities`."""
+def make_curves(table: pd.DataFrame, questions: Sequence[Question]) -> Curves:
+    """All tables by their file's stem, from the test rows of predictions completed by `add_probabilities` and `add_spreads`."""
     rows = table[table["split"] == "test"].sort_values("image_path", kind="stable")
-    clean, weather = labelled(rows, "clean"), labelled(rows, "weather")
-    cleanliness, damage = labelled(rows, "cleanliness"), labelled(rows, "damage")
-    return {
-        "precision_recall": _precision_recall(clean),
-        "calibration": _clean_calibration(clean),
-        "weather_calibration": _weather_calibration(weather),
-        "clean_confusion": _confusion(numbers(clean, "clean"), np.floor(numbers(clean, "p_clean") + 0.5), ("dirty", "clean")),
-        "weather_confusion": _confusion(numbers(weather, "weather_condition"), chosen_weather(weather), WEATHER_CLASSES),
-        "cleanliness_scatter": _scatter(numbers(cleanliness, LABEL_COLUMN["cleanliness"]), numbers(cleanliness, OUTPUTS["cleanliness"][0])),
-        "damage_scatter": _scatter(numbers(damage, LABEL_COLUMN["damage"]), numbers(damage, OUTPUTS["damage"][0])),
-    } | {f"risk_coverage_{task}": risk_coverage_table(labelled(rows, task), task) for task in TASKS}
+    curves: Curves = {}
+    for question in questions:
+        name, known = question.name, answered(rows, question)
+        match question.kind:
+            case "binary":
+                curves[f"{name}_precision_recall"] = _precision_recall(known, question)
+                curves[f"{name}_calibration"] = _calibration(known, question)
+                curves[f"{name}_confusion"] = _confusion(known, question)
+            case "score":
+                columns = {"label": numbers(known, question.column), "answer": answers_to(known, question)}
+                curves[f"{name}_scatter"] = pd.DataFrame(columns)
+            case "classes":
+                curves[f"{name}_calibration"] = _calibration(known, question)
+                curves[f"{name}_confusion"] = _confusion(known, question)
+            case _:
+                assert_never(question.kind)
+        curves[f"risk_coverage_{name}"] = _risk_coverage(known, question)
+    return curves
 
 
 def write_curves(curves: Curves, folder: Path) -> None:
@@ -50,46 +60,34 @@ def write_curves(curves: Curves, folder: Path) -> None:
         write_bytes(folder / f"{stem}.csv", text.encode())
 
 
-def _precision_recall(clean: pd.DataFrame) -> pd.DataFrame:
-    labels_N = numbers(clean, "clean")
+def _precision_recall(known: pd.DataFrame, question: Question) -> pd.DataFrame:
+    labels_N = numbers(known, question.column)
     if len(np.unique(labels_N)) < 2:
         return pd.DataFrame({"threshold": [], "precision": [], "recall": []})
-    precision, recall, threshold = precision_recall_curve(labels_N, numbers(clean, "p_clean"))
+    precision, recall, threshold = precision_recall_curve(labels_N, answers_to(known, question))
     # scikit-learn closes the curve by a point (1, 0) that belongs to no threshold.
     return pd.DataFrame({"threshold": threshold, "precision": precision[:-1], "recall": recall[:-1]})
 
 
-def _clean_calibration(clean: pd.DataFrame) -> pd.DataFrame:
-    labels_N = numbers(clean, "clean")
-    before = _reliability(labels_N, probabilities_of(clean, "clean", None)[:, 1], calibrated="no")
-    after = _reliability(labels_N, numbers(clean, "p_clean"), calibrated="yes")
-    return pd.concat([before, after], ignore_index=True)
+def _calibration(known: pd.DataFrame, question: Question) -> pd.DataFrame:
+    happened_N, before_N, after_N = said_and_happened(known, question)
+    parts = []
+    for calibrated, said_N in (("no", before_N), ("yes", after_N)):
+        bins = reliability(happened_N, said_N)
+        columns = {"mean_probability": bins.mean_probability, "observed_share": bins.observed_share, "photos": bins.photos.astype(int)}
+        parts.append(pd.DataFrame({"calibrated": calibrated} | columns))
+    curve = pd.concat(parts, ignore_index=True)
+    return curve[curve["photos"] > 0].reset_index(drop=True)
 
 
-def _weather_calibration(weather: pd.DataFrame) -> pd.DataFrame:
-    right_N = 1.0 - losses_of(weather, "weather")
-    before = _reliability(right_N, probabilities_of(weather, "weather", None).max(axis=1), calibrated="no")
-    after = _reliability(right_N, probability_of_answer(weather, "weather"), calibrated="yes")
-    return pd.concat([before, after], ignore_index=True)
+def _confusion(known: pd.DataFrame, question: Question) -> pd.DataFrame:
+    words = np.array(question.classes)
+    chosen = {"actual": numbers(known, question.column), "predicted": chosen_class(known, question)}
+    return pd.DataFrame({name: words[classes_N.astype(int)] for name, classes_N in chosen.items()})
 
 
-def _reliability(outcomes_N: Array, probabilities_N: Array, *, calibrated: str) -> pd.DataFrame:
-    bins = reliability(outcomes_N, probabilities_N)
-    curve = pd.DataFrame(
-        {
-            "calibrated": calibrated,
-            "mean_probability": bins.mean_probability,
-            "observed_share": bins.observed_share,
-            "photos": bins.photos.astype(int),
-        }
-    )
-    return curve[curve["photos"] > 0]
-
-
-def _confusion(labels_N: Array, classes_N: Array, names: tuple[str, ...]) -> pd.DataFrame:
-    words = np.array(names)
-    return pd.DataFrame({"actual": words[labels_N.astype(int)], "predicted": words[classes_N.astype(int)]})
-
-
-def _scatter(labels_N: Array, answers_N: Array) -> pd.DataFrame:
-    return pd.DataFrame({"label": labels_N, "answer": answers_N})
+def _risk_coverage(known: pd.DataFrame, question: Question) -> pd.DataFrame:
+    losses_N, found = losses_of(known, question), confidences_of(known, question)
+    unknown = np.full(len(known), np.nan)
+    risks = {f"risk_{order}": risk_coverage(losses_N, found[order]).risk if order in found else unknown for order in orders_of(question)}
+    return pd.DataFrame({"coverage": np.arange(1, len(known) + 1) / max(1, len(known))} | risks)

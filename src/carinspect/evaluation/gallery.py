@@ -1,51 +1,75 @@
-"""Owns the contact sheets: answers.png, test photos of many kinds with their answers; worst.png, each task's worst errors; and
-uncertain.png, the photos whose answers spread most under dropout, labelled or not: the ones worth a person's look.
+"""Contact sheets of test photos in reports/evaluate, each photo with its answers under it.
+
+answers.png has photos of many kinds; worst.png the worst errors in each question; uncertain.png those whose answers spread most under
+dropout, labelled or not: the ones worth a person's time.
 """
 
 import io
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 
+from carinspect.core.errors import UserError
 from carinspect.core.files import write_bytes
-from carinspect.core.tasks import LABEL_COLUMN, SPREAD, TASKS, WEATHER_CLASSES, Task
-from carinspect.evaluation.answers import WEATHER_PROBABILITIES, labelled, numbers, weather_probabilities
-from carinspect.evaluation.card import CARD_WIDTH_PX, COLORS, FRAME, INK, SOFT, TRACK, draw_card, font
+from carinspect.core.questions import Question
+from carinspect.evaluation.predictions import answered, answers_to, class_probabilities, numbers
+from carinspect.images.decode import PhotoError, decode_photo
 from carinspect.scoring.ranking import Array
 
 COLUMNS, ROWS = 4, 2
 GAP_PX, FOOT_PX = 18, 26
-FOOT = "Bar: the model's answer, 1 = clean, undamaged. Tick: the label, where a person judged."
+PHOTO_PX = (240, 180)
+CARD_WIDTH_PX = PHOTO_PX[0]
+HEAD_PX, ROW_PX = 24, 19
+
+INK, SOFT, TRACK, FRAME = "#1a202c", "#5f6875", "#e8ebef", "#f4f5f7"
+PALETTE = ("#2b8a9e", "#4c9f70", "#b8565a", "#d98032", "#6b74c4", "#8a6d3b")
+"""Colours of the questions, in their order; the seventh has the first one again."""
+
+Row = Mapping[str, object]
+"""One row of the predictions."""
 
 
-def write_gallery(table: pd.DataFrame, root: Path, folder: Path) -> None:
+def write_gallery(table: pd.DataFrame, questions: Sequence[Question], root: Path, folder: Path) -> None:
     """The sheets from the test rows of completed predictions; photos lie at `root / image_path`.
 
     Raises `UserError` when a photo cannot be read.
     """
     test = table[table["split"] == "test"].sort_values("image_path", kind="stable").reset_index(drop=True)
-    _write_sheet(
-        [draw_card(row, root, head=None) for row in _rows(choose_varied(test, most=COLUMNS * ROWS))],
-        folder / "answers.png",
-        empty="no photos",
-    )
-    worst = {task: worst_errors(test, task, most=ROWS) for task in TASKS}
-    cards = [draw_card(row, root, head=_head(row, task)) for task in TASKS for row in _rows(worst[task])]
-    _write_sheet(cards, folder / "worst.png", empty="no labels")
-    unsure = {task: least_certain(test, task, most=ROWS) for task in TASKS}
-    cards = [draw_card(row, root, head=f"{task}: ± {row[SPREAD[task]]:.3f}") for task in TASKS for row in _rows(unsure[task])]
-    _write_sheet(cards, folder / "uncertain.png", empty="no spreads: the network has no dropout, or evaluate.dropout_samples is 0")
+    of_class_1 = ", ".join(asked.classes[1] for asked in questions if asked.kind == "binary")
+    foot = f"Bar: a score, 1 = good, or the probability of {of_class_1}." if of_class_1 else "Bar: a score, 1 = good."
+    foot += " Tick: the label, where a person judged."
+
+    cards = [draw_card(row, questions, root, head=None) for row in _rows(choose_varied(test, questions, most=COLUMNS * ROWS))]
+    _write_sheet(cards, folder / "answers.png", foot=foot if cards else "no photos")
+
+    worst = [(row, asked) for asked in questions for row in _rows(worst_errors(test, asked, most=ROWS))]
+    heads = [f"{asked.name}: the label is {asked.say_label(float(str(row[asked.column])))}" for row, asked in worst]
+    cards = [draw_card(row, questions, root, head=head) for (row, _), head in zip(worst, heads, strict=True)]
+    _write_sheet(cards, folder / "worst.png", foot=foot if cards else "no labels")
+
+    unsure = [(row, asked) for asked in questions for row in _rows(least_certain(test, asked, most=ROWS))]
+    cards = [draw_card(row, questions, root, head=f"{asked.name}: ± {row[asked.spread]:.3f}") for row, asked in unsure]
+    nothing = "no spreads: the network has no dropout, or evaluate.dropout_samples is 0"
+    _write_sheet(cards, folder / "uncertain.png", foot=foot if cards else nothing)
 
 
-def choose_varied(test: pd.DataFrame, *, most: int) -> pd.DataFrame:
+# ---- which photos
+
+
+def choose_varied(test: pd.DataFrame, questions: Sequence[Question], *, most: int) -> pd.DataFrame:
     """Up to `most` photos of different groups whose answers lie far apart.
 
     Farthest-point choice (Gonzalez 1985): begin near the mean answer, then always add the photo farthest from those chosen.
     """
     first_of_group = test.drop_duplicates("group")
-    answers_NxD = np.nan_to_num(first_of_group[["p_clean", "cleanliness", "damage", *WEATHER_PROBABILITIES]].to_numpy(np.float64))
+    columns = [column for asked in questions for column in asked.answer_columns]
+    answers_NxD = first_of_group[columns].to_numpy(np.float64)
     if len(answers_NxD) == 0:
         return first_of_group
     chosen = [int(np.argmin(np.square(answers_NxD - answers_NxD.mean(axis=0)).sum(axis=1)))]
@@ -56,44 +80,107 @@ def choose_varied(test: pd.DataFrame, *, most: int) -> pd.DataFrame:
     return first_of_group.iloc[chosen]
 
 
-def worst_errors(test: pd.DataFrame, task: Task, *, most: int) -> pd.DataFrame:
-    """Up to `most` labelled photos of different groups, the largest error of `task` first."""
-    known = labelled(test, task)
-    return known.assign(error=_errors(known, task)).sort_values("error", ascending=False, kind="stable").drop_duplicates("group").head(most)
+def worst_errors(test: pd.DataFrame, question: Question, *, most: int) -> pd.DataFrame:
+    """Up to `most` labelled photos of different groups, the largest error first."""
+    known = answered(test, question)
+    return _largest(known.assign(error=_errors(known, question)), "error", most)
 
 
-def least_certain(test: pd.DataFrame, task: Task, *, most: int) -> pd.DataFrame:
-    """Up to `most` photos of different groups, the largest spread of `task` first; none without spreads."""
-    known = test[test[SPREAD[task]].notna()]
-    return known.sort_values(SPREAD[task], ascending=False, kind="stable").drop_duplicates("group").head(most)
+def least_certain(test: pd.DataFrame, question: Question, *, most: int) -> pd.DataFrame:
+    """Up to `most` photos of different groups, the largest spread first; none without spreads."""
+    return _largest(test[test[question.spread].notna()], question.spread, most)
 
 
-def _errors(known: pd.DataFrame, task: Task) -> Array:
-    labels_N = numbers(known, LABEL_COLUMN[task])
-    if task == "weather":
-        return 1.0 - weather_probabilities(known)[np.arange(len(known)), labels_N.astype(int)]
-    return np.abs(numbers(known, "p_clean" if task == "clean" else task) - labels_N)
+def _largest(rows: pd.DataFrame, column: str, most: int) -> pd.DataFrame:
+    return rows.sort_values(column, ascending=False, kind="stable").drop_duplicates("group").head(most)
 
 
-def _head(row: dict[str, object], task: Task) -> str:
-    label = float(row[LABEL_COLUMN[task]])  # type: ignore[arg-type]
-    words = {"clean": ("dirty", "clean"), "weather": WEATHER_CLASSES}
-    return f"{task}: the label is {words[task][int(label)] if task in words else format(label, '.2f')}"
+def _errors(known: pd.DataFrame, question: Question) -> Array:
+    labels_N = numbers(known, question.column)
+    if question.kind == "classes":
+        return 1.0 - class_probabilities(known, question)[np.arange(len(known)), labels_N.astype(int)]
+    return np.abs(answers_to(known, question) - labels_N)
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, object]]:
     return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
-def _write_sheet(cards: list[Image.Image], path: Path, *, empty: str) -> None:
+# ---- one photo
+
+
+def draw_card(row: Row, questions: Sequence[Question], root: Path, *, head: str | None) -> Image.Image:
+    """The photo at `root / image_path` with its answers, `CARD_WIDTH_PX` wide, under a line of text unless `head` is None.
+
+    A score and a binary question have a bar, on which a tick marks the label; several classes have the likeliest one as text.
+
+    Raises `UserError` when the photo cannot be read.
+    """
+    photo_top = 0 if head is None else HEAD_PX
+    top = photo_top + PHOTO_PX[1] + 8
+    card = Image.new("RGB", (CARD_WIDTH_PX, top + len(questions) * ROW_PX), "white")
+    draw = ImageDraw.Draw(card)
+    draw.text((0, 3), head or "", fill=INK, font=_font(13))
+    card.paste(_photo(root / str(row["image_path"])), (0, photo_top))
+    for place, question in enumerate(questions):
+        middle, color, label = top + place * ROW_PX + 8, PALETTE[place % len(PALETTE)], _label(row, question)
+        draw.text((0, middle), question.name, fill=SOFT, font=_font(12), anchor="lm")
+        answers = [float(str(row[column])) for column in question.answer_columns]
+        if question.kind == "classes":
+            _write_class(draw, middle, question, chosen=int(np.argmax(answers)), label=label, color=color)
+        else:
+            _draw_bar(draw, middle, answer=answers[0], label=label, color=color)
+        draw.text((CARD_WIDTH_PX, middle), f"{max(answers):.2f}", fill=INK, font=_font(12), anchor="rm")
+    return card
+
+
+def _label(row: Row, question: Question) -> float | None:
+    value = float(str(row[question.column]))
+    return None if np.isnan(value) else value
+
+
+def _draw_bar(draw: ImageDraw.ImageDraw, middle: int, *, answer: float, label: float | None, color: str) -> None:
+    left, right = 84, CARD_WIDTH_PX - 40
+    draw.rounded_rectangle((left, middle - 4, right, middle + 4), radius=4, fill=TRACK)
+    end = left + max(8, round(answer * (right - left)))
+    draw.rounded_rectangle((left, middle - 4, end, middle + 4), radius=4, fill=color)
+    if label is not None:
+        x = left + round(label * (right - left))
+        draw.rectangle((x - 1, middle - 7, x + 1, middle + 7), fill=INK)
+
+
+def _write_class(draw: ImageDraw.ImageDraw, middle: int, question: Question, *, chosen: int, label: float | None, color: str) -> None:
+    text = question.say_label(chosen)
+    if label is not None and int(label) != chosen:
+        text += f" (label: {question.say_label(label)})"
+    draw.text((84, middle), text, fill=color, font=_font(12), anchor="lm")
+
+
+def _photo(path: Path) -> Image.Image:
+    try:
+        photo = decode_photo(path, at_least_px=max(PHOTO_PX))
+    except PhotoError as error:
+        raise UserError(f"{path}: {error}.") from None
+    return ImageOps.pad(photo, PHOTO_PX, method=Image.Resampling.LANCZOS, color=FRAME)
+
+
+@cache
+def _font(height_px: int) -> ImageFont.FreeTypeFont:
+    # It travels with matplotlib, so the picture is the same on a machine without fonts.
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", height_px)
+
+
+# ---- one sheet
+
+
+def _write_sheet(cards: list[Image.Image], path: Path, *, foot: str) -> None:
     rows = max(1, -(-len(cards) // COLUMNS))
     row_px = (cards[0].height if cards else 0) + GAP_PX
     sheet = Image.new("RGB", (COLUMNS * (CARD_WIDTH_PX + GAP_PX) + GAP_PX, GAP_PX + rows * row_px + FOOT_PX), "white")
     for position, card in enumerate(cards):
         row, column = divmod(position, COLUMNS)
         sheet.paste(card, (GAP_PX + column * (CARD_WIDTH_PX + GAP_PX), GAP_PX + row * row_px))
-    foot = FOOT if cards else empty
-    ImageDraw.Draw(sheet).text((GAP_PX, sheet.height - FOOT_PX), foot, fill=SOFT, font=font(12))
+    ImageDraw.Draw(sheet).text((GAP_PX, sheet.height - FOOT_PX), foot, fill=SOFT, font=_font(12))
     buffer = io.BytesIO()
     _with_few_colours(sheet).save(buffer, format="PNG", optimize=True)
     write_bytes(path, buffer.getvalue())
@@ -101,7 +188,7 @@ def _write_sheet(cards: list[Image.Image], path: Path, *, empty: str) -> None:
 
 def _with_few_colours(sheet: Image.Image) -> Image.Image:
     """256 colours, undithered: a third of the bytes. White and the bars' own colours stay exact; a palette fitted to photos bends them."""
-    own = [ImageColor.getrgb(color) for color in ("white", INK, SOFT, TRACK, FRAME, *COLORS.values())]
+    own = [ImageColor.getrgb(color) for color in ("white", INK, SOFT, TRACK, FRAME, *PALETTE)]
     fitted = sheet.quantize(256 - len(own), dither=Image.Dither.NONE)
     pixels, places = np.asarray(sheet), np.asarray(fitted) + len(own)
     for place, color in enumerate(own):

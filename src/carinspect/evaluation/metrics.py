@@ -1,131 +1,171 @@
-"""Owns the metrics of each task on the rows of one split.
+"""The metrics of one question on the rows of one split.
 
-Every task has `photos` and `groups` (labelled and answered), `labelled_share` (of the split's photos), `skipped_resamples` (the most
-that any interval had to leave out) and the areas under its risk-coverage curves (confidence.py): `aurc` with an interval, `aurc_oracle`,
-`aurc_random` and, for the classifiers, `aurc_probability`. Besides
+Every question has `photos` and `groups` (labelled and answered), `labelled_share` (of the split's photos), `skipped_resamples` (the most
+that any interval had to leave out), `aurc` with an interval, `aurc_oracle`, `aurc_random` and, with classes, `aurc_probability`. Besides
 
-| task | metrics with `<name>_low` and `<name>_high` | without an interval |
+| kind | metrics with `<name>_low` and `<name>_high` | without an interval |
 |---|---|---|
-| `clean` | `roc_auc`, `average_precision`, `brier` | `clean_share`, `constant_brier`, `ece`, `brier_before`, `ece_before` (calibration) |
-| `cleanliness` | `mae`, `rmse`, `pearson`, `spearman`, `mae_over_constant` | `constant_mae`, `constant_rmse` |
-| `damage` | the same, and `damaged_roc_auc` (1 - damage against `damaged`) | the same, and `damaged_photos` |
-| `weather` | `accuracy`, `macro_f1` | `constant_accuracy`, `constant_macro_f1`, `ece`, `ece_before` |
+| `binary` | `roc_auc`, `average_precision`, `brier` | `positive_share`, `constant_brier`, `ece`, `brier_before`, `ece_before` |
+| `score` | `mae`, `rmse`, `pearson`, `spearman`, `mae_over_constant` | `constant_mae`, `constant_rmse` |
+| `classes` | `accuracy`, `macro_f1` | `constant_accuracy`, `constant_macro_f1`, `ece`, `ece_before` |
 
-The constants are what always giving the same answer scores: the median, the commonest class or, for `brier`, the share of clean, of the
-train labels. A metric that has no labels, or is not defined on them, is None.
+`*_before` is before calibration. Class 1 is the positive one: `positive_share` is its share. The constants are what always giving the
+same answer scores: the median, the commonest class or the share of class 1, of the train labels. A metric that has no labels, or is not
+defined on them, is None.
+
+`aurc` is the area under the risk-coverage curve: the mean error while more and more photos are answered, in one of these orders:
+
+| order | the most confident photo first |
+|---|---|
+| `dropout` (`aurc`) | by the spread `*_std` of Monte-Carlo dropout, the smallest first |
+| `probability` | by the probability of the likeliest class |
+| `oracle` | by the error itself: no order does better |
+
+The error is 1 for a wrong class (the likeliest one counts) and 0 for a right one; for a score it is the absolute error.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
+from typing import Any, assert_never
 
 import numpy as np
 import pandas as pd
 
-from carinspect.core.tasks import LABEL_COLUMN, Task
-from carinspect.evaluation.answers import OUTPUTS, chosen_weather, labelled, numbers, weather_probabilities
-from carinspect.evaluation.calibration import probabilities_of
-from carinspect.evaluation.confidence import score_confidence
+from carinspect.core.questions import Kind, Question
+from carinspect.core.seeds import derive_seed
 from carinspect.evaluation.config import EvaluateParams
-from carinspect.evaluation.intervals import Report, with_intervals
-from carinspect.scoring.bootstrap import Metric, point
+from carinspect.evaluation.predictions import answered, answers_to, chosen_class, class_probabilities, numbers
+from carinspect.evaluation.temperature import probabilities_of
+from carinspect.scoring.bootstrap import NOTHING, Estimate, Metric, estimate, point, resample_groups
 from carinspect.scoring.classification import accuracy, brier, ece, macro_f1
 from carinspect.scoring.ranking import Array, average_precision, roc_auc
 from carinspect.scoring.regression import mae, pearson, relative_mae, rmse, spearman
+from carinspect.scoring.selective import aurc
+
+Report = dict[str, Any]
+
+CONSTANT: dict[Kind, tuple[str, ...]] = {"binary": ("brier",), "score": ("mae", "rmse"), "classes": ("accuracy", "macro_f1")}
+"""Metrics that stand beside what the constant answer scores, `constant_<name>`."""
 
 
-def score_task(rows: pd.DataFrame, task: Task, *, params: EvaluateParams, train_labels: pd.DataFrame | None) -> Report:
-    """The metrics of `task` on `rows`; constants come from `train_labels`, or from `rows` themselves when None."""
-    known = labelled(rows, task)
-    constant = constant_answer(known if train_labels is None else train_labels, task)
-    counts: Report = {
+def score_question(rows: pd.DataFrame, question: Question, *, params: EvaluateParams, train_labels: pd.DataFrame | None) -> Report:
+    """The metrics of `question` on `rows`; constants come from `train_labels`, or from `rows` themselves when None."""
+    known = answered(rows, question)
+    labels_N, answers_N = numbers(known, question.column), answers_to(known, question)
+    constant = constant_answer(known if train_labels is None else train_labels, question)
+    metrics = metrics_of(question, constant=constant)
+    report: Report = {
         "photos": len(known),
         "groups": int(known["group"].nunique()),
-        "labelled_share": float(rows[LABEL_COLUMN[task]].notna().mean()) if len(rows) else None,
+        "labelled_share": float(rows[question.column].notna().mean()) if len(rows) else None,
     }
-    counts |= score_confidence(known, task, params)
-    match task:
-        case "clean":
-            share = (known if train_labels is None else train_labels)["clean"].mean()
-            return counts | _score_clean(known, params, constant=share)
-        case "weather":
-            return counts | _score_weather(known, params, constant)
-        case "damage":
-            return counts | _score_scale(known, task, params, constant) | _score_damaged(rows, params)
+    report |= _score_confidence(known, question, params) | with_intervals(known, metrics, labels_N, answers_N, params)
+    for name in CONSTANT[question.kind]:
+        report[f"constant_{name}"] = None if constant is None else point(metrics[name], labels_N, np.full_like(labels_N, constant))
+    if question.has_classes:
+        happened_N, before_N, after_N = said_and_happened(known, question)
+        report["ece"] = ece(happened_N, after_N) if len(known) else None
+        report["ece_before"] = ece(happened_N, before_N) if len(known) else None
+        if question.kind == "binary":
+            report["positive_share"] = float(labels_N.mean()) if len(known) else None
+            report["brier_before"] = point(brier, labels_N, before_N)
+    return report
+
+
+def metrics_of(question: Question, *, constant: float | None = None) -> dict[str, Metric]:
+    """Those with an interval. The first is the question's headline, the one figure that stands for it."""
+    match question.kind:
+        case "binary":
+            return {"roc_auc": roc_auc, "average_precision": average_precision, "brier": brier}
+        case "score":
+            over_constant = partial(relative_mae, constant=np.nan if constant is None else constant)
+            return {"mae": mae, "rmse": rmse, "pearson": pearson, "spearman": spearman, "mae_over_constant": over_constant}
+        case "classes":
+            return {"accuracy": accuracy, "macro_f1": macro_f1}
         case _:
-            return counts | _score_scale(known, task, params, constant)
+            assert_never(question.kind)
 
 
-@dataclass(frozen=True)
-class Headline:
-    """The one figure that stands for a task, with what it is computed from, each of shape (N,)."""
-
-    name: str
-    metric: Metric
-    labels_N: Array
-    answers_N: Array
+def headline(question: Question) -> tuple[str, Metric]:
+    """Name and metric: ROC AUC of a binary question, mean absolute error of a score, accuracy among classes."""
+    return next(iter(metrics_of(question).items()))
 
 
-def headline(known: pd.DataFrame, task: Task) -> Headline:
-    """ROC AUC of `clean`, accuracy of `weather`, mean absolute error of the scores, on labelled and answered photos."""
-    labels_N = numbers(known, LABEL_COLUMN[task])
-    match task:
-        case "clean":
-            return Headline("roc_auc", roc_auc, labels_N, numbers(known, "p_clean"))
-        case "weather":
-            return Headline("accuracy", accuracy, labels_N, chosen_weather(known))
-        case _:
-            return Headline("mae", mae, labels_N, numbers(known, OUTPUTS[task][0]))
-
-
-def constant_answer(labels: pd.DataFrame, task: Task) -> float | None:
-    """The best answer that is always the same: the median, or the commonest class, of the known labels; None without any."""
-    values = labels[LABEL_COLUMN[task]].dropna()
+def constant_answer(labels: pd.DataFrame, question: Question) -> float | None:
+    """The best answer that is always the same: share of class 1, median or commonest class of the known labels; None without any."""
+    values = labels[question.column].dropna()
     if values.empty:
         return None
-    # The smallest of several equally common classes, so that the answer does not hang on the order of rows.
-    return float(values.mode().min() if task == "weather" else values.median())
+    match question.kind:
+        case "binary":
+            return float(values.mean())
+        case "score":
+            return float(values.median())
+        case "classes":
+            # The smallest of several equally common classes, so that the answer does not depend on the order of rows.
+            return float(values.mode().min())
+        case _:
+            assert_never(question.kind)
 
 
-def _score_clean(known: pd.DataFrame, params: EvaluateParams, *, constant: float) -> Report:
-    labels_N, p_clean_N = numbers(known, "clean"), numbers(known, "p_clean")
-    before_N = probabilities_of(known, "clean", None)[:, 1]
-    metrics: dict[str, Metric] = {"roc_auc": roc_auc, "average_precision": average_precision, "brier": brier}
-    return with_intervals(known, metrics, labels_N, p_clean_N, params) | {
-        "clean_share": float(labels_N.mean()) if len(known) else None,
-        "ece": ece(labels_N, p_clean_N) if len(known) else None,
-        "constant_brier": point(brier, labels_N, np.full_like(labels_N, constant)),
-        "brier_before": point(brier, labels_N, before_N),
-        "ece_before": ece(labels_N, before_N) if len(known) else None,
-    }
+def with_intervals(known: pd.DataFrame, metrics: Mapping[str, Metric], labels_N: Array, answers_N: Array, params: EvaluateParams) -> Report:
+    """`<name>`, `<name>_low` and `<name>_high` of each metric, None where unknown, and `skipped_resamples`, the most that any left out.
+
+    The interval is a bootstrap over the groups of the photos.
+    """
+    estimates: dict[str, Estimate] = dict.fromkeys(metrics, NOTHING)
+    if len(known):
+        # One draw of groups for all metrics of these rows, so that they can be compared.
+        seed = derive_seed(params.seed, "bootstrap")
+        weights_SxN = resample_groups(known["group"].to_numpy(str), samples=params.bootstrap_samples, seed=seed)
+        for name, metric in metrics.items():
+            estimates[name] = estimate(metric, labels_N, answers_N, weights_SxN=weights_SxN, confidence=params.confidence)
+    report: Report = {"skipped_resamples": max(found.skipped_resamples for found in estimates.values())}
+    for name, found in estimates.items():
+        report |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+    return report
 
 
-def _score_scale(known: pd.DataFrame, task: Task, params: EvaluateParams, constant: float | None) -> Report:
-    labels_N, answers_N = numbers(known, LABEL_COLUMN[task]), numbers(known, OUTPUTS[task][0])
-    metrics: dict[str, Metric] = {"mae": mae, "rmse": rmse, "pearson": pearson, "spearman": spearman}
-    metrics["mae_over_constant"] = partial(relative_mae, constant=np.nan if constant is None else constant)
-    constant_N = np.full_like(labels_N, np.nan if constant is None else constant)
-    return with_intervals(known, metrics, labels_N, answers_N, params) | {
-        "constant_mae": point(mae, labels_N, constant_N),
-        "constant_rmse": point(rmse, labels_N, constant_N),
-    }
+def said_and_happened(known: pd.DataFrame, question: Question) -> tuple[Array, Array, Array]:
+    """Whether it happened, and the probability said before and after calibration: of class 1, or that the likeliest of several is right."""
+    before_NxK, after_NxK = probabilities_of(known, question, None), class_probabilities(known, question)
+    if question.kind == "binary":
+        return numbers(known, question.column), before_NxK[:, 1], after_NxK[:, 1]
+    return 1.0 - losses_of(known, question), before_NxK.max(axis=1), after_NxK.max(axis=1)
 
 
-def _score_damaged(rows: pd.DataFrame, params: EvaluateParams) -> Report:
-    known = rows[rows["damaged"].notna() & rows["damage"].notna()]
-    damaged_N, answers_N = numbers(known, "damaged"), 1.0 - numbers(known, "damage")
-    scores = with_intervals(known, {"damaged_roc_auc": roc_auc}, damaged_N, answers_N, params)
-    del scores["skipped_resamples"]
-    return scores | {"damaged_photos": len(known)}
+# ---- confidence
 
 
-def _score_weather(known: pd.DataFrame, params: EvaluateParams, constant: float | None) -> Report:
-    labels_N, classes_N = numbers(known, "weather_condition"), chosen_weather(known)
-    right_N = (labels_N == classes_N).astype(np.float64)
-    constant_N = np.full_like(labels_N, np.nan if constant is None else constant)
-    metrics: dict[str, Metric] = {"accuracy": accuracy, "macro_f1": macro_f1}
-    return with_intervals(known, metrics, labels_N, classes_N, params) | {
-        "constant_accuracy": None if constant is None else point(accuracy, labels_N, constant_N),
-        "constant_macro_f1": None if constant is None else point(macro_f1, labels_N, constant_N),
-        "ece": ece(right_N, weather_probabilities(known).max(axis=1)) if len(known) else None,
-        "ece_before": ece(right_N, probabilities_of(known, "weather", None).max(axis=1)) if len(known) else None,
-    }
+def orders_of(question: Question) -> tuple[str, ...]:
+    """The orders of the table above that a question has."""
+    return ("dropout", "probability", "oracle") if question.has_classes else ("dropout", "oracle")
+
+
+def losses_of(known: pd.DataFrame, question: Question) -> Array:
+    """The error of each labelled and answered photo, shape (N,)."""
+    labels_N = numbers(known, question.column)
+    if question.has_classes:
+        return (chosen_class(known, question) != labels_N).astype(np.float64)
+    return np.abs(answers_to(known, question) - labels_N)
+
+
+def confidences_of(known: pd.DataFrame, question: Question) -> dict[str, Array]:
+    """By order, as far as there is one: without spreads `dropout` is missing."""
+    orders: dict[str, Array] = {}
+    spread_N = numbers(known, question.spread)
+    if not np.isnan(spread_N).any():
+        orders["dropout"] = -spread_N
+    if question.has_classes:
+        orders["probability"] = class_probabilities(known, question).max(axis=1)
+    return orders | {"oracle": -losses_of(known, question)}
+
+
+def _score_confidence(known: pd.DataFrame, question: Question, params: EvaluateParams) -> Report:
+    losses_N, found = losses_of(known, question), confidences_of(known, question)
+    scored = known if "dropout" in found else known.head(0)
+    report = with_intervals(scored, {"aurc": aurc}, losses_N, found.get("dropout", losses_N), params)
+    del report["skipped_resamples"]
+    for order in orders_of(question)[1:]:
+        report[f"aurc_{order}"] = point(aurc, losses_N, found[order])
+    return report | {"aurc_random": float(losses_N.mean()) if len(known) else None}

@@ -1,0 +1,166 @@
+"""The pictures evaluation.png and confidence.png in reports/evaluate, drawn from the tables of curves.py.
+
+The same tables give the same bytes.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import assert_never
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+
+from carinspect.core.files import write_bytes
+from carinspect.core.questions import Question
+from carinspect.evaluation.curves import Curves
+from carinspect.evaluation.metrics import constant_answer, orders_of
+
+BLUE, GREY, RED = "#2b6cb0", "#9aa0a8", "#c0392b"
+ORDERS = {
+    "dropout": ("spread of dropout", BLUE, "-"),
+    "probability": ("largest probability", "#d98032", "-"),
+    "oracle": ("oracle: no order does better", GREY, "--"),
+}
+PANELS_A_ROW = 3
+
+Panel = Callable[[Axes], None]
+
+
+def write_overview(curves: Curves, questions: Sequence[Question], path: Path, *, train_labels: pd.DataFrame | None) -> None:
+    """The test split at a glance: three panels for each binary question, one for any other.
+
+    The constant answer to beat is drawn where `train_labels` tell it.
+    """
+    panels: list[Panel] = []
+    # Those that fill a row come first.
+    for asked in sorted(questions, key=lambda question: question.kind != "binary"):
+        name = asked.name
+        match asked.kind:
+            case "binary":
+                panels.append(partial(_draw_precision_recall, curve=curves[f"{name}_precision_recall"], question=asked))
+                panels.append(partial(_draw_reliability, curve=curves[f"{name}_calibration"], question=asked))
+                panels.append(partial(_draw_confusion, pairs=curves[f"{name}_confusion"], question=asked))
+            case "score":
+                constant = None if train_labels is None else constant_answer(train_labels, asked)
+                panels.append(partial(_draw_scatter, pairs=curves[f"{name}_scatter"], question=asked, constant=constant))
+            case "classes":
+                panels.append(partial(_draw_confusion, pairs=curves[f"{name}_confusion"], question=asked))
+            case _:
+                assert_never(asked.kind)
+    _write_panels(panels, path)
+
+
+def write_confidence_plot(curves: Curves, questions: Sequence[Question], path: Path) -> None:
+    """Whether the model knows where it errs: risk over coverage of each question, and the reliability of several classes."""
+    panels: list[Panel] = [partial(_draw_risk_coverage, curve=curves[f"risk_coverage_{asked.name}"], question=asked) for asked in questions]
+    several = [asked for asked in questions if asked.kind == "classes"]
+    panels += [partial(_draw_reliability, curve=curves[f"{asked.name}_calibration"], question=asked) for asked in several]
+    handles = [Line2D([], [], color=color, ls=line, lw=2, label=label) for label, color, line in ORDERS.values()]
+    handles.append(Line2D([], [], color=GREY, ls=":", lw=1, label="a random order"))
+    _write_panels(panels, path, legend=handles, legend_title="most confident first by")
+
+
+def _write_panels(panels: Sequence[Panel], path: Path, *, legend: Sequence[Line2D] = (), legend_title: str = "") -> None:
+    rows = max(1, -(-len(panels) // PANELS_A_ROW))
+    figure = Figure(figsize=(12, 3.8 * rows), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
+    places = figure.subplots(rows, PANELS_A_ROW, squeeze=False).ravel()
+    for panel, axes in zip(panels, places, strict=False):
+        panel(axes)
+    for axes in places[len(panels) :]:
+        axes.set_axis_off()
+    if legend:
+        figure.legend(handles=legend, title=legend_title, loc="outside lower center", ncols=len(legend), frameon=False)
+    buffer = io.BytesIO()
+    # matplotlib's version would change the bytes.
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_bytes(path, buffer.getvalue())
+
+
+def _draw_precision_recall(axes: Axes, *, curve: pd.DataFrame, question: Question) -> None:
+    title = f"{question.name}: precision and recall of '{question.classes[1]}'"
+    axes.set(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
+    _tidy(axes, empty=curve.empty)
+    axes.step(curve["recall"], curve["precision"], where="post", color=BLUE, lw=2)
+
+
+def _draw_reliability(axes: Axes, *, curve: pd.DataFrame, question: Question) -> None:
+    binary = question.kind == "binary"
+    axes.set(
+        title=f"{question.name}: said and happened",
+        xlabel=f"mean {question.outputs[-1]} of a bin" if binary else "mean probability of the answer in a bin",
+        ylabel=f"share {question.classes[1]}" if binary else "share right",
+        xlim=(0, 1.02),
+        ylim=(0, 1.05),
+    )
+    _tidy(axes, empty=curve.empty)
+    axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
+    for calibrated, color, label in (("no", GREY, "before calibration"), ("yes", BLUE, "after")):
+        bins = curve[curve["calibrated"] == calibrated]
+        axes.plot(bins["mean_probability"], bins["observed_share"], color=color, lw=1, alpha=0.6)
+        # A bin's dot is as large as its evidence.
+        area = 300 * bins["photos"] / max(1, bins["photos"].max())
+        axes.scatter(bins["mean_probability"], bins["observed_share"], s=area + 6, color=color, alpha=0.75, lw=0, label=label)
+    if len(curve):
+        for handle in axes.legend(frameon=False, loc="lower right", fontsize=9).legend_handles:
+            handle.set(sizes=[40])  # type: ignore[union-attr]
+
+
+def _draw_confusion(axes: Axes, *, pairs: pd.DataFrame, question: Question) -> None:
+    names = question.classes
+    axes.set(title=f"{question.name}: the likeliest class", xlabel="answer", ylabel="label")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names)
+    counts = np.array([[((pairs["actual"] == row) & (pairs["predicted"] == column)).sum() for column in names] for row in names])
+    row_share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(row_share, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    if pairs.empty:
+        _say_no_labels(axes)
+        return
+    for (row, column), count in np.ndenumerate(counts):
+        color = "white" if row_share[row, column] > 0.6 else "#1a202c"
+        size = min(11, 44 / len(names))
+        axes.text(column, row, f"{count}\n{row_share[row, column]:.0%}", ha="center", va="center", color=color, fontsize=size)
+
+
+def _draw_scatter(axes: Axes, *, pairs: pd.DataFrame, question: Question, constant: float | None) -> None:
+    axes.set(title=question.name, xlabel="label", ylabel="answer", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    _tidy(axes, empty=pairs.empty)
+    axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
+    axes.scatter(pairs["label"], pairs["answer"], s=14, color=BLUE, alpha=0.5, lw=0)
+    if constant is not None and len(pairs):
+        axes.axhline(constant, color=RED, lw=1)
+        axes.text(0.0, constant + 0.015, "constant answer", color=RED, fontsize=8)
+
+
+def _draw_risk_coverage(axes: Axes, *, curve: pd.DataFrame, question: Question) -> None:
+    loss = "share wrong" if question.has_classes else "mean absolute error"
+    axes.set(title=f"{question.name}: risk over coverage", xlabel="share answered, most confident first", ylabel=loss, xlim=(0, 1.01))
+    _tidy(axes, empty=curve.empty)
+    if curve.empty:
+        return
+    axes.axhline(curve["risk_oracle"].iloc[-1], color=GREY, lw=1, ls=":")
+    for order in orders_of(question):
+        _, color, line = ORDERS[order]
+        axes.plot(curve["coverage"], curve[f"risk_{order}"], color=color, ls=line, lw=2 if line == "-" else 1.2)
+    # A model without one error has a flat line, which belongs at the foot.
+    highest = curve.drop(columns="coverage").max().max()
+    axes.set_ylim(-0.03 * max(highest, 0.1), 1.08 * max(highest, 0.1))
+
+
+def _tidy(axes: Axes, *, empty: bool) -> None:
+    """Open frame; says so where there is nothing to draw."""
+    axes.spines[["top", "right"]].set_visible(False)
+    if empty:
+        _say_no_labels(axes)
+
+
+def _say_no_labels(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "no labels", transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=14)
