@@ -5,19 +5,20 @@ data/car_inspection_dataset.csv and its photos. Writes: models/best.onnx, models
 metrics/export_onnx.json. Params: export_onnx, data.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from carinspect.core.data import DataParams
-from carinspect.core.programs import run_stage
 from carinspect.core.files import write_bytes, write_json
-from carinspect.core.params import read_section
-from carinspect.core.tables import DATASET_COLUMNS, read_table
-from carinspect.export.card import CardFacts, draw_model_card
+from carinspect.core.params import load_json, read_section
+from carinspect.core.programs import run_stage
+from carinspect.core.tables import dataset_columns, read_table
+from carinspect.export.card import draw_model_card
 from carinspect.export.config import ExportParams
-from carinspect.export.files import Exported, Photos, export_model, export_variants
-from carinspect.export.latency import measure_latency
+from carinspect.export.metadata import Trained
+from carinspect.export.model_files import Exported, Photos, export_model, export_variants, measure_latency
+from carinspect.inference.rules import read_thresholds
+from carinspect.model.calibration import read_calibration
 from carinspect.model.checkpoint import load_checkpoint
 
 FOLDER = Path("models")
@@ -26,13 +27,18 @@ FOLDER = Path("models")
 def main() -> None:
     params = read_section("export_onnx", ExportParams)
     root = read_section("data", DataParams).root_path
-    table = read_table(Path("data/car_inspection_dataset.csv"), columns=DATASET_COLUMNS)
-    checkpoint = load_checkpoint(FOLDER / "best.pt")
-    rule = {name: _read_json(f"models/{name}.json") for name in ("calibration", "threshold")}
-    metrics = {stage: _read_json(f"metrics/{stage}.json") for stage in ("split", "describe", "evaluate")}
-    photos = Photos(table, root, side_px=params.image_side_px or checkpoint.image_side_px)
+    thresholds = FOLDER / "threshold.json"
+    trained = Trained(
+        checkpoint=load_checkpoint(FOLDER / "best.pt"),
+        calibration=read_calibration(FOLDER / "calibration.json"),
+        thresholds=read_thresholds(load_json(thresholds), file=str(thresholds)),
+        metrics={stage: load_json(Path(f"metrics/{stage}.json")) for stage in ("split", "describe", "evaluate")},
+    )
+    questions = trained.checkpoint.questions
+    table = read_table(Path("data/car_inspection_dataset.csv"), columns=dataset_columns(questions), questions=questions)
+    photos = Photos(table, root, side_px=params.image_side_px or trained.checkpoint.image_side_px)
 
-    exported = export_model(checkpoint, rule | {"metrics": metrics["evaluate"]}, photos, params)
+    exported = export_model(trained, photos, params)
     write_bytes(FOLDER / "best.onnx", exported.content)
     report = describe(exported, photos, params) | {"variants": {}}
     print(f"models/best.onnx: {len(exported.content) / 1e6:.1f} MB, answers as torch does on {exported.comparison['photos']} photos")
@@ -44,8 +50,8 @@ def main() -> None:
         flips, megabytes = variant.comparison["flipped_decisions"], len(variant.content) / 1e6
         print(f"models/variants/best.{name}.onnx: {megabytes:.1f} MB, {flips} decisions flip")
     write_json(Path("metrics/export_onnx.json"), report)
-    card = CardFacts(checkpoint, table, parity=exported.comparison, **rule, **metrics)
-    write_bytes(Path("reports/model_card.md"), draw_model_card(card).encode())
+    card = draw_model_card(trained, table, parity=exported.comparison)
+    write_bytes(Path("reports/model_card.md"), card.encode())
 
 
 def describe(file: Exported, photos: Photos, params: ExportParams) -> dict[str, Any]:
@@ -54,10 +60,6 @@ def describe(file: Exported, photos: Photos, params: ExportParams) -> dict[str, 
     if params.latency_runs:
         found["latency_ms"] = measure_latency(file.content, photos.of("val", most=params.parity_photos), runs=params.latency_runs)
     return found
-
-
-def _read_json(file: str) -> Any:
-    return json.loads(Path(file).read_text())
 
 
 if __name__ == "__main__":

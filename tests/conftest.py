@@ -196,17 +196,16 @@ def make_model(
 ) -> "onnx.ModelProto":
     """The ONNX model of `network` at 32 px, which says what it is. described: `lineage` and `metrics` (of test) where they matter."""
     from carinspect.export.graph import AnsweringNetwork, to_onnx
-    from carinspect.export.metadata import describe_model
+    from carinspect.export.metadata import Trained, describe_model
     from carinspect.model.checkpoint import Checkpoint
 
-    model = to_onnx(AnsweringNetwork(network.eval(), calibration), image_side_px=32)
     lineage = described.get("lineage", {"data_revision": "abc"})
     checkpoint = Checkpoint(
         questions=tuple(network.questions.values()), model=make_recipe().model, image_side_px=32, weights={}, lineage=lineage
     )
-    describe_model(
-        model, checkpoint=checkpoint, calibration=calibration, thresholds=thresholds, metrics={"test": described.get("metrics", {})}
-    )
+    metrics = {"evaluate": {"test": described.get("metrics", {})}}
+    model = to_onnx(AnsweringNetwork(network.eval(), calibration), image_side_px=32)
+    describe_model(model, Trained(checkpoint, calibration, thresholds, metrics), image_side_px=32)
     return model
 
 

@@ -4,18 +4,18 @@
                 <question>: {"left_out": {figures}, "trained_with": {figures}} | null}}
 
 for each source and each question that it has labels for. `left_out`: all its labelled photos, by the model that never saw the source;
-`trained_with`: those of its test split, by models/best.pt. Figures: `figures_of`, each with `_low` and `_high`, beside `photos` and
+`trained_with`: those of its test split, by models/best.pt. Figures: `FIGURES`, each with `_low` and `_high`, beside `photos` and
 `groups`. Null: no other source teaches the question.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from carinspect.core.questions import Question
+from carinspect.core.questions import Kind, Question
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.metrics import Report, score_question
 from carinspect.evaluation.predictions import predict
@@ -23,18 +23,8 @@ from carinspect.evaluation.retraining import retrain
 from carinspect.evaluation.temperature import add_probabilities, fit_calibration
 from carinspect.model.checkpoint import Checkpoint, build_network
 
-
-def figures_of(question: Question) -> tuple[str, ...]:
-    """Figures that no temperature changes: for a source that was never seen there is none."""
-    match question.kind:
-        case "binary":
-            return ("roc_auc",)
-        case "score":
-            return ("mae", "spearman")
-        case "classes":
-            return ("accuracy", "macro_f1")
-        case _:
-            assert_never(question.kind)
+FIGURES: dict[Kind, tuple[str, ...]] = {"binary": ("roc_auc",), "score": ("mae", "spearman"), "classes": ("accuracy", "macro_f1")}
+"""Figures that no temperature changes: for a source that was never seen there is none."""
 
 
 def leave_sources_out(
@@ -97,5 +87,5 @@ def learnable_questions(rows: pd.DataFrame, questions: Sequence[Question]) -> li
 def score_source(rows: pd.DataFrame, question: Question, evaluation: EvaluateParams) -> Report:
     """The figures of `question` on rows of one source."""
     scores = score_question(rows, question, params=evaluation, train_labels=None)
-    names = [f"{name}{end}" for name in figures_of(question) for end in ("", "_low", "_high")]
+    names = [f"{name}{end}" for name in FIGURES[question.kind] for end in ("", "_low", "_high")]
     return {name: scores[name] for name in ("photos", "groups", *names)}

@@ -1,17 +1,17 @@
 """The metrics of one question on the rows of one split.
 
-Every question has `photos` and `groups` (labelled and answered), `labelled_share` (of the split's photos), `skipped_resamples` (the most
-that any interval had to leave out), `aurc` with an interval, `aurc_oracle`, `aurc_random` and, with classes, `aurc_probability`. Besides
+Every question has `photos` and `groups` (labelled and answered), `labelled_share` (of the split's photos), the metrics of `metrics_of`
+and `aurc`, each with `<name>_low` and `<name>_high`, and `skipped_resamples`, the most that any interval had to leave out. Besides
 
-| kind | metrics with `<name>_low` and `<name>_high` | without an interval |
-|---|---|---|
-| `binary` | `roc_auc`, `average_precision`, `brier` | `positive_share`, `constant_brier`, `ece`, `brier_before`, `ece_before` |
-| `score` | `mae`, `rmse`, `pearson`, `spearman`, `mae_over_constant` | `constant_mae`, `constant_rmse` |
-| `classes` | `accuracy`, `macro_f1` | `constant_accuracy`, `constant_macro_f1`, `ece`, `ece_before` |
+| kind | figures without an interval |
+|---|---|
+| `binary` | `constant_brier`, `ece`, `ece_before`, `brier_before`, `positive_share` (of class 1) |
+| `score` | `constant_mae`, `constant_rmse` |
+| `classes` | `constant_accuracy`, `constant_macro_f1`, `ece`, `ece_before` |
+| all | `aurc_oracle`, `aurc_random`, and `aurc_probability` where there are classes |
 
-`*_before` is before calibration. Class 1 is the positive one: `positive_share` is its share. The constants are what always giving the
-same answer scores: the median, the commonest class or the share of class 1, of the train labels. A metric that has no labels, or is not
-defined on them, is None.
+`*_before` is before calibration. `constant_*` is what always giving the same answer scores: the share of class 1, the median or the
+commonest class of the train labels. A metric that has no labels, or is not defined on them, is None.
 
 `aurc` is the area under the risk-coverage curve: the mean error while more and more photos are answered, in one of these orders:
 

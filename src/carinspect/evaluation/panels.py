@@ -102,13 +102,12 @@ def _draw_reliability(axes: Axes, *, curve: pd.DataFrame, question: Question) ->
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
     for calibrated, color, label in (("no", GREY, "before calibration"), ("yes", BLUE, "after")):
         bins = curve[curve["calibrated"] == calibrated]
-        axes.plot(bins["mean_probability"], bins["observed_share"], color=color, lw=1, alpha=0.6)
+        axes.plot(bins["mean_probability"], bins["observed_share"], color=color, lw=1, alpha=0.6, label=label)
         # A bin's dot is as large as its evidence.
         area = 300 * bins["photos"] / max(1, bins["photos"].max())
-        axes.scatter(bins["mean_probability"], bins["observed_share"], s=area + 6, color=color, alpha=0.75, lw=0, label=label)
+        axes.scatter(bins["mean_probability"], bins["observed_share"], s=area + 6, color=color, alpha=0.75, lw=0)
     if len(curve):
-        for handle in axes.legend(frameon=False, loc="lower right", fontsize=9).legend_handles:
-            handle.set(sizes=[40])  # type: ignore[union-attr]
+        axes.legend(frameon=False, loc="lower right", fontsize=9)
 
 
 def _draw_confusion(axes: Axes, *, pairs: pd.DataFrame, question: Question) -> None:

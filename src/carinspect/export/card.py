@@ -1,87 +1,111 @@
-"""Owns reports/model_card.md: what a person should know before using the model, every figure from the pipeline's own files.
+"""reports/model_card.md: what a person should know before using the model, every figure from the pipeline's own files.
 
 The sections follow Mitchell et al. (2019), "Model Cards for Model Reporting".
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, assert_never
 
 import jinja2
 import pandas as pd
 
+from carinspect.core.questions import Kind, Question, Side
 from carinspect.core.tables import SPLITS
-from carinspect.core.tasks import LABEL_COLUMN, TASKS
-from carinspect.model.checkpoint import Checkpoint
+from carinspect.export.metadata import Trained
+from carinspect.inference.rules import Rule
 
-MEASURES: dict[str, tuple[tuple[str, str, str | None], ...]] = {
-    "clean": (
+MEASURES: dict[Kind, tuple[tuple[str, str, str | None], ...]] = {
+    "binary": (
         ("roc_auc", "ROC AUC", None),
-        ("average_precision", "average precision", "clean_share"),
+        ("average_precision", "average precision", "positive_share"),
         ("brier", "Brier score", "constant_brier"),
     ),
-    "cleanliness": (("mae", "mean absolute error", "constant_mae"), ("rmse", "root mean squared error", "constant_rmse"),
-                    ("spearman", "rank correlation", None)),
-    "damage": (("mae", "mean absolute error", "constant_mae"), ("rmse", "root mean squared error", "constant_rmse"),
-               ("spearman", "rank correlation", None), ("damaged_roc_auc", "ROC AUC of damaged or not", None)),
-    "weather": (("accuracy", "accuracy", "constant_accuracy"), ("macro_f1", "macro F1", "constant_macro_f1")),
-}  # fmt: skip
-"""For each task: key in metrics/evaluate.json, its words, and the key of what a constant answer scores."""
-
-HEADLINES = {"clean": "roc_auc", "cleanliness": "mae", "damage": "mae", "weather": "accuracy"}
-"""The metric that the slices have."""
+    "score": (
+        ("mae", "mean absolute error", "constant_mae"),
+        ("rmse", "root mean squared error", "constant_rmse"),
+        ("spearman", "rank correlation", None),
+    ),
+    "classes": (("accuracy", "accuracy", "constant_accuracy"), ("macro_f1", "macro F1", "constant_macro_f1")),
+}
+"""Key in metrics/evaluate.json, its words, and the key of what a constant answer scores. The slices have the first of a kind."""
 
 
-@dataclass(frozen=True)
-class CardFacts:
-    """What the card is written from: the table of photos and the files of the stages, as they were read."""
-
-    checkpoint: Checkpoint
-    table: pd.DataFrame
-    split: dict[str, Any]
-    """metrics/split.json"""
-    describe: dict[str, Any]
-    """metrics/describe.json"""
-    evaluate: dict[str, Any]
-    """metrics/evaluate.json"""
-    calibration: dict[str, Any]
-    """models/calibration.json"""
-    threshold: dict[str, Any]
-    """models/threshold.json"""
-    parity: dict[str, Any]
-    """metrics/export_onnx.json"""
-
-
-def draw_model_card(facts: CardFacts) -> str:
-    """The card as Markdown. The same facts give the same text: there is no clock in it."""
-    tasks = facts.checkpoint.model.tasks
+def draw_model_card(trained: Trained, table: pd.DataFrame, *, parity: Mapping[str, Any]) -> str:
+    """The card as Markdown; parity: metrics/export_onnx.json. The same facts give the same text: there is no clock in it."""
+    questions, evaluate = trained.checkpoint.questions, trained.metrics["evaluate"]
     return _template().render(
-        facts=facts,
-        tasks=tasks,
+        checkpoint=trained.checkpoint,
+        calibration=trained.calibration.questions,
+        evaluate=evaluate,
+        leaks=trained.metrics["split"]["leaks"],
+        shortcuts=trained.metrics["describe"]["warnings"],
+        parity=parity,
+        questions=[(asked, _say_answer(asked), evaluate["test"][asked.name]) for asked in questions],
         measures=MEASURES,
-        headlines=HEADLINES,
-        sources=_counts(facts.table, "source", sorted(facts.table["source"].unique())),
-        splits=_counts(facts.table, "split", list(SPLITS)),
-        slices=[("source", facts.evaluate["sources"]), ("weather of the label", facts.evaluate["weathers"])],
-        too_few=_too_few(facts.evaluate, tasks),
+        sources=_counts(table, "source", sorted(table["source"].unique()), questions),
+        splits=_counts(table, "split", SPLITS, questions),
+        decisions={name: [_say_rule(rules.photo), _say_rule(rules.car)] for name, rules in trained.thresholds.rules.items()},
     )
 
 
-def _counts(table: pd.DataFrame, column: str, names: list[str]) -> list[dict[str, Any]]:
-    """Photos, groups, and photos with a label of each task, by the values of `column` and in all."""
+def _say_answer(question: Question) -> str:
+    match question.kind:
+        case "binary":
+            return f"probability of {question.classes[1]}, else {question.classes[0]}"
+        case "score":
+            return "0 to 1, 1 = good"
+        case "classes":
+            return f"one of {', '.join(question.classes)}"
+        case _:
+            assert_never(question.kind)
+
+
+def _say_rule(rule: Rule) -> list[str]:
+    """Paragraphs on both words of a rule, what they prove and how they did on test."""
+    said = [_say_side(rule, side) for side in ("good", "bad")]
+    if rule.confidence_of_both is not None:
+        said.append(f"Both promises hold together at the confidence {rule.confidence_of_both:g}.")
+    return said + [f"Warning: {warning}" for warning in rule.warnings]
+
+
+def _say_side(rule: Rule, side: Side) -> str:
+    found, who = rule.side(side), "photo" if rule.unit == "photo" else "car of several photos"
+    if found.threshold is None:
+        return f"**No {who} is called {found.word}**: {found.reason}."
+    bound = f"from {found.threshold:.3f} on" if side == "good" else f"below {found.threshold:.3f}"
+    said = [f"A {who} is called {found.word} where the probability of {rule.good.word} is {bound}."]
+    promise, source, test = found.promise, found.on_source, found.on_test
+    if promise is None:
+        met = f"the threshold met the precision {rule.target_precision:g} on the split {rule.source}, on which it was chosen"
+        said.append(f"**This proves nothing for new cars**: {met}.")
+    else:
+        rate = "" if promise.at_rate is None else f", where a share of {promise.at_rate:g} is {rule.bad.word}"
+        said.append(
+            f"Proved at the confidence {promise.confidence:g}: it is {found.word} with a probability of at least {promise.precision:g}."
+        )
+        said.append(
+            f"This speaks of {promise.of}{rate}. The proof rests on {source.accepted_groups} groups of the split {rule.source} that"
+        )
+        said.append(f"are called {found.word}, {source.wrong_groups} of them wrongly.")
+    if test.precision is not None:
+        interval, recall = _interval(test.model_dump(), "precision"), _figure(test.recall)
+        said.append(f"On test: precision {_figure(test.precision)} ({interval}), recall {recall}, {test.accepted_groups} groups called so.")
+    return " ".join(said)
+
+
+def _counts(table: pd.DataFrame, column: str, names: Iterable[str], questions: Sequence[Question]) -> list[dict[str, Any]]:
+    """Photos, groups, and photos with a label of each question, by the values of `column` and in all."""
     parts = [(name, table[table[column] == name]) for name in names] + [("all", table)]
     return [
-        {"name": name, "photos": len(rows), "groups": rows["group"].nunique()}
-        | {task: int(rows[LABEL_COLUMN[task]].notna().sum()) for task in TASKS}
+        {
+            "name": name,
+            "photos": len(rows),
+            "groups": rows["group"].nunique(),
+            "labels": [rows[one.column].notna().sum() for one in questions],
+        }
         for name, rows in parts
     ]
-
-
-def _too_few(evaluate: dict[str, Any], tasks: list[Any]) -> list[str]:
-    """The slices that have labels of a task, but too few groups to judge by."""
-    slices = [*evaluate["sources"].items(), *evaluate["weathers"].items()]
-    weak = {name: [task for task in tasks if scores[task]["too_few"] and scores[task]["photos"]] for name, scores in slices}
-    return [f"{name} ({', '.join(found)})" for name, found in weak.items() if found]
 
 
 def _template() -> jinja2.Template:

@@ -1,4 +1,4 @@
-"""Owns the `export_onnx` section of params.yaml."""
+"""The `export_onnx` section of params.yaml."""
 
 from pydantic import Field
 

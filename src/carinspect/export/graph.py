@@ -1,56 +1,47 @@
-"""Owns the ONNX graph: uint8 photos in, named answers out, normalisation and calibration inside.
+"""The ONNX graph: uint8 photos in, named answers out, normalisation and calibration inside.
 
 Shapes: B photos, side S pixels, RGB.
 """
-
-from typing import Any
 
 import onnx
 import torch
 from torch import nn
 
-from carinspect.core.tasks import SPREAD
-from carinspect.model.answers import Calibrated
+from carinspect.model.calibration import Calibrated, Calibration
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.model.uncertainty import DropoutSpread
 
 INPUT = "photos"
 OPSET = 20
-OUTPUTS: dict[str, tuple[str, ...]] = {
-    "clean": ("clean_logit", "p_clean"),
-    "cleanliness": ("cleanliness",),
-    "damage": ("damage",),
-    "weather": ("weather_logits", "p_weather"),
-}
-"""Names of each task's outputs: float32 (B,), and (B, 4) for weather. Its spread, `SPREAD`, follows where there are spreads: (B,)."""
 
 
 class AnsweringNetwork(nn.Module):
-    """The trained network with everything that stands between a photo and an answer; `calibration` as in models/calibration.json.
+    """The trained network with everything that stands between a photo and an answer.
 
-    Where its `uncertainty` is None there are no spreads.
+    Where `calibration.uncertainty` is None there are no spreads.
     """
 
-    def __init__(self, network: CarInspectionNetwork, calibration: dict[str, Any]) -> None:
+    def __init__(self, network: CarInspectionNetwork, calibration: Calibration) -> None:
         super().__init__()
         self.network = network
-        self.to_answer = Calibrated(calibration)
-        plan = calibration["uncertainty"]
+        self.questions = network.questions
+        self.to_answer = Calibrated(self.questions.values(), calibration)
+        plan = calibration.uncertainty
         self.spread = None if plan is None else DropoutSpread(network, plan, self.to_answer)
 
     @property
     def output_names(self) -> list[str]:
-        """In the order of `forward`."""
-        spreads = [] if self.spread is None else [SPREAD[task] for task in self.network.heads]
-        return [name for task in self.network.heads for name in OUTPUTS[task]] + spreads
+        """In the order of `forward`: the `outputs` of each question, then the spreads, each of shape (B,)."""
+        spreads = [] if self.spread is None else [asked.spread for asked in self.questions.values()]
+        return [name for asked in self.questions.values() for name in asked.outputs] + spreads
 
     def forward(self, photos_BSS3: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The outputs named by `output_names`."""
         features_BF = self.network.features(photos_BSS3)
         outputs: list[torch.Tensor] = []
-        for task, logits in self.network.answer(features_BF).items():
-            outputs += [logits] if len(OUTPUTS[task]) == 2 else []
-            outputs += [self.to_answer(task, logits)]
+        for name, logits in self.network.answer(features_BF).items():
+            outputs += [logits] if self.questions[name].has_classes else []
+            outputs += [self.to_answer(name, logits)]
         if self.spread is not None:
             outputs += self.spread(features_BF).values()
         return tuple(outputs)

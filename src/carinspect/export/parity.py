@@ -1,4 +1,4 @@
-"""Owns the proof that the model file answers as the trained model does: in numbers, and in decisions."""
+"""The proof that one model answers as another does, in numbers and in decisions: the file as torch, and a smaller copy as the file."""
 
 from typing import Any
 
@@ -8,52 +8,72 @@ import torch
 from carinspect.core.errors import UserError
 from carinspect.export.graph import AnsweringNetwork
 from carinspect.inference.bundle import ModelBundle
-from carinspect.inference.decision import read_rule
+from carinspect.inference.rules import DecisionRule, rule_in_use
 
 BATCH = 32
 
 
-def compare(network: AnsweringNetwork, bundle: ModelBundle, photos: np.ndarray) -> dict[str, Any]:
-    """Largest absolute difference of each output over `photos`, uint8 (N, S, S, 3), and decisions that differ."""
-    return _compare(_answers_of(network, photos), bundle, photos)
+def compare(expected: dict[str, np.ndarray], bundle: ModelBundle, photos: np.ndarray) -> dict[str, Any]:
+    """Largest absolute difference of each output of `bundle` from `expected` over `photos`, uint8 (N, S, S, 3), and decisions that differ.
 
-
-def compare_files(original: ModelBundle, bundle: ModelBundle, photos: np.ndarray) -> dict[str, Any]:
-    """The same between two model files."""
-    return _compare(original.predict(photos), bundle, photos)
-
-
-def _compare(expected: dict[str, np.ndarray], bundle: ModelBundle, photos: np.ndarray) -> dict[str, Any]:
+    `flipped_decisions` counts the words of the photos' rules and the likeliest of several classes; `flipped_promised` the words of every
+    rule, of photos and of cars, that promises something.
+    """
     found = bundle.predict(photos)
     differences = {f"{name}_max_difference": float(np.abs(found[name] - expected[name]).max()) for name in expected}
-    clean, weather = _flips(bundle, found, expected)
-    return {"photos": len(photos), "flipped_decisions": clean + weather, "flipped_clean": clean, **differences}
+    decisions, promised = _flips(bundle, found, expected)
+    return {"photos": len(photos), "flipped_decisions": decisions, "flipped_promised": promised, **differences}
 
 
-def _answers_of(network: AnsweringNetwork, photos: np.ndarray) -> dict[str, np.ndarray]:
+def torch_answers(network: AnsweringNetwork, photos: np.ndarray) -> dict[str, np.ndarray]:
+    """Output → answers to `photos`."""
     with torch.inference_mode():
         parts = [network(torch.from_numpy(photos[start : start + BATCH])) for start in range(0, len(photos), BATCH)]
     return {name: torch.cat([part[place] for part in parts]).numpy() for place, name in enumerate(network.output_names)}
 
 
-def _flips(bundle: ModelBundle, found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> tuple[int, int]:
-    """How many photos change their word: clean, dirty or unsure; and how many their weather."""
-    clean = weather = 0
-    if "p_clean" in found:
-        rule = read_rule(bundle.info["threshold"])
-        clean = sum(
-            rule.decide(float(now)) != rule.decide(float(was)) for now, was in zip(found["p_clean"], expected["p_clean"], strict=True)
-        )
-    if "p_weather" in found:
-        weather = int((found["p_weather"].argmax(axis=1) != expected["p_weather"].argmax(axis=1)).sum())
-    return clean, weather
-
-
 def refuse_disparity(comparison: dict[str, Any], *, tolerance: float) -> None:
     """Raise `UserError` when a difference exceeds `tolerance` (ten times that for logits) or a decision differs."""
-    for name, value in comparison.items():
-        allowed = tolerance * (10 if "logit" in name else 1)
-        if name.endswith("_max_difference") and not value <= allowed:
-            raise UserError(f"torch and ONNX disagree: {name} is {value:.3g}, and {allowed:.3g} is allowed (export_onnx.tolerance).")
+    for name, value, allowed in _too_far(comparison, tolerance):
+        raise UserError(f"torch and ONNX disagree: {name} is {value:.3g}, and {allowed:.3g} is allowed (export_onnx.tolerance).")
     if comparison["flipped_decisions"]:
         raise UserError(f"torch and ONNX disagree in {comparison['flipped_decisions']} decisions on {comparison['photos']} photos.")
+
+
+def refuse_variant(name: str, comparison: dict[str, Any], *, tolerance: float, flip_rate: float, key: str) -> None:
+    """Raise `UserError` unless numbers and decisions of a variant are near enough to those of the fp32 file; key: its parameter."""
+    what, fix = f"the {name} variant is not written", f"Set export_onnx.{key} to false, or allow more."
+    for output, value, allowed in _too_far(comparison, tolerance):
+        raise UserError(f"{what}: {output} is {value:.3g}, and {allowed:.3g} is allowed ({key}_tolerance). {fix}")
+    flips, photos = comparison["flipped_decisions"], comparison["photos"]
+    if flips > flip_rate * photos:
+        raise UserError(f"{what}: {flips} decisions flip on {photos} photos (flip_rate {flip_rate:g}). {fix}")
+
+
+def _too_far(comparison: dict[str, Any], tolerance: float) -> list[tuple[str, float, float]]:
+    """Name, value and what is allowed of each difference that is too large, or not a number."""
+    allowed = {name: tolerance * (10 if "logit" in name else 1) for name in comparison if name.endswith("_max_difference")}
+    return [(name, comparison[name], limit) for name, limit in allowed.items() if not comparison[name] <= limit]
+
+
+def _flips(bundle: ModelBundle, found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> tuple[int, int]:
+    decisions = promised = 0
+    for question in bundle.questions:
+        was, now = (answers[question.outputs[-1]] for answers in (expected, found))
+        if question.kind == "classes":
+            decisions += int((was.argmax(axis=1) != now.argmax(axis=1)).sum())
+        elif question.name in bundle.thresholds.rules:
+            rules = bundle.thresholds.rules[question.name]
+            # A car's p_good is the lowest of its photos: where no photo changes sides of a car's threshold, no car does.
+            for rule in (rules.photo, rules.car):
+                flips = _changed_words(rule_in_use(question, rule), was, now)
+                decisions += flips if rule.unit == "photo" else 0
+                promised += flips if rule.has_promise else 0
+    return decisions, promised
+
+
+def _changed_words(rule: DecisionRule, was_N: np.ndarray, now_N: np.ndarray) -> int:
+    """Photos whose word changes: good, bad or unsure."""
+    if rule.question.label_of("good") == 0:
+        was_N, now_N = 1.0 - was_N, 1.0 - now_N
+    return sum(rule.decide(was) != rule.decide(now) for was, now in zip(was_N.tolist(), now_N.tolist(), strict=True))

@@ -32,7 +32,7 @@ class ModelBundle:
     """Its rules and what they prove."""
     image_side_px: int
     info: dict[str, Any]
-    """All that the file says of itself, for `carinspect inspect` to print. export/describe.py writes it."""
+    """All that the file says of itself, for `carinspect inspect` to print. export/metadata.py writes it."""
     sha256: str
     """Of the whole file, as `sha256sum` prints it: the name of this very model."""
     file_bytes: int
