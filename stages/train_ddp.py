@@ -11,15 +11,16 @@ import sys
 from pathlib import Path
 
 from carinspect.core.data import DataParams
-from carinspect.core.programs import run_stage
 from carinspect.core.files import write_json
 from carinspect.core.params import load_params, read_section
-from carinspect.training.config import TrackingParams
+from carinspect.core.programs import run_stage
+from carinspect.model.config import ModelParams
+from carinspect.training.config import TrackingParams, TrainParams
 from carinspect.training.launch import become_torchrun, is_worker, join_launcher, lock_run, read_cluster
+from carinspect.training.lease import take_share
 from carinspect.training.recipe import CHECKPOINT_FILE, read_profiles, read_recipe, resume_from
 from carinspect.training.run import Job, finish, prepare, run
 from carinspect.training.runtime import settle_runtime
-from carinspect.training.sharing import take_share
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
         join_launcher()
     arguments = read_arguments()
     params = load_params()
-    resume = arguments.resume or params["train"]["resume"]
+    resume = arguments.resume or read_section("train", TrainParams, params).resume
     recipe = resume_from(arguments.resume, read_recipe())
     cluster = read_cluster(os.environ, joins=arguments.join)
     chosen, profiles = read_profiles(params)
@@ -37,13 +38,13 @@ def main() -> None:
         machine=machine,
         root=read_section("data", DataParams, params).root_path,
         table=Path("data/car_inspection_dataset.csv"),
-        pretrained=params["model"]["pretrained"],
+        pretrained=read_section("model", ModelParams, params).pretrained,
         resume=Path(resume) if resume else None,
         joins=cluster.joins,
         checkpoint=CHECKPOINT_FILE,
         curves=Path("reports/train_ddp/curves.csv"),
         curves_picture=Path("reports/train_ddp/curves.png"),
-        contact_sheet=Path("reports/train_ddp/augmented.png"),
+        augmentation_sheet=Path("reports/train_ddp/augmented.png"),
         tracking=read_section("tracking", TrackingParams, params),
     )
     if not is_worker():

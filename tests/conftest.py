@@ -1,4 +1,4 @@
-"""Owns what several test files share: tiny data roots and a recipe that trains in seconds."""
+"""What several test files share: tiny data roots and a recipe that trains in seconds."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from PIL import Image
 
 from carinspect.core.params import load_params
 from carinspect.core.questions import Question, Side, read_questions
-from carinspect.core.tables import DATASET_COLUMNS, write_table
+from carinspect.core.tables import dataset_columns, write_table
 from carinspect.inference.rules import (
     FORMAT,
     FieldRates,
@@ -29,7 +29,7 @@ from carinspect.inference.rules import (
     Unit,
 )
 from carinspect.model.config import ModelRecipe
-from carinspect.training.config import AugmentParams, Recipe, TrainRecipe
+from carinspect.training.config import AugmentParams, LossKnobs, Recipe, TrainRecipe
 
 if TYPE_CHECKING:
     import onnx
@@ -57,27 +57,24 @@ def tiny_recipe() -> Recipe:
     return make_recipe()
 
 
-def make_recipe() -> Recipe:
+def make_recipe(questions: Sequence[Question] = QUESTIONS) -> Recipe:
     """timm's own test network at 32 px: an epoch takes a fraction of a second."""
     augment = AugmentParams(
         flip=0.5, crop=0.5, crop_min_area=0.8, rotate_degrees=5, perspective=0, brightness=0.2, contrast=0.2, saturation=0.2, hue=0, grey=0,
         shadow=0, flare=0, blur=0, noise=0.2, compression=0, compression_min_quality=40, erase=0, erase_max_area=0.02, rain=0, fog=0,
         snow=0, weather_sure_from=0.5,
     )  # fmt: skip
-    model = ModelRecipe(
-        tasks=["clean", "cleanliness", "damage", "weather"], backbone="test_resnet", pretrained="none", hidden_features=16, dropout=0.2
-    )
+    model = ModelRecipe(backbone="test_resnet", pretrained="none", hidden_features=16, dropout=0.2)
+    losses = {asked.name: LossKnobs(loss="smooth_l1" if asked.kind == "score" else "cross_entropy", weight=1.0) for asked in questions}
     train = TrainRecipe(
-        seed=1, epochs=2, sampler="none", oversample_ratio=1.0,
-        clean_loss="cross_entropy", focal_gamma=2.0, focal_alpha=None, label_smoothing=0.0, regression_loss="smooth_l1",
-        class_weights="none", loss_weighting="fixed",
-        loss_weights={"clean": 1.0, "cleanliness": 1.0, "damage": 1.0, "weather": 1.0}, damaged_below=0.98,
+        seed=1, epochs=2, sampler="none", sampler_question="clean", oversample_ratio=1.0,
+        focal_gamma=2.0, focal_alpha=None, label_smoothing=0.0, class_weights="none", loss_weighting="fixed", losses=losses,
         optimiser="adamw", momentum=0.9, lr=0.002, backbone_lr_factor=1.0, layer_decay=1.0, freeze_backbone_epochs=0,
         schedule="cosine", warmup_fraction=0.1, plateau_factor=0.3, plateau_epochs=2, weight_decay=0.02, grad_clip_norm=1.0,
         ema_decay=0.9, early_stop_epochs=0, on_nonfinite="stop", resume="none", augment=augment,
         batch_size=16, accumulate_steps=1, norm_batch_size=8, image_side_px=32, precision="fp32",
     )  # fmt: skip
-    return Recipe(model=model, train=train)
+    return Recipe(questions=tuple(questions), model=model, train=train)
 
 
 def free_port() -> int:
@@ -102,7 +99,7 @@ def untrained_network(*, seed: int = 0) -> "CarInspectionNetwork":
 
     recipe = make_recipe()
     torch.manual_seed(seed)
-    network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=32))
+    network = CarInspectionNetwork(recipe.model, recipe.questions, backbone=build_backbone(recipe.model.backbone, image_side_px=32))
     # Statistics of their own, as training would leave: with the first ones a batch norm does nothing.
     network.train()(torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8))
     return network
@@ -245,10 +242,10 @@ def make_dataset(folder: Path, *, photos: int = 80, seed: int = 0) -> Path:
             "image_path": name, "source": "drawn", "width_px": 64, "height_px": 48,
             "sha256": sha256((root / name).read_bytes()).hexdigest(), "phash": f"{index:016x}", "family": "", "declared_split": "",
             "clean": clean if known[0] else np.nan, "cleanliness_score": clean * 0.8 if known[1] else np.nan,
-            "damaged": 1.0 if known[2] or index % 7 == 0 else np.nan, "damage_score": damage if known[2] else np.nan,
+            "damaged": float(damage < 0.98) if known[2] else 1.0 if index % 7 == 0 else np.nan, "damage_score": damage if known[2] else np.nan,
             "weather_condition": weather if known[3] else np.nan,
             "group": name, "split": ("train", "train", "val", "calib", "test")[index % 5],
         })  # fmt: skip
     table = folder / "dataset.csv"
-    write_table(pd.DataFrame(rows)[list(DATASET_COLUMNS)], table)
+    write_table(pd.DataFrame(rows)[dataset_columns(QUESTIONS)], table, QUESTIONS)
     return table

@@ -1,6 +1,5 @@
-"""Owns the variation of training photos. Each photo's draw is a function of (seed, epoch, photo) alone; docs/augmentation.md shows it."""
+"""Variation of training photos. Each photo's draw is a function of (seed, epoch, photo) alone; docs/augmentation.md shows it."""
 
-import os
 import random
 import warnings
 from typing import Any
@@ -8,47 +7,43 @@ from typing import Any
 import cv2
 import numpy as np
 
-# Importing albumentations asks the network for a newer version unless this is set.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-import albumentations as A  # noqa: E402, N812
-
-from carinspect.core.seeds import derive_seed  # noqa: E402
-from carinspect.training.config import AugmentParams, TrainRecipe  # noqa: E402
-from carinspect.training.light import LensFlare, SoftShadow  # noqa: E402
-from carinspect.training.weather import CLEAR, apply_weather, weather_effect  # noqa: E402
+from carinspect.core.seeds import derive_seed
+from carinspect.training.config import AugmentParams, Recipe
+from carinspect.training.light import A, LensFlare, SoftShadow
+from carinspect.training.weather import apply_weather, find_sky
 
 
 class Augmentation:
     """Varies photos as `recipe` says. Nothing between photos: the same call gives the same pixels in any process and order."""
 
-    def __init__(self, recipe: TrainRecipe, *, names_effects: bool = False) -> None:
-        self._recipe = recipe
-        self._open_sky = build_augmentation(recipe.augment, side_px=recipe.image_side_px, names_effects=names_effects)
+    def __init__(self, recipe: Recipe, *, names_effects: bool = False) -> None:
+        train = recipe.train
+        self._train = train
+        self._sky = find_sky(recipe.questions)
+        self._open_sky = build_augmentation(train.augment, side_px=train.image_side_px, names_effects=names_effects)
         # Rain, fog and snow leave no sun that could cast a shadow or dazzle.
-        covered = recipe.augment.model_copy(update={"shadow": 0.0, "flare": 0.0})
-        self._covered_sky = build_augmentation(covered, side_px=recipe.image_side_px, names_effects=names_effects)
+        covered = train.augment.model_copy(update={"shadow": 0.0, "flare": 0.0})
+        self._covered_sky = build_augmentation(covered, side_px=train.image_side_px, names_effects=names_effects)
 
-    def __call__(self, photo: np.ndarray, *, epoch: int, image_path: str, weather_label: float, turn: int = 0) -> np.ndarray:
-        """The photo, uint8 (side, side, 3), as `epoch` sees it. `weather_label`: its weather_condition in the table, NaN where unknown.
+    def __call__(self, photo: np.ndarray, *, epoch: int, image_path: str, sky_label: float, turn: int = 0) -> np.ndarray:
+        """The photo, uint8 (side, side, 3), as `epoch` sees it. `sky_label`: its label of the weather (`Sky`), NaN where unknown.
 
         `turn`: how often it came up before in the epoch; it looks different each time, in the same weather: its labels are the epoch's.
         """
-        return self._vary(photo, epoch, image_path, weather_label, turn)["image"]
+        return self._vary(photo, epoch, image_path, sky_label, turn)["image"]
 
-    def explain(
-        self, photo: np.ndarray, *, epoch: int, image_path: str, weather_label: float, turn: int = 0
-    ) -> tuple[np.ndarray, list[str]]:
+    def explain(self, photo: np.ndarray, *, epoch: int, image_path: str, sky_label: float, turn: int = 0) -> tuple[np.ndarray, list[str]]:
         """The same pixels, and the names of the transforms that changed them; needs `names_effects`."""
-        varied = self._vary(photo, epoch, image_path, weather_label, turn)
+        varied = self._vary(photo, epoch, image_path, sky_label, turn)
         return varied["image"], [name for name, _ in varied.get("applied_transforms", [])]
 
-    def _vary(self, photo: np.ndarray, epoch: int, image_path: str, weather_label: float, turn: int) -> dict[str, Any]:
-        seed = self._recipe.seed
-        weather = weather_effect(self._recipe.augment, seed=seed, epoch=epoch, image_path=image_path, label=weather_label)
+    def _vary(self, photo: np.ndarray, epoch: int, image_path: str, sky_label: float, turn: int) -> dict[str, Any]:
+        seed = self._train.seed
+        weather = self._sky.effect(self._train.augment, seed=seed, epoch=epoch, image_path=image_path, label=sky_label)
         if weather is not None:
             # The air stands before the camera: what the camera does comes after.
             photo = apply_weather(photo, weather)
-        compose = self._open_sky if weather is None and not weather_label > CLEAR else self._covered_sky
+        compose = self._open_sky if weather is None and self._sky.is_open(sky_label) else self._covered_sky
         if not compose.transforms:
             return {"image": photo}
         drawn = derive_seed(derive_seed(seed, "turn", turn) if turn else seed, "augment", epoch, image_path)
@@ -57,8 +52,8 @@ class Augmentation:
         return compose(image=photo)
 
 
-def build_augmentation(params: AugmentParams, *, side_px: int, names_effects: bool = False) -> A.Compose:
-    """uint8 (side_px, side_px, 3) in and out. Only what leaves every label true: simulated weather, which does not, has its own module.
+def build_augmentation(params: AugmentParams, *, side_px: int, names_effects: bool = False) -> Any:
+    """uint8 (side_px, side_px, 3) in and out. Only what leaves every label true; simulated weather, which does not, has its own module.
 
     What is switched off is left out: it costs nothing and takes no number from the random stream of the others. With `names_effects`
     the result also tells which transforms changed the photo.
@@ -70,7 +65,7 @@ def build_augmentation(params: AugmentParams, *, side_px: int, names_effects: bo
         return A.Compose([transform for transform in transforms if transform.p > 0], save_applied_params=names_effects)
 
 
-def _geometry(params: AugmentParams, side_px: int) -> list[A.BasicTransform]:
+def _geometry(params: AugmentParams, side_px: int) -> list[Any]:
     return [
         A.HorizontalFlip(p=params.flip),
         A.RandomResizedCrop(size=(side_px, side_px), scale=(params.crop_min_area, 1.0), ratio=(0.85, 1.18), p=params.crop),
@@ -83,7 +78,7 @@ def _geometry(params: AugmentParams, side_px: int) -> list[A.BasicTransform]:
     ]
 
 
-def _light(params: AugmentParams) -> list[A.BasicTransform]:
+def _light(params: AugmentParams) -> list[Any]:
     changes_colour = params.brightness or params.contrast or params.saturation or params.hue
     return [
         SoftShadow(p=params.shadow),
@@ -99,7 +94,7 @@ def _light(params: AugmentParams) -> list[A.BasicTransform]:
     ]
 
 
-def _camera(params: AugmentParams, side_px: int) -> list[A.BasicTransform]:
+def _camera(params: AugmentParams, side_px: int) -> list[Any]:
     # Pixels of a photo that was made small already: a blur of the same share of its side.
     widest_px, longest_px = max(0.5, side_px / 224), max(3, 2 * round(side_px / 120) + 1)
     holes = (params.erase_max_area / 4, params.erase_max_area)

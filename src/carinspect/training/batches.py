@@ -1,9 +1,9 @@
-"""Owns which photos meet at which step, and loading them. A function of (seed, epoch) alone: no worker, rank or clock has a say.
+"""Which photos meet at which step, and loading them. A function of (seed, epoch) alone, never of a worker, a rank or a clock.
 
 An effective batch is cut into micro-batches of `norm_batch_size`; rank r of W takes micro-batches r, r + W, r + 2W, … of it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,12 +12,12 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from carinspect.core.tables import LABEL_COLUMNS
+from carinspect.core.questions import Question
 from carinspect.training.augment import Augmentation
-from carinspect.training.balance import draw_epoch
-from carinspect.training.config import TrainRecipe
+from carinspect.training.balance import balanced_labels, draw_epoch
+from carinspect.training.config import Recipe
 from carinspect.training.runtime import Machine
-from carinspect.training.weather import WeatherEffect, label_under, weather_effect
+from carinspect.training.weather import WeatherEffect, find_sky
 
 
 @dataclass(frozen=True)
@@ -37,25 +37,33 @@ class Photos:
         """The labels of the photos at `positions`."""
         return {column: values[torch.from_numpy(positions)] for column, values in self.labels.items()}
 
-    def weather_at(self, position: int, recipe: TrainRecipe, epoch: int) -> WeatherEffect | None:
+    def sky_labels(self, recipe: Recipe) -> list[float]:
+        """Each photo's label of the weather, NaN where unknown and where no question asks for it."""
+        question = find_sky(recipe.questions).question
+        return [float("nan")] * len(self) if question is None else self.labels[question.column].tolist()
+
+    def weather_at(self, position: int, recipe: Recipe, epoch: int) -> WeatherEffect | None:
         """The simulated weather of one photo in an epoch."""
-        label = float(self.labels["weather_condition"][position])
-        return weather_effect(recipe.augment, seed=recipe.seed, epoch=epoch, image_path=self.image_paths[position], label=label)
+        sky, train = find_sky(recipe.questions), recipe.train
+        label = sky.label_of({column: float(values[position]) for column, values in self.labels.items()})
+        return sky.effect(train.augment, seed=train.seed, epoch=epoch, image_path=self.image_paths[position], label=label)
 
-    def in_epoch(self, recipe: TrainRecipe, epoch: int) -> "Photos":
-        """The same photos with the labels that the epoch's simulated weather leaves true; known without looking at a pixel."""
-        if not recipe.augment.simulates_weather:
+    def in_epoch(self, recipe: Recipe, epoch: int) -> "Photos":
+        """The same photos with the labels that the epoch's simulated weather leaves true; known without reading a pixel."""
+        sky = find_sky(recipe.questions)
+        if not recipe.train.augment.simulates_weather or sky.question is None:
             return self
+        sure_from = recipe.train.augment.weather_sure_from
         seen = [
-            label_under(self.weather_at(position, recipe, epoch), label, sure_from=recipe.augment.weather_sure_from)
-            for position, label in enumerate(self.labels["weather_condition"].tolist())
+            sky.label_under(self.weather_at(position, recipe, epoch), label, sure_from=sure_from)
+            for position, label in enumerate(self.sky_labels(recipe))
         ]
-        return replace(self, labels=self.labels | {"weather_condition": torch.tensor(seen, dtype=torch.float32)})
+        return replace(self, labels=self.labels | {sky.question.column: torch.tensor(seen, dtype=torch.float32)})
 
 
-def labels_as_tensors(table: pd.DataFrame) -> dict[str, torch.Tensor]:
+def labels_as_tensors(table: pd.DataFrame, questions: Iterable[Question]) -> dict[str, torch.Tensor]:
     """Label columns as float32, NaN where unknown."""
-    return {column: torch.tensor(table[column].to_numpy(dtype=np.float32)) for column in LABEL_COLUMNS}
+    return {question.column: torch.tensor(table[question.column].to_numpy(dtype=np.float32)) for question in questions}
 
 
 Draws = tuple[np.ndarray, np.ndarray]
@@ -81,15 +89,15 @@ class Step:
         return list(zip(self.micro_batches, self.turns, strict=True))
 
 
-def plan_epoch(recipe: TrainRecipe, *, clean: torch.Tensor, epoch: int) -> list[Step]:
+def plan_epoch(recipe: Recipe, labels: dict[str, torch.Tensor], *, epoch: int) -> list[Step]:
     """Every step of an epoch, without the remainder that would not fill a batch (another one each epoch).
 
-    `clean`: the labels that `train.sampler` balances, shape (photos,). Each epoch has the same number of steps.
+    `labels`: of the split, which `train.sampler` may balance. Each epoch has the same number of steps.
     """
-    order = draw_epoch(recipe, clean=clean, epoch=epoch)
+    order = draw_epoch(recipe, balanced=balanced_labels(recipe, labels), epoch=epoch)
     turns = pd.Series(order).groupby(order).cumcount().to_numpy()
-    size = min(recipe.effective_batch_size, len(order))
-    parts = -(-size // recipe.norm_batch_size)
+    size = min(recipe.train.effective_batch_size, len(order))
+    parts = -(-size // recipe.train.norm_batch_size)
     return [
         Step(np.array_split(order[start : start + size], parts), np.array_split(turns[start : start + size], parts))
         for start in range(0, len(order) - size + 1, size)
@@ -97,9 +105,9 @@ def plan_epoch(recipe: TrainRecipe, *, clean: torch.Tensor, epoch: int) -> list[
 
 
 class _AugmentedPhotos(Dataset):
-    def __init__(self, photos: Photos, recipe: TrainRecipe) -> None:
+    def __init__(self, photos: Photos, recipe: Recipe) -> None:
         self.photos = photos
-        self.weather = photos.labels["weather_condition"].tolist()
+        self.sky_labels = photos.sky_labels(recipe)
         self.augmentation = Augmentation(recipe)
 
     def __getitems__(self, keys: list[tuple[int, int, int]]) -> torch.Tensor:
@@ -109,7 +117,7 @@ class _AugmentedPhotos(Dataset):
                 photos.pixels[position],
                 epoch=epoch,
                 image_path=photos.image_paths[position],
-                weather_label=self.weather[position],
+                sky_label=self.sky_labels[position],
                 turn=turn,
             )
             for epoch, position, turn in keys
@@ -120,7 +128,7 @@ class _AugmentedPhotos(Dataset):
 class MicroBatchLoader:
     """Yields one rank's micro-batches of the epoch set last, uint8 (micro-batch, side, side, 3), in order."""
 
-    def __init__(self, photos: Photos, recipe: TrainRecipe, machine: Machine) -> None:
+    def __init__(self, photos: Photos, recipe: Recipe, machine: Machine) -> None:
         self._keys: list[list[tuple[int, int, int]]] = []
         self._loader = DataLoader(
             _AugmentedPhotos(photos, recipe),

@@ -1,11 +1,14 @@
-"""Owns the `train` section of params.yaml, the hardware profiles, and the recipe that they resolve to."""
+"""The `train` section of params.yaml, the hardware profiles, and the recipe that they resolve to."""
 
-from typing import Any, Literal, Self
+import math
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from carinspect.core.errors import did_you_mean
 from carinspect.core.params import Number, Section
-from carinspect.model.config import LossKnobs, ModelRecipe
+from carinspect.core.questions import Question, by_name, check_questions
+from carinspect.model.config import ModelRecipe
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -77,15 +80,36 @@ class TrackingParams(Section):
     wandb_project: str = Field(min_length=1)
 
 
-class TrainKnobs(LossKnobs):
+class LossKnobs(Section):
+    """How one question is learnt."""
+
+    loss: str
+    """`core.questions.LOSSES`; docs/learning.md has the formulas."""
+    weight: Number
+    """In the total loss."""
+
+
+class TrainKnobs(Section):
     """What the parameters and the recipe share."""
 
     seed: int
     epochs: int = Field(ge=1)
     sampler: Literal["none", "weighted", "oversample"]
-    """How often a photo comes up in an epoch, by its `clean` label; `training.balance` has the rates."""
+    """How often a photo comes up in an epoch, by its label of `sampler_question`; `training.balance` has the rates."""
+    sampler_question: str
+    """A binary question."""
     oversample_ratio: Number = Field(gt=0, le=1)
     """Of `oversample`: draws of the rarer class for each photo of the commoner."""
+    focal_gamma: Number = Field(ge=0)
+    """Of the focal loss: how much less an easy photo counts; 0 is the cross-entropy."""
+    focal_alpha: list[Number] | None
+    """Of the focal loss: weights of class 0 and class 1; None takes `class_weights`."""
+    label_smoothing: Number = Field(ge=0, lt=1)
+    """Share of a label's weight that is spread over all classes, in the cross-entropies."""
+    class_weights: Literal["none", "auto"] | dict[str, list[Number]]
+    """`auto`: inverse frequency in the split train. Or a list for each question that is to have weights, one number a class."""
+    loss_weighting: Literal["fixed", "uncertainty"]
+    """Whether the questions' loss weights stay, or are where learnt ones begin."""
     optimiser: Literal["adamw", "sgd"]
     momentum: Number = Field(ge=0, lt=1)
     """Of sgd, Nesterov's form."""
@@ -116,6 +140,13 @@ class TrainKnobs(LossKnobs):
     """What a loss or gradient that is not finite does: stop the run, or drop the step and count it."""
     augment: AugmentParams
 
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _a_word_or_lists(cls, weights: Any) -> Any:
+        if weights not in ("none", "auto") and (not isinstance(weights, dict) or not weights):
+            raise ValueError(f"has the value {weights!r}. Give none, auto, or lists: {{clean: [1.0, 2.0]}}, one number a class.")
+        return weights
+
     @model_validator(mode="after")
     def _classes_are_balanced_once(self) -> Self:
         for name, weights, off in (("class_weights", self.class_weights, "none"), ("focal_alpha", self.focal_alpha, None)):
@@ -124,6 +155,11 @@ class TrainKnobs(LossKnobs):
                     f"sampler '{self.sampler}' and {name} {weights!r} both balance the classes. "
                     f"Set train.sampler: none, or train.{name}: {off or 'null'}."
                 )
+        if self.focal_alpha is not None and self.class_weights != "none":
+            raise ValueError(
+                f"focal_alpha {self.focal_alpha} and class_weights {self.class_weights!r} both give weights to classes. "
+                "Set train.focal_alpha: null, or train.class_weights: none."
+            )
         return self
 
 
@@ -141,7 +177,7 @@ class TrainParams(TrainKnobs):
     @field_validator("precision", mode="before")
     @classmethod
     def _auto_is_the_profiles(cls, precision: Any) -> Any:
-        # Not the card's: precision changes the result, and a result must not hang on which machine happened to be free.
+        # Not the card's: precision changes the result, and a result must not depend on which machine happened to be free.
         return None if precision == "auto" else precision
 
 
@@ -197,6 +233,8 @@ class Profile(Section):
 class TrainRecipe(TrainKnobs):
     """As the training runs them."""
 
+    losses: dict[str, LossKnobs]
+    """By question."""
     batch_size: int
     accumulate_steps: int
     norm_batch_size: int
@@ -222,9 +260,14 @@ class TrainRecipe(TrainKnobs):
         return self
 
 
+def _to_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 class Recipe(Section):
     """All that decides the result of a training, besides the data and the code."""
 
+    questions: Annotated[tuple[Question, ...], BeforeValidator(_to_tuple)]
     model: ModelRecipe
     train: TrainRecipe
 
@@ -235,10 +278,28 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _sampler_has_its_task(self) -> Self:
-        if self.train.sampler != "none" and "clean" not in self.model.tasks:
+    def _knobs_name_questions(self) -> Self:
+        asked, train = by_name(check_questions(self.questions)), self.train
+        binary = [name for name, question in asked.items() if question.kind == "binary"]
+        if train.sampler != "none" and train.sampler_question not in binary:
             raise ValueError(
-                f"train.sampler '{self.train.sampler}' balances 'clean', which is not among model.tasks {self.model.tasks}. "
-                "Set train.sampler: none, or add the task."
+                f"train.sampler_question '{train.sampler_question}' is no binary question. {did_you_mean(train.sampler_question, binary)} "
+                "Or set train.sampler: none."
             )
+        if train.focal_alpha is not None:
+            if not any(knobs.loss == "focal" for knobs in train.losses.values()):
+                raise ValueError(
+                    f"train.focal_alpha {train.focal_alpha} belongs to a question with loss: focal, and none has it. Set it to null."
+                )
+            _check_class_weights("train.focal_alpha", train.focal_alpha, classes=2)
+        for name, weights in train.class_weights.items() if isinstance(train.class_weights, dict) else ():
+            with_classes = [other for other, question in asked.items() if question.has_classes]
+            if name not in with_classes:
+                raise ValueError(f"train.class_weights: '{name}' has no classes. {did_you_mean(name, with_classes)}")
+            _check_class_weights(f"train.class_weights.{name}", weights, classes=len(asked[name].classes))
         return self
+
+
+def _check_class_weights(key: str, weights: list[float], *, classes: int) -> None:
+    if len(weights) != classes or not all(0 < weight < math.inf for weight in weights):
+        raise ValueError(f"{key} has the value {weights}. Give {classes} numbers above 0.")

@@ -1,4 +1,4 @@
-"""Owns starting torchrun, on one machine or several, so that no training process outlives the one that started it.
+"""Starts torchrun, on one machine or several, so that no training process outlives the one that started it.
 
 Run as a module it is torchrun, with the arguments of torchrun.
 """

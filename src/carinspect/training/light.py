@@ -1,12 +1,32 @@
-"""Owns light that falls unevenly: a soft shadow across the photo, and a low sun that dazzles the lens.
+"""Transforms of albumentations' kind for uneven light: a soft shadow across the photo, and a low sun that dazzles the lens.
 
 Albumentations has both: polygons with hard edges, and a sun that whitens all behind it. These leave everything visible, and cost less.
 """
 
+import os
+from types import ModuleType
 from typing import Any
 
-import albumentations as A  # noqa: N812
 import numpy as np
+
+
+def _import_albumentations() -> Any:
+    """The library. On import it asks the network for a newer version unless the environment says no, which it does for that moment."""
+    before = os.environ.get("NO_ALBUMENTATIONS_UPDATE")
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    try:
+        import albumentations
+    finally:
+        if before is None:
+            del os.environ["NO_ALBUMENTATIONS_UPDATE"]
+        else:
+            os.environ["NO_ALBUMENTATIONS_UPDATE"] = before
+    library: ModuleType = albumentations
+    return library
+
+
+A: Any = _import_albumentations()
+_Transform: Any = A.ImageOnlyTransform
 
 DARKEST = 0.45
 """Share of the light that the deepest shadow leaves."""
@@ -14,7 +34,7 @@ DAZZLE = 0.75
 """Largest share of the way to white that the sun takes a pixel."""
 
 
-class SoftShadow(A.ImageOnlyTransform):
+class SoftShadow(_Transform):
     """The shadow of something beside the camera: a band with soft edges. Photos are uint8 (H, W, 3)."""
 
     def get_params(self) -> dict[str, Any]:
@@ -36,7 +56,7 @@ class SoftShadow(A.ImageOnlyTransform):
         return (img * (1 - (1 - np.float32(light)) * shadow)[..., None] + 0.5).astype(np.uint8)
 
 
-class LensFlare(A.ImageOnlyTransform):
+class LensFlare(_Transform):
     """The sun in the upper half: a glow, and its faint images on the line through the middle. Photos are uint8 (H, W, 3)."""
 
     def get_params(self) -> dict[str, Any]:

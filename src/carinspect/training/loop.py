@@ -1,6 +1,6 @@
-"""Owns the training loop of one process among many: epochs, validation, the best weights, and starting again where it stopped."""
+"""The training loop of one process among many: epochs, validation, the best weights, and starting again where it stopped."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,53 @@ from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.balance import training_priors
 from carinspect.training.batches import MicroBatchLoader, Photos, Step, plan_epoch
 from carinspect.training.config import Recipe
-from carinspect.training.micro_batch import MicroBatch, explain, first_size, remember
+from carinspect.training.losses import Objective
+from carinspect.training.micro_batch import MicroBatch, compile_where_it_works, explain, first_size, remember, shrink_until_it_fits
 from carinspect.training.norm_statistics import NormStatistics
-from carinspect.training.objective import Objective
 from carinspect.training.optimiser import build_optimiser, learning_rate, set_learning_rate, set_training_mode
 from carinspect.training.processes import Peers, share_bytes, smallest
-from carinspect.training.progress import Progress
 from carinspect.training.resume import load_state, read_state, save_state
 from carinspect.training.runtime import Machine
-from carinspect.training.step import train_step
+from carinspect.training.step import Share, Trainer, train_step
 from carinspect.training.tracking import Tracker, group_rates
-from carinspect.training.trial import compile_where_it_works, shrink_until_it_fits
 from carinspect.training.validation import predict_logits, skill_scores, undo_prior, validation_score
+
+
+@dataclass
+class Progress:
+    """What a run has so far, in plain values and tensors; all of it goes into the state that survives a kill."""
+
+    epochs_done: int = 0
+    steps_done: int = 0
+    """Of the epoch after those."""
+    loss_sums: dict[str, float] = field(default_factory=dict)
+    """Of these steps: each question's losses and the total."""
+    loss_counts: dict[str, int] = field(default_factory=dict)
+    skipped_steps: int = 0
+    """Of these steps: dropped, for a loss or gradient was not finite."""
+    best_epoch: int = 0
+    best_score: float = float("-inf")
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """One row an epoch: learning rate, mean training losses, dropped steps, validation skills and score."""
+
+    def add_step(self, losses: dict[str, float] | None) -> None:
+        """Count one step; None for a dropped one."""
+        self.steps_done += 1
+        self.skipped_steps += losses is None
+        for name, loss in (losses or {}).items():
+            self.loss_sums[name] = self.loss_sums.get(name, 0.0) + loss
+            self.loss_counts[name] = self.loss_counts.get(name, 0) + 1
+
+    def close_epoch(self, row: dict[str, Any]) -> None:
+        """Add a row to the history and begin the next epoch."""
+        self.history.append(row)
+        self.epochs_done += 1
+        self.steps_done, self.loss_sums, self.loss_counts, self.skipped_steps = 0, {}, {}, 0
+
+    def mean_losses(self) -> dict[str, float]:
+        """`train_loss_<question>` over the steps of this epoch."""
+        return {f"train_loss_{name}": total / self.loss_counts[name] for name, total in self.loss_sums.items()}
 
 
 @dataclass
@@ -50,48 +85,47 @@ class Learner:
     def _parts(self) -> dict[str, Any]:
         return {
             "network": self.network, "averaged": self.averaged, "optimiser": self.optimiser, "scaler": self.scaler,
-            "task_weights": self.objective.task_weights,
+            "loss_weights": self.objective.weights,
         }  # fmt: skip
 
 
-def train(
-    network: CarInspectionNetwork,
-    *,
-    recipe: Recipe,
-    machine: Machine,
-    peers: Peers,
-    photos: Photos,
-    validation: Photos,
-    state_file: Path,
-    tracker: Tracker,
-) -> Progress:
+@dataclass(frozen=True)
+class Setting:
+    """What a training runs with; nothing in it changes, but for the files that it names."""
+
+    recipe: Recipe
+    machine: Machine
+    peers: Peers
+    photos: Photos
+    """The split train."""
+    validation: Photos
+    state_file: Path
+    """Where the state is kept, and found by the next try."""
+    tracker: Tracker
+
+
+def train(network: CarInspectionNetwork, setting: Setting) -> Progress:
     """Train to the end of the recipe, from `state_file` where an interrupted run left one. The same on every rank."""
-    learner = _build_learner(network, recipe=recipe, machine=machine, photos=photos)
-    _resume(learner, state_file, peers=peers)
-    micro_batch = _settle_micro_batch(network, recipe, machine, peers)
-    # Everything has its gradients here, as in the epochs that need most memory.
-    set_training_mode(network, recipe.train, epoch=recipe.train.epochs)
-    runner: nn.Module = network
-    if machine.compile:
-        runner = compile_where_it_works(network, recipe, size=micro_batch.size, peers=peers)
-    if machine.micro_batch == "auto" and machine.device == "cuda":
-        shrink_until_it_fits(runner, recipe, micro_batch)
-    loader = MicroBatchLoader(photos, recipe.train, machine)
-    priors = training_priors(recipe.train, photos.labels, tasks=learner.objective.tasks)
-    _start_tracker(tracker, learner.progress, plan_epoch(recipe.train, clean=photos.labels["clean"], epoch=0), epochs=recipe.train.epochs)
+    recipe, machine, peers, photos, tracker = setting.recipe, setting.machine, setting.peers, setting.photos, setting.tracker
+    learner = _build_learner(network, setting)
+    _resume(learner, setting)
+    trainer = _build_trainer(learner, setting)
+    loader = MicroBatchLoader(photos, recipe, machine)
+    priors = training_priors(recipe, photos.labels)
+    _start_tracker(tracker, learner.progress, plan_epoch(recipe, photos.labels, epoch=0), epochs=recipe.train.epochs)
 
     while not is_finished(learner.progress, recipe):
-        rate = _train_epoch(
-            learner, runner, loader,
-            recipe=recipe, machine=machine, peers=peers, photos=photos, micro_batch=micro_batch, state_file=state_file, tracker=tracker,
-        )  # fmt: skip
-        logits = undo_prior(predict_logits(learner.averaged.module.eval(), validation), priors)
-        _close_epoch(learner, rate=rate, skills=skill_scores(logits, validation.labels))
-        # Before the state is kept: an epoch shown twice is hidden again by the sinks, an epoch never shown would stay lost.
+        rate = _train_epoch(learner, trainer, loader, setting)
+
+        # The average of the weights is what is validated, kept and exported; balanced training must not look uncalibrated.
+        logits = undo_prior(recipe.questions, predict_logits(learner.averaged.module.eval(), setting.validation), priors)
+        _close_epoch(learner, rate=rate, skills=skill_scores(recipe.questions, logits, setting.validation.labels))
+
+        # Shown before the state is kept: an epoch shown twice is hidden again by the sinks, an epoch never shown would stay lost.
         rates = group_rates(learner.optimiser)
-        tracker.write_epoch(learner.progress.history[-1], rates=rates, val_logits=logits, val_labels=validation.labels)
+        tracker.write_epoch(learner.progress.history[-1], rates=rates, val_logits=logits, val_labels=setting.validation.labels)
         if peers.writes:
-            save_state(learner.state(), state_file)
+            save_state(learner.state(), setting.state_file)
     return learner.progress
 
 
@@ -114,79 +148,88 @@ def own_parts(step: Step, peers: Peers) -> list[int]:
     return list(range(peers.rank, len(step.micro_batches), peers.world_size))
 
 
-def _build_learner(network: CarInspectionNetwork, *, recipe: Recipe, machine: Machine, photos: Photos) -> Learner:
-    device = torch.device("cuda", torch.cuda.current_device()) if machine.device == "cuda" else torch.device("cpu")
+def _build_learner(network: CarInspectionNetwork, setting: Setting) -> Learner:
+    train = setting.recipe.train
+    device = torch.device("cuda", torch.cuda.current_device()) if setting.machine.device == "cuda" else torch.device("cpu")
     network.to(device)
-    objective = Objective(recipe, photos.labels, device=device)
+    objective = Objective(setting.recipe, setting.photos.labels, device=device)
     return Learner(
         network=network,
         # Warmed up: the first steps would otherwise leave the average near the random weights for hundreds of steps.
-        averaged=ModelEmaV3(network, decay=recipe.train.ema_decay, use_warmup=True),
-        optimiser=build_optimiser(network, objective.task_weights, recipe.train),
-        scaler=torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16"),
+        averaged=ModelEmaV3(network, decay=train.ema_decay, use_warmup=True),
+        optimiser=build_optimiser(network, objective.weights, train),
+        scaler=torch.amp.GradScaler(device.type, enabled=train.precision == "fp16"),
         objective=objective,
         progress=Progress(),
     )
 
 
-def _resume(learner: Learner, state_file: Path, *, peers: Peers) -> None:
-    content = share_bytes(read_state(state_file) if peers.writes else None, peers)
+def _resume(learner: Learner, setting: Setting) -> None:
+    content = share_bytes(read_state(setting.state_file) if setting.peers.writes else None, setting.peers)
     if content is None:
         return
     learner.restore(load_state(content))
-    if peers.writes:
+    if setting.peers.writes:
         done = learner.progress
-        print(f"going on after epoch {done.epochs_done}, step {done.steps_done} of an interrupted run ({state_file})", flush=True)
+        print(f"going on after epoch {done.epochs_done}, step {done.steps_done} of an interrupted run ({setting.state_file})", flush=True)
 
 
-def _settle_micro_batch(network: nn.Module, recipe: Recipe, machine: Machine, peers: Peers) -> MicroBatch:
+def _build_trainer(learner: Learner, setting: Setting) -> Trainer:
+    """What the steps run with: the micro-batch that fits, the network compiled where that works."""
+    network, recipe, machine, peers = learner.network, setting.recipe, setting.machine, setting.peers
+
     def tell(size: int) -> None:
         if peers.writes:
             print(explain(size, network, recipe), flush=True)
             remember(size, recipe, machine)
 
-    return MicroBatch(smallest(first_size(recipe, machine)), on_change=tell)
+    micro_batch = MicroBatch(smallest(first_size(recipe, machine)), on_change=tell)
+    # Everything has its gradients here, as in the epochs that need most memory.
+    set_training_mode(network, recipe.train, epoch=recipe.train.epochs)
+    runner: nn.Module = network
+    if machine.compile:
+        runner = compile_where_it_works(network, recipe, size=micro_batch.size, peers=peers)
+    if machine.micro_batch == "auto" and machine.device == "cuda":
+        shrink_until_it_fits(runner, recipe, micro_batch)
+    return Trainer(
+        network=runner, optimiser=learner.optimiser, scaler=learner.scaler, objective=learner.objective, recipe=recipe,
+        statistics=NormStatistics(network), micro_batch=micro_batch,
+    )  # fmt: skip
 
 
-def _train_epoch(
-    learner: Learner,
-    runner: nn.Module,
-    loader: MicroBatchLoader,
-    *,
-    recipe: Recipe,
-    machine: Machine,
-    peers: Peers,
-    photos: Photos,
-    micro_batch: MicroBatch,
-    state_file: Path,
-    tracker: Tracker,
-) -> float:
+def _train_epoch(learner: Learner, trainer: Trainer, loader: MicroBatchLoader, setting: Setting) -> float:
     """The rest of the epoch in which `learner` stands; returns the last learning rate."""
+    recipe, peers, machine = setting.recipe, setting.peers, setting.machine
     progress, epoch = learner.progress, learner.progress.epochs_done
-    plan = plan_epoch(recipe.train, clean=photos.labels["clean"], epoch=epoch)
+
+    # A resumed run plans the whole epoch again and takes what is left of it.
+    plan = plan_epoch(recipe, setting.photos.labels, epoch=epoch)
     rest = plan[progress.steps_done :]
-    labelled = photos.in_epoch(recipe.train, epoch)
+    labelled = setting.photos.in_epoch(recipe, epoch)
     set_training_mode(learner.network, recipe.train, epoch=epoch)
-    statistics = NormStatistics(learner.network)
-    images = tracker.show_first(loader.epoch(epoch, [step.draws[part] for step in rest for part in own_parts(step, peers)]), epoch)
+    batches = loader.epoch(epoch, [step.draws[part] for step in rest for part in own_parts(step, peers)])
+    images = setting.tracker.show_first(batches, epoch)
     val_scores = [row["val_score"] for row in progress.history]
+
     for step in rest:
+        # The rate depends on the step's number and the scores so far alone, so a resumed run has the same one.
         number = epoch * len(plan) + progress.steps_done
         rate = learning_rate(recipe.train, number, total_steps=recipe.train.epochs * len(plan), val_scores=val_scores)
         set_learning_rate(learner.optimiser, rate)
+
         parts = own_parts(step, peers)
-        losses = train_step(
-            runner, learner.optimiser, learner.scaler,
-            recipe=recipe, objective=learner.objective, photos=labelled, step=step, step_number=number, own_parts=parts,
-            images=(next(images) for _ in parts), statistics=statistics, micro_batch=micro_batch,
-        )  # fmt: skip
+        losses = train_step(Share(trainer, labelled, step, number, parts, images=(next(images) for _ in parts)))
+        # A dropped step left the weights as they were: there is nothing new to average.
         if losses is not None:
             learner.averaged.update(learner.network, step=number)
         progress.add_step(losses)
-        tracker.advance(len(step.positions))
+        setting.tracker.advance(len(step.positions))
+
+        # Inside a long epoch the state is kept as well; its end is kept by the caller.
         due = machine.checkpoint_steps and progress.steps_done % machine.checkpoint_steps == 0
         if due and peers.writes and progress.steps_done < len(plan):
-            save_state(learner.state(), state_file)
+            save_state(learner.state(), setting.state_file)
+
     # The loader's workers hand over what is left and wait for the next epoch.
     next(images, None)
     return rate
@@ -195,8 +238,8 @@ def _train_epoch(
 def _close_epoch(learner: Learner, *, rate: float, skills: dict[str, float]) -> None:
     progress, score = learner.progress, validation_score(skills)
     row = {"epoch": progress.epochs_done + 1, "lr": rate} | progress.mean_losses() | {"skipped_steps": progress.skipped_steps}
-    row |= {f"val_skill_{task}": skill for task, skill in skills.items()} | {"val_score": score}
-    progress.close_epoch(row | learner.objective.task_weights.named_values())
+    row |= {f"val_skill_{name}": skill for name, skill in skills.items()} | {"val_score": score}
+    progress.close_epoch(row | learner.objective.weights.named_values())
     if score > progress.best_score:
         progress.best_epoch, progress.best_score = progress.epochs_done, score
         progress.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in learner.averaged.module.state_dict().items()}

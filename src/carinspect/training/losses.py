@@ -1,85 +1,79 @@
-"""Owns the multi-task loss: what nobody judged contributes nothing.
+"""What a training minimises: each question's mean loss over an effective batch, and their weighted total.
 
-Shapes: B photos, K classes. A label that is NaN is unknown.
+What nobody judged contributes nothing. Shapes: B photos, K classes, Q questions in the order of the recipe. A label that is NaN is unknown.
 """
 
+import math
 from collections.abc import Mapping
+from typing import assert_never
 
 import torch
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision.ops import sigmoid_focal_loss
 
-from carinspect.model.config import LossKnobs
-
-Labels = Mapping[str, torch.Tensor]
-"""Label columns (core.tables) as float32 of shape (B,), NaN where unknown."""
-
-ClassWeights = Mapping[str, torch.Tensor]
-"""Weights of shape (K,) of `clean` (dirty, clean) or `weather`; a task that is not in it counts every photo alike."""
+from carinspect.core.questions import Question
+from carinspect.training.balance import Labels, class_weights
+from carinspect.training.config import Recipe, TrainRecipe
 
 
-def is_labelled(labels: Labels) -> dict[str, torch.Tensor]:
-    """For each task, which photos carry something to learn from: bool of shape (B,)."""
-    return {
-        "clean": ~labels["clean"].isnan(),
-        "cleanliness": ~labels["cleanliness_score"].isnan(),
-        "damage": ~labels["damage_score"].isnan() | (labels["damaged"] == 1),
-        "weather": ~labels["weather_condition"].isnan(),
-    }
+class Objective:
+    """The losses of a recipe."""
 
+    def __init__(self, recipe: Recipe, labels: Labels, *, device: torch.device) -> None:
+        """`labels`: all of the split train, which class weights by frequency come from."""
+        self.questions = recipe.questions
+        self.names = [question.name for question in self.questions]
+        self.weights = QuestionWeights(recipe).to(device)
+        self._train = recipe.train
+        self._class_weights = {name: weights.to(device) for name, weights in class_weights(recipe, labels).items()}
 
-def label_weights(labels: Labels, class_weights: ClassWeights) -> dict[str, float]:
-    """What `summed_losses` of these photos is divided by for a mean: each task's labelled photos, counted by their class's weight.
+    def divisors(self, labels: Labels) -> dict[str, float]:
+        """What each question's sum over these photos, an effective batch, is divided by; 0 where none has a label.
 
-    The convention of torch.nn.CrossEntropyLoss with `weight`. Taken over a whole effective batch, it makes accumulation exact.
-    """
-    known = is_labelled(labels)
-    sums = {task: float(photos.sum()) for task, photos in known.items()}
-    for task, column in (("clean", "clean"), ("weather", "weather_condition")):
-        if task in class_weights:
-            sums[task] = float(class_weights[task].cpu()[labels[column][known[task]].long()].sum(dtype=torch.float64))
-    return sums
+        Its labelled photos, counted by their class's weight: the convention of torch.nn.CrossEntropyLoss with `weight`. Taken over the
+        whole effective batch, it makes accumulation exact.
+        """
+        sums = {}
+        for question in self.questions:
+            known = labels[question.column][~labels[question.column].isnan()]
+            weights = self._class_weights.get(question.name)
+            sums[question.name] = float(len(known)) if weights is None else float(weights.cpu()[known.long()].sum(dtype=torch.float64))
+        return sums
 
-
-def summed_losses(
-    logits: Mapping[str, torch.Tensor], labels: Labels, knobs: LossKnobs, *, class_weights: ClassWeights
-) -> dict[str, torch.Tensor]:
-    """Each task's loss summed over its labelled photos; 0, with a gradient of 0, where none is labelled.
-
-    `knobs.damaged_below`: a photo known as damaged without a severity costs only as far as its damage score lies above this.
-    """
-    known = is_labelled(labels)
-    return {
-        task: _task_loss(task, values[known[task]], _of(labels, known[task]), knobs, class_weights.get(task))
-        for task, values in logits.items()
-    }
-
-
-def _of(labels: Labels, chosen: torch.Tensor) -> Labels:
-    return {column: values[chosen] for column, values in labels.items()}
-
-
-def _task_loss(task: str, logits: torch.Tensor, labels: Labels, knobs: LossKnobs, weights: torch.Tensor | None) -> torch.Tensor:
-    match task:
-        case "clean" if knobs.clean_loss == "focal":
-            return focal_loss(logits, labels["clean"], gamma=knobs.focal_gamma, weights=weights)
-        case "clean":
-            return binary_cross_entropy(logits, labels["clean"], smoothing=knobs.label_smoothing, weights=weights)
-        case "weather":
-            target = labels["weather_condition"].long()
-            return F.cross_entropy(logits, target, weight=weights, reduction="sum", label_smoothing=knobs.label_smoothing)
-        case "cleanliness":
-            return _regression_loss(logits, labels["cleanliness_score"], knobs.regression_loss)
-        case "damage":
-            score = labels["damage_score"]
-            # Without a severity the target is the score itself, or the ceiling where the score lies above it: a one-sided loss.
-            ceiling = torch.sigmoid(logits).detach().clamp(max=knobs.damaged_below)
-            has_score = ~score.isnan()
-            return _regression_loss(logits[has_score], score[has_score], knobs.regression_loss) + _regression_loss(
-                logits[~has_score], ceiling[~has_score], "smooth_l1"
+    def mean_losses(self, logits: Mapping[str, torch.Tensor], labels: Labels, divisors: Mapping[str, float]) -> torch.Tensor:
+        """This part's share of each question's mean, shape (Q,); the shares of all parts add up to the mean of the effective batch."""
+        sums = []
+        for question in self.questions:
+            # Without a label the sum is 0, with a gradient of 0: every parameter has one, on every process.
+            known = ~labels[question.column].isnan()
+            loss = summed_loss(
+                question,
+                logits[question.name][known],
+                labels[question.column][known],
+                self._train,
+                weights=self._class_weights.get(question.name),
             )
+            sums.append(loss / (divisors[question.name] or 1.0))
+        return torch.stack(sums)
+
+
+def summed_loss(
+    question: Question, logits: torch.Tensor, target: torch.Tensor, train: TrainRecipe, *, weights: torch.Tensor | None
+) -> torch.Tensor:
+    """The loss of one question, summed over labelled photos. `weights`: of its classes, shape (K,); None counts every photo alike."""
+    loss = train.losses[question.name].loss
+    match question.kind:
+        case "binary":
+            if loss == "focal":
+                return focal_loss(logits, target, gamma=train.focal_gamma, weights=weights)
+            return binary_cross_entropy(logits, target, smoothing=train.label_smoothing, weights=weights)
+        case "score":
+            return regression_loss(logits, target, loss)
+        case "classes":
+            return F.cross_entropy(logits, target.long(), weight=weights, reduction="sum", label_smoothing=train.label_smoothing)
         case _:
-            raise AssertionError(task)
+            assert_never(question.kind)
 
 
 def binary_cross_entropy(logits: torch.Tensor, target: torch.Tensor, *, smoothing: float, weights: torch.Tensor | None) -> torch.Tensor:
@@ -100,8 +94,9 @@ def focal_loss(logits: torch.Tensor, target: torch.Tensor, *, gamma: float, weig
     return losses.sum() if weights is None else (weights[target.long()] * losses).sum()
 
 
-def _regression_loss(logits: torch.Tensor, target: torch.Tensor, kind: str) -> torch.Tensor:
-    match kind:
+def regression_loss(logits: torch.Tensor, target: torch.Tensor, loss: str) -> torch.Tensor:
+    """Summed over scores 0..1, of the sigmoid of the logits: `smooth_l1` (Huber, quadratic below 0.1), `mse` or `bce`."""
+    match loss:
         case "smooth_l1":
             return F.smooth_l1_loss(torch.sigmoid(logits), target, reduction="sum", beta=0.1)
         case "mse":
@@ -109,4 +104,57 @@ def _regression_loss(logits: torch.Tensor, target: torch.Tensor, kind: str) -> t
         case "bce":
             return F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
         case _:
-            raise AssertionError(kind)
+            raise AssertionError(loss)
+
+
+class QuestionWeights(nn.Module):
+    """The weight of each question in the total loss: as given, or learnt.
+
+    uncertainty: Kendall, Gal and Cipolla (2018), "Multi-task learning using uncertainty to weigh losses", equations 7 and 10. With the
+    log-variance s = log sigma^2 of a question as a parameter, total = sum over questions of w L + s / 2, where w = exp(-s) for classes
+    and exp(-s) / 2 for a score. s begins where w is the question's `loss_weight`; a question whose weight is 0 stays out.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.names = [question.name for question in recipe.questions]
+        weights = [recipe.train.losses[name].weight for name in self.names]
+        factors = [1.0 if question.has_classes else 0.5 for question in recipe.questions]
+        self.fixed_Q: torch.Tensor
+        self.factor_Q: torch.Tensor
+        self.log_variance_Q: nn.Parameter | None = None
+        # Nothing to restore in either: they follow from the recipe.
+        self.register_buffer("fixed_Q", torch.tensor(weights), persistent=False)
+        self.register_buffer("factor_Q", torch.tensor(factors), persistent=False)
+        if recipe.train.loss_weighting == "uncertainty":
+            begin = [math.log(factor / weight) if weight else 0.0 for factor, weight in zip(factors, weights, strict=True)]
+            self.log_variance_Q = nn.Parameter(torch.tensor(begin))
+
+    def values(self) -> torch.Tensor:
+        """The weights now, shape (Q,), without a gradient: what the network's gradient is made with."""
+        if self.log_variance_Q is None:
+            return self.fixed_Q
+        return self._learnt().detach()
+
+    def total(self, losses_Q: torch.Tensor, present_Q: torch.Tensor) -> torch.Tensor:
+        """The loss that is minimised, from the mean losses of an effective batch; `present_Q`: which questions have a label in it."""
+        if self.log_variance_Q is None:
+            return (self.fixed_Q * losses_Q).sum()
+        terms_Q = self._learnt() * losses_Q + self.log_variance_Q / 2
+        # A question without labels would otherwise grow its weight on no evidence.
+        return torch.where(present_Q & (self.fixed_Q > 0), terms_Q, 0.0).sum()
+
+    def set_gradient(self, losses_Q: torch.Tensor, present_Q: torch.Tensor) -> None:
+        """Of the log-variances, which learn from the losses of the whole batch: every rank knows these, and gets the same."""
+        if self.log_variance_Q is not None:
+            (self.log_variance_Q.grad,) = torch.autograd.grad(self.total(losses_Q.detach(), present_Q), [self.log_variance_Q])
+
+    def named_values(self) -> dict[str, float]:
+        """For the history: `loss_weight_<question>` of learnt weights; those that stay are in the recipe."""
+        if self.log_variance_Q is None:
+            return {}
+        return {f"loss_weight_{name}": value for name, value in zip(self.names, self.values().tolist(), strict=True)}
+
+    def _learnt(self) -> torch.Tensor:
+        assert self.log_variance_Q is not None
+        return torch.where(self.fixed_Q > 0, self.factor_Q * torch.exp(-self.log_variance_Q), 0.0)

@@ -1,35 +1,39 @@
-"""Owns what happens where a loss or a gradient is not finite: whose it is, and whether the run stops or drops the step."""
+"""What happens where a loss or a gradient is not finite: whose it is, and whether the run stops or drops the step."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import distributed
 
 from carinspect.core.errors import UserError
-from carinspect.training.share import Share
-from carinspect.training.trial import autocast
+from carinspect.training.micro_batch import autocast
+
+if TYPE_CHECKING:
+    from carinspect.training.step import Share
 
 NAMED = 8
 
 
-def is_finite(task_losses: dict[str, float], gradient_norm: torch.Tensor) -> bool:
+def is_finite(question_losses: dict[str, float], gradient_norm: torch.Tensor) -> bool:
     """Whether all that the ranks added up is; the same on each of them."""
-    return all(math.isfinite(loss) for loss in task_losses.values()) and bool(torch.isfinite(gradient_norm))
+    return all(math.isfinite(loss) for loss in question_losses.values()) and bool(torch.isfinite(gradient_norm))
 
 
-def describe(share: Share, task_losses: dict[str, float]) -> str:
+def describe(share: "Share", question_losses: dict[str, float]) -> str:
     """What is not finite in this step, in words. All ranks must call it, with the losses of the whole batch."""
     batch = [share.photos.image_paths[position] for position in share.step.positions]
-    broken = [task for task, loss in task_losses.items() if not math.isfinite(loss)]
+    broken = [name for name, loss in question_losses.items() if not math.isfinite(loss)]
     if broken:
         photos = _gather(_photos_of_loss(share, broken[0]))
         whose = f" for {_some(photos)}" if photos else f"; the batch begins with {_some(batch)}"
-        return f"the loss of '{broken[0]}' is not finite at step {share.step_number}{whose}"
-    names = [name for name, parameter in share.network.named_parameters() if parameter.grad is not None and _is_broken(parameter.grad)]
-    tasks = ", ".join(task for task in task_losses if any(f"heads.{task}." in name for name in names)) or "the shared layers"
+        return f"the loss of '{broken[0]}' is not finite at step {share.number}{whose}"
+    names = [
+        name for name, parameter in share.trainer.network.named_parameters() if parameter.grad is not None and _is_broken(parameter.grad)
+    ]
+    heads = ", ".join(asked for asked in question_losses if any(f"heads.{asked}." in name for name in names)) or "the shared layers"
     return (
-        f"the gradient of {_some(names)} is not finite at step {share.step_number} ({tasks}), though the loss is; "
+        f"the gradient of {_some(names)} is not finite at step {share.number} ({heads}), though the loss is; "
         f"the batch begins with {_some(batch)}"
     )
 
@@ -55,18 +59,20 @@ def _is_broken(values: torch.Tensor) -> bool:
     return not bool(torch.isfinite(values).all())
 
 
-def _photos_of_loss(share: Share, task: str) -> list[str]:
-    """Of this rank's photos, those whose own loss is not finite when the network looks at them one by one."""
-    was_training = {module: module.training for module in share.network.modules()}
-    share.network.eval()
+def _photos_of_loss(share: "Share", question: str) -> list[str]:
+    """Of this rank's photos, those whose own loss is not finite when the network answers them one by one."""
+    was_training = {module: module.training for module in share.trainer.network.modules()}
+    share.trainer.network.eval()
     found = []
     ones = {name: float(value > 0) for name, value in share.divisors.items()}
-    with torch.no_grad(), autocast(share.device, share.recipe.train.precision):
+    with torch.no_grad(), autocast(share.device, share.trainer.recipe.train.precision):
         for part, images in zip(share.own_parts, share.drawn, strict=True):
             for place, position in enumerate(share.step.micro_batches[part]):
                 labels = {name: values.to(share.device) for name, values in share.photos.labels_of(position[None]).items()}
-                losses = share.objective.mean_losses(share.network(images[place : place + 1].to(share.device)), labels, ones)
-                if not torch.isfinite(losses[share.objective.tasks.index(task)]):
+                losses = share.trainer.objective.mean_losses(
+                    share.trainer.network(images[place : place + 1].to(share.device)), labels, ones
+                )
+                if not torch.isfinite(losses[share.trainer.objective.names.index(question)]):
                     found.append(share.photos.image_paths[position])
     for module, training in was_training.items():
         module.training = training

@@ -1,4 +1,4 @@
-"""Owns batch-norm statistics over several micro-batches and processes."""
+"""Batch-norm statistics over several micro-batches and processes."""
 
 import torch
 from torch import nn

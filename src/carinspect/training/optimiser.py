@@ -1,4 +1,4 @@
-"""Owns the optimiser's parameter groups, what is frozen when, and the learning-rate schedule."""
+"""The optimiser's parameter groups, what is frozen when, and the learning-rate schedule."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from torch import nn
 
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.config import TrainRecipe
-from carinspect.training.task_weights import TaskWeights
+from carinspect.training.losses import QuestionWeights
 
 
 def backbone_is_frozen(recipe: TrainRecipe, epoch: int) -> bool:
@@ -26,13 +26,13 @@ def set_training_mode(network: CarInspectionNetwork, recipe: TrainRecipe, *, epo
     network.backbone.train(not frozen)
 
 
-def build_optimiser(network: CarInspectionNetwork, task_weights: TaskWeights, recipe: TrainRecipe) -> torch.optim.Optimizer:
-    """AdamW or SGD over the backbone, the new layers and the task weights; `lr_scale` is each group's own factor of the rate.
+def build_optimiser(network: CarInspectionNetwork, question_weights: QuestionWeights, recipe: TrainRecipe) -> torch.optim.Optimizer:
+    """AdamW or SGD over the backbone, the new layers and the learnt loss weights; `lr_scale` is each group's own factor of the rate.
 
     A backbone that is frozen for good is not in it; one that thaws is, and is passed over as long as it has no gradients.
     """
     groups = parameter_groups(network, recipe)
-    learnt = list(task_weights.parameters())
+    learnt = list(question_weights.parameters())
     if learnt:
         groups.append({"params": learnt, "weight_decay": 0.0, "lr_scale": 1.0})
     if recipe.optimiser == "sgd":
@@ -68,7 +68,7 @@ def learning_rate(recipe: TrainRecipe, step: int, *, total_steps: int, val_score
     """The rate of `step`, counted from 0: a linear warm-up to `recipe.lr`, then the schedule.
 
     cosine: down to 0, Loshchilov and Hutter (2017), equation 5, one cycle. plateau: times `plateau_factor` for each plateau in
-    `val_scores`, those of all epochs before. The rate hangs on nothing else, so that a run begun again goes on at the same.
+    `val_scores`, those of all epochs before. The rate depends on nothing else, so that a resumed run has the same one.
     """
     warmup_steps = round(total_steps * recipe.warmup_fraction)
     warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0

@@ -1,4 +1,4 @@
-"""Owns what the training processes tell each other: how they meet, which of them writes, and what all must agree on."""
+"""What the training processes tell each other: how they meet, which of them writes, and what all must agree on."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Owns the resolution of a hardware profile and the `model` and `train` sections into the recipe that really runs."""
+"""Resolves a hardware profile, the questions and the sections `model` and `train` into the recipe that really runs."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,12 @@ import yaml
 
 from carinspect.core.errors import UserError, did_you_mean
 from carinspect.core.files import sha256_of, write_bytes
-from carinspect.core.params import load_yaml, parse_section, read_section
+from carinspect.core.params import RECIPE_FILE, load_yaml, parse_section, read_section
+from carinspect.core.questions import dump_questions, read_questions
 from carinspect.model.checkpoint import check_fits, load_checkpoint
 from carinspect.model.config import ModelParams
 from carinspect.training.config import Profile, Recipe, TrainParams
 
-RECIPE_FILE = Path("data/recipe.yaml")
 CHECKPOINT_FILE = Path("models/best.pt")
 
 
@@ -36,7 +36,10 @@ def resolve_recipe(params: dict[str, Any], *, pretrained: str, resume: str) -> R
     model |= {"backbone": model["backbone"] or defaults.pop("backbone"), "pretrained": pretrained}
     train |= {key: train[key] if train[key] is not None else value for key, value in defaults.items() if key in train}
     train["resume"] = resume
-    return parse_section("recipe", Recipe, {"model": model, "train": train})
+    questions = read_questions(params)
+    train["losses"] = {question.name: {"loss": question.loss, "weight": question.loss_weight} for question in questions}
+    asked = dump_questions(question.asked for question in questions)
+    return parse_section("recipe", Recipe, {"questions": asked, "model": model, "train": train})
 
 
 def identify_checkpoint(resume: str | None, recipe: Recipe) -> str:
@@ -50,7 +53,7 @@ def identify_checkpoint(resume: str | None, recipe: Recipe) -> str:
         raise UserError(
             f"train.resume: '{path}' is what this training writes, and DVC deletes it first. Copy it elsewhere, and name the copy."
         )
-    check_fits(load_checkpoint(path), recipe.model, path=path)
+    check_fits(load_checkpoint(path), recipe.model, recipe.questions, path=path)
     return f"sha256:{sha256_of(path)}"
 
 
@@ -59,12 +62,12 @@ def resume_from(resume: str | None, recipe: Recipe) -> Recipe:
     if resume is None:
         return recipe
     train = recipe.train.model_dump() | {"resume": identify_checkpoint(resume, recipe)}
-    return parse_section("recipe", Recipe, recipe.model_dump() | {"train": train})
+    return parse_section("recipe", Recipe, recipe.model_dump(mode="json") | {"train": train})
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write the recipe as YAML with sorted keys: an equal recipe has equal bytes."""
-    write_bytes(path, yaml.safe_dump(recipe.model_dump(), sort_keys=True).encode())
+    write_bytes(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=True).encode())
 
 
 def read_recipe(path: Path = RECIPE_FILE) -> Recipe:

@@ -1,4 +1,4 @@
-"""Owns the state that survives a kill: one file for each (recipe, data, code), outside what DVC deletes, gone once its run is done.
+"""The state that survives a kill: one file for each (recipe, data, code), outside what DVC deletes, gone once its run is done.
 
 The file is the SHA-256 of its rest, then what `torch.save` writes: a file that is torn or changed is never taken for a state.
 """
@@ -47,7 +47,7 @@ def save_state(state: dict[str, Any], path: Path) -> None:
         free_mb = shutil.disk_usage(path.parent).free / 1e6
         raise UserError(
             f"{path}: the training's state ({len(content) / 1e6:.0f} MB) could not be written: {error.strerror}. The disk of {path.parent} "
-            f"has {free_mb:.0f} MB free. Make room, then run the same command: it goes on from the state before."
+            f"has {free_mb:.0f} MB free. Make room, then run the same command: it resumes from the state before."
         ) from error
 
 

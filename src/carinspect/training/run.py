@@ -1,4 +1,4 @@
-"""Owns a whole training as a stage starts it: what is checked before any process starts, and what each process then does."""
+"""A whole training as a stage starts it: what is checked before any process starts, and what each process then does."""
 
 import io
 from dataclasses import dataclass
@@ -12,20 +12,19 @@ from torch import distributed
 
 from carinspect.core.errors import UserError
 from carinspect.core.files import sha256_of, write_bytes
+from carinspect.core.questions import label_columns
 from carinspect.core.seeds import derive_seed
-from carinspect.core.tables import DATASET_COLUMNS, read_table
+from carinspect.core.tables import dataset_columns, read_table
 from carinspect.images.store import cache_folder, open_store
 from carinspect.model.backbones import build_backbone
 from carinspect.model.checkpoint import Checkpoint, check_fits, load_checkpoint, save_checkpoint
-from carinspect.model.losses import is_labelled
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.balance import training_priors
 from carinspect.training.batches import Photos, labels_as_tensors
 from carinspect.training.config import Recipe, TrackingParams
-from carinspect.training.contact_sheet import write_contact_sheet
-from carinspect.training.loop import train
+from carinspect.training.loop import Progress, Setting, train
+from carinspect.training.pictures import draw_curves, write_augmentation_sheet
 from carinspect.training.processes import connect, local_rank, meet
-from carinspect.training.progress import Progress
 from carinspect.training.resume import clear_leftovers, code_revision, state_path
 from carinspect.training.runtime import Machine
 from carinspect.training.tracking import Tracker, check_tracking, open_sinks
@@ -49,7 +48,7 @@ class Job:
     checkpoint: Path
     curves: Path
     curves_picture: Path
-    contact_sheet: Path
+    augmentation_sheet: Path
     tracking: TrackingParams
 
     @property
@@ -68,29 +67,30 @@ def prepare(job: Job) -> None:
     check_tracking(job.tracking)
     for split in ("train", "val"):
         photos = open_photos(job, split)
-        for task, known in is_labelled(photos.labels).items():
-            if task in job.recipe.model.tasks and not known.any():
-                raise UserError(f"{job.table}: no photo of the split '{split}' has a label for '{task}'. Take it out of model.tasks.")
+        for question in job.recipe.questions:
+            if photos.labels[question.column].isnan().all():
+                raise UserError(
+                    f"{job.table}: no photo of the split '{split}' has a label for '{question.name}'. Take it out of questions."
+                )
         if split == "train":
             # Refuses a sampler that has only one class to draw from.
-            training_priors(job.recipe.train, photos.labels, tasks=list(job.recipe.model.tasks))
+            training_priors(job.recipe, photos.labels)
             if not job.joins:
-                write_contact_sheet(photos, job.recipe.train, job.contact_sheet)
+                write_augmentation_sheet(photos, job.recipe, job.augmentation_sheet)
     build_network(job)
 
 
 def open_photos(job: Job, split: str) -> Photos:
-    """The photos and labels of one split; a photo without any label of the recipe's tasks is left out."""
-    table = read_table(job.table, columns=DATASET_COLUMNS)
-    table = table[table["split"] == split].reset_index(drop=True)
-    known = is_labelled(labels_as_tensors(table))
-    useful = torch.stack([known[task] for task in job.recipe.model.tasks]).any(dim=0)
-    table = table[useful.numpy()].reset_index(drop=True)
+    """The photos and labels of one split; a photo without any label of the recipe's questions is left out."""
+    questions = job.recipe.questions
+    table = read_table(job.table, columns=dataset_columns(questions), questions=questions)
+    labelled = table[label_columns(questions)].notna().any(axis=1)
+    table = table[(table["split"] == split) & labelled].reset_index(drop=True)
     if table.empty:
         raise UserError(f"{job.table}: no photo of the split '{split}' has a label. Run dvc repro split.")
     paths = table["image_path"].tolist()
     pixels = open_store(job.root, paths, table["sha256"].tolist(), side_px=job.recipe.train.image_side_px)
-    return Photos(image_paths=paths, pixels=pixels, labels=labels_as_tensors(table))
+    return Photos(image_paths=paths, pixels=pixels, labels=labels_as_tensors(table, questions))
 
 
 def build_network(job: Job) -> CarInspectionNetwork:
@@ -102,7 +102,7 @@ def build_network(job: Job) -> CarInspectionNetwork:
         weights = Path(job.pretrained)
         _check_unchanged("model.pretrained", weights, recipe.pretrained)
     backbone = build_backbone(recipe.backbone, image_side_px=job.recipe.train.image_side_px, pretrained=weights)
-    network = CarInspectionNetwork(recipe, backbone=backbone)
+    network = CarInspectionNetwork(recipe, job.recipe.questions, backbone=backbone)
     if (job.resume is None) != (job.recipe.train.resume == "none"):
         raise UserError(f"train.resume is '{job.resume}', and the recipe was made for another. Run dvc repro.")
     if job.resume:
@@ -113,7 +113,7 @@ def build_network(job: Job) -> CarInspectionNetwork:
 
 def _load_weights(network: CarInspectionNetwork, path: Path, recipe: Recipe) -> None:
     checkpoint = load_checkpoint(path)
-    check_fits(checkpoint, recipe.model, path=path)
+    check_fits(checkpoint, recipe.model, recipe.questions, path=path)
     try:
         network.load_state_dict(checkpoint.weights)
     except RuntimeError:
@@ -140,9 +140,8 @@ def run(job: Job) -> dict[str, Any]:
         if peers.writes:
             clear_leftovers(state_file)
         folder = cache_folder().parent / "runs" / state_file.stem
-        with Tracker(partial(open_sinks, folder, job.tracking, job.recipe) if peers.writes else None) as tracker:
-            progress = train(
-                build_network(job),
+        with Tracker(job.recipe.questions, partial(open_sinks, folder, job.tracking, job.recipe) if peers.writes else None) as tracker:
+            setting = Setting(
                 recipe=job.recipe,
                 machine=job.machine,
                 peers=peers,
@@ -151,6 +150,7 @@ def run(job: Job) -> dict[str, Any]:
                 state_file=state_file,
                 tracker=tracker,
             )
+            progress = train(build_network(job), setting)
             if not peers.writes:
                 return {}
             metrics = _write_outputs(job, progress)
@@ -171,19 +171,22 @@ def _settle_arithmetic(machine: Machine) -> None:
 
 
 def _write_outputs(job: Job, progress: Progress) -> dict[str, Any]:
-    # The first step need not wait for matplotlib.
-    from carinspect.training.curves import draw_curves
-
     best = progress.history[progress.best_epoch - 1]
     lineage = {
-        "recipe": job.recipe.model_dump(),
+        "recipe": job.recipe.model_dump(mode="json"),
         "data_revision": sha256_of(job.table),
         "code_revision": code_revision(),
         "best_epoch": progress.best_epoch,
         "val_score": progress.best_score,
-        "priors": training_priors(job.recipe.train, open_photos(job, "train").labels, tasks=list(job.recipe.model.tasks)),
+        "priors": training_priors(job.recipe, open_photos(job, "train").labels),
     }
-    model = Checkpoint(model=job.recipe.model, image_side_px=job.recipe.train.image_side_px, weights=progress.best_weights, lineage=lineage)
+    model = Checkpoint(
+        questions=job.recipe.questions,
+        model=job.recipe.model,
+        image_side_px=job.recipe.train.image_side_px,
+        weights=progress.best_weights,
+        lineage=lineage,
+    )
     buffer = io.StringIO()
     pd.DataFrame(progress.history).to_csv(buffer, index=False, float_format="%.6f", lineterminator="\n")
     write_bytes(job.curves, buffer.getvalue().encode())

@@ -1,4 +1,4 @@
-"""Owns what a machine decides: device, processes, loader workers. None of it changes the result."""
+"""What a machine decides: device, processes, loader workers. None of it changes the result."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -1,9 +1,10 @@
-"""Owns what a person sees of a run: a bar, a line for each epoch, and the sinks under runs/ (not tracked: their files hold the time).
+"""What a person sees of a run: a bar, a line for each epoch, and the sinks under runs/ (not tracked: their files hold the time).
 
 Everything in them comes from the run's own state, so that an interrupted run, resumed, shows each epoch once.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from carinspect.core.errors import UserError
+from carinspect.core.errors import UserError, one_line
+from carinspect.core.questions import Question
 from carinspect.training.config import Recipe, TrackingParams
 from carinspect.training.pictures import draw_confusions, tile_batch
 
@@ -62,6 +64,52 @@ class TensorBoardSink:
         self._writer.close()
 
 
+# Read when wandb is imported: it copies a model's file aside before it sends it, and in offline mode keeps it there.
+_STAGING = "WANDB_DATA_DIR"
+
+
+class WandbSink:
+    """A run at Weights & Biases, found again by the name of its folder: a resumed training goes on in the same run. WANDB_* variables apply.
+
+    Source: https://docs.wandb.ai/ref/python (init, log, Artifact) and its page on environment variables.
+    """
+
+    def __init__(self, folder: Path, *, project: str, config: dict[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault(_STAGING, str((folder / "wandb").resolve()))
+        # Optional, and slow to import.
+        import wandb
+
+        self._wandb = wandb
+        settings = wandb.Settings(console="off", save_code=False)
+        try:
+            self._run = wandb.init(project=project, id=folder.name, resume="allow", dir=folder, config=config, settings=settings)
+        except wandb.errors.Error as error:
+            raise UserError(
+                f"tracking.wandb: Weights & Biases refused to start: {one_line(error)} "
+                "Run wandb login, or set WANDB_MODE=offline, or tracking.wandb: false."
+            ) from None
+
+    def write_scalars(self, values: Mapping[str, float], epoch: int) -> None:
+        """As `Sink`. A step that the run already has is refused there: a resumed training doubles nothing."""
+        self._run.log(dict(values), step=epoch)
+
+    def write_picture(self, name: str, picture: np.ndarray, epoch: int) -> None:
+        """As `Sink`."""
+        self._run.log({name: self._wandb.Image(picture)}, step=epoch)
+
+    def write_model(self, checkpoint: Path, metrics: Mapping[str, Any]) -> None:
+        """As `Sink`."""
+        self._run.summary.update(dict(metrics))
+        artifact = self._wandb.Artifact("car-inspection", type="model", metadata=dict(metrics))
+        artifact.add_file(str(checkpoint))
+        self._run.log_artifact(artifact)
+
+    def close(self) -> None:
+        """As `Sink`."""
+        self._run.finish()
+
+
 def check_tracking(params: TrackingParams) -> None:
     """Raise `UserError` when a sink is asked for whose package is not installed."""
     if params.wandb and find_spec("wandb") is None:
@@ -75,18 +123,16 @@ def open_sinks(folder: Path, params: TrackingParams, recipe: Recipe, epochs_done
     """The sinks of one run. `folder`: of this run alone; its name is the run's identity."""
     sinks: list[Sink] = [TensorBoardSink(folder, epochs_done=epochs_done)]
     if params.wandb:
-        # Optional, and slow to import.
-        from carinspect.training.wandb_sink import WandbSink
-
-        sinks.append(WandbSink(folder, project=params.wandb_project, config=recipe.model_dump()))
+        sinks.append(WandbSink(folder, project=params.wandb_project, config=recipe.model_dump(mode="json")))
     return sinks
 
 
 class Tracker:
     """Shows and keeps one run, or is silent."""
 
-    def __init__(self, open_sinks: Callable[[int], list[Sink]] | None) -> None:
+    def __init__(self, questions: Sequence[Question], open_sinks: Callable[[int], list[Sink]] | None) -> None:
         """`open_sinks` is called with the number of epochs that are done; None for a process that neither shows nor writes."""
+        self._questions = questions
         self._open_sinks = open_sinks
         self._sinks: list[Sink] = []
         self._bar: tqdm | None = None
@@ -141,11 +187,11 @@ class Tracker:
         scalars = {_tag(name): float(value) for name, value in row.items() if name != "epoch"}
         scalars |= {f"lr/{name}": rate for name, rate in rates.items()}
         arrays = [{name: values.float().numpy() for name, values in some.items()} for some in (val_logits, val_labels)]
-        pictures = draw_confusions(*arrays)
+        pictures = draw_confusions(self._questions, *arrays)
         for sink in self._sinks:
             sink.write_scalars(scalars, epoch)
-            for task, picture in pictures.items():
-                sink.write_picture(f"val confusion/{task}", picture, epoch)
+            for name, picture in pictures.items():
+                sink.write_picture(f"val confusion/{name}", picture, epoch)
         skills = "  ".join(f"{name.removeprefix('val_skill_')} {row[name]:.3f}" for name in row if name.startswith("val_skill_"))
         with tqdm.external_write_mode():
             print(f"epoch {epoch:>3}  loss {row['train_loss_total']:.4f}  val score {row['val_score']:.4f}  ({skills})", flush=True)
@@ -163,7 +209,7 @@ def group_rates(optimiser: torch.optim.Optimizer) -> dict[str, float]:
 
 def _tag(name: str) -> str:
     """`train_loss_clean` as `train/loss_clean`, so that a viewer puts what belongs together side by side."""
-    if name.startswith("task_weight_"):
-        return f"task_weight/{name.removeprefix('task_weight_')}"
+    if name.startswith("loss_weight_"):
+        return f"loss_weight/{name.removeprefix('loss_weight_')}"
     group, _, rest = name.partition("_")
     return f"{group}/{rest or name}"

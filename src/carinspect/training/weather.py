@@ -1,19 +1,20 @@
-"""Owns simulated weather: which photo gets it, what then becomes of its weather label, and how it looks.
+"""Simulated weather: which photo gets it, what becomes of its label, and how it looks.
 
 Only the air changes – a veil, streaks, falling flakes: nothing comes to lie on the bodywork, and everything stays visible through the air
 (`MIN_TRANSMISSION`). So dirt and dents, and the labels that speak of them, stay. Shapes: H and W pixels of a square photo, W = H.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from carinspect.core.questions import Question
 from carinspect.core.seeds import derive_seed
-from carinspect.core.tasks import WEATHER_CLASSES
 from carinspect.training.config import AugmentParams
 
-CLEAR, RAIN, FOG, SNOW = range(len(WEATHER_CLASSES))
+CLEAR, RAIN, FOG, SNOW = "clear", "rain", "fog", "snow"
 
 MIN_TRANSMISSION = 0.35
 """Least share of the scene's own light that a veil lets through."""
@@ -23,50 +24,69 @@ MIN_TRANSMISSION = 0.35
 class WeatherEffect:
     """The weather that one photo is given in one epoch."""
 
-    condition: int
-    """Index into `WEATHER_CLASSES`, never clear."""
+    condition: str
+    """`RAIN`, `FOG` or `SNOW`."""
     strength: float
     """0..1, from hardly visible to heavy."""
     seed: int
     """Of where the streaks, flakes and swathes are."""
 
 
-def weather_effect(params: AugmentParams, *, seed: int, epoch: int, image_path: str, label: float) -> WeatherEffect | None:
-    """What this epoch's air does to the photo; None leaves it as it is.
+@dataclass(frozen=True)
+class Sky:
+    """The question whose labels simulated weather changes; without one it changes pixels only. Labels are NaN where unknown."""
 
-    A function of these values alone: the loader calls it for the pixels and every rank for the labels, and both agree. `label`: the
-    photo's weather_condition, NaN where unknown. Only a clear or unknown sky is given weather: snow over real rain would be neither.
-    """
-    if not params.simulates_weather or label > CLEAR:
+    question: Question | None
+
+    def label_of(self, labels: dict[str, float]) -> float:
+        """Of one photo, from its label columns."""
+        return float("nan") if self.question is None else labels[self.question.column]
+
+    def is_open(self, label: float) -> bool:
+        """Whether the photo's sky may be clear: its label says so, or nobody knows."""
+        return bool(np.isnan(label)) or (self.question is not None and self.question.classes[int(label)] == CLEAR)
+
+    def effect(self, params: AugmentParams, *, seed: int, epoch: int, image_path: str, label: float) -> WeatherEffect | None:
+        """What this epoch's air does to the photo; None leaves it as it is.
+
+        A function of these values alone: the loader calls it for the pixels and every rank for the labels, and both agree. Only a sky that
+        may be clear is given weather: snow over real rain would be neither.
+        """
+        if not params.simulates_weather or not self.is_open(label):
+            return None
+        drawn = derive_seed(seed, "weather", epoch, image_path)
+        random = np.random.default_rng(drawn)
+        place, strength = random.random(2)
+        for condition, upto in zip((RAIN, FOG, SNOW), np.cumsum((params.rain, params.fog, params.snow)), strict=True):
+            if place < upto:
+                return WeatherEffect(condition, float(strength), drawn)
         return None
-    drawn = derive_seed(seed, "weather", epoch, image_path)
-    random = np.random.default_rng(drawn)
-    place, strength = random.random(2)
-    for condition, upto in zip((RAIN, FOG, SNOW), np.cumsum((params.rain, params.fog, params.snow)), strict=True):
-        if place < upto:
-            return WeatherEffect(condition, float(strength), drawn)
-    return None
+
+    def label_under(self, effect: WeatherEffect | None, label: float, *, sure_from: float) -> float:
+        """The label of a photo under `effect`: the effect's own where it is strong, NaN (unknown) where a person could not be sure.
+
+        An unknown label stays unknown: nobody has judged what else the photo shows.
+        """
+        if effect is None or self.question is None or np.isnan(label):
+            return label
+        return float(self.question.classes.index(effect.condition)) if effect.strength >= sure_from else float("nan")
 
 
-def label_under(effect: WeatherEffect | None, label: float, *, sure_from: float) -> float:
-    """The weather label of a photo under `effect`: the effect's own where it is strong, NaN (unknown) where a person could not be sure.
-
-    An unknown label stays unknown: what else the photo shows, nobody has judged.
-    """
-    if effect is None or np.isnan(label):
-        return label
-    return float(effect.condition) if effect.strength >= sure_from else float("nan")
+def find_sky(questions: Sequence[Question]) -> Sky:
+    """The first question whose classes have the four words of the weather."""
+    words = {CLEAR, RAIN, FOG, SNOW}
+    return Sky(next((question for question in questions if question.kind == "classes" and words <= set(question.classes)), None))
 
 
 def apply_weather(photo: np.ndarray, effect: WeatherEffect) -> np.ndarray:
     """`photo`, uint8 (H, W, 3), in that weather."""
     random = np.random.default_rng(derive_seed(effect.seed, "pixels"))
     match effect.condition:
-        case 1:
+        case "rain":
             return _rain(photo, effect.strength, random)
-        case 2:
+        case "fog":
             return _fog(photo, effect.strength, random)
-        case 3:
+        case "snow":
             return _snow(photo, effect.strength, random)
         case _:
             raise AssertionError(effect)
