@@ -1,6 +1,7 @@
-"""Holds the evaluation report, the temperatures, the plots' tables and the pictures to what they promise."""
+"""The evaluation report, the temperatures, the plots' tables and the pictures, held to what they promise."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,25 +14,26 @@ from sklearn import metrics as sk
 
 from carinspect.core.errors import UserError
 from carinspect.core.params import parse_section
-from carinspect.core.tables import DATASET_COLUMNS, read_table
-from carinspect.core.tasks import SPREAD, TASKS, WEATHER_CLASSES
-from carinspect.evaluation.calibration import add_probabilities, fit_calibration, fit_temperature
-from carinspect.evaluation.confidence_plot import write_confidence_plot
+from carinspect.core.questions import Question, by_name
+from carinspect.core.tables import dataset_columns, read_table
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.curves import make_curves, write_curves
+from carinspect.evaluation.findings import evaluate_predictions
 from carinspect.evaluation.gallery import choose_varied, least_certain, worst_errors, write_gallery
-from carinspect.evaluation.overview import write_overview
-from carinspect.evaluation.predict import add_spreads, predict
-from carinspect.evaluation.report import evaluate_predictions
-from carinspect.model.answers import Calibrated
-from carinspect.model.backbones import build_backbone
-from carinspect.model.network import CarInspectionNetwork
+from carinspect.evaluation.panels import write_confidence_plot, write_overview
+from carinspect.evaluation.predictions import add_spreads, predict
+from carinspect.evaluation.temperature import add_probabilities, fit_calibration, fit_temperature
+from carinspect.model.calibration import Calibrated
 from carinspect.model.uncertainty import DropoutSpread
-from conftest import make_dataset, make_recipe
+from conftest import QUESTIONS, make_calibration, make_dataset, untrained_network
 
 PARAMS = EvaluateParams(bootstrap_samples=200, confidence=0.95, seed=1, dropout_samples=30, slice_min_groups=10, leave_one_source_out=False)
-SPREADS = list(SPREAD.values())
-LOGITS = [f"weather_logit_{name}" for name in WEATHER_CLASSES]
+CLEAN, CLEANLINESS, DAMAGED, DAMAGE, WEATHER = QUESTIONS
+SPREADS = [asked.spread for asked in QUESTIONS]
+LOGITS = WEATHER.raw_columns
+LABELS = [asked.column for asked in QUESTIONS]
+GLASS = Question(name="glass_ok", kind="binary", column="glass_label", classes=("intact", "broken"), good="intact")
+BODY = Question(name="body", kind="classes", column="body_type", classes=("sedan", "hatchback", "estate", "van", "pickup"))
 
 
 def make_table(photos: int = 400, *, seed: int = 0, sharpness: float = 2.0) -> pd.DataFrame:
@@ -62,10 +64,12 @@ def make_table(photos: int = 400, *, seed: int = 0, sharpness: float = 2.0) -> p
             "p_weather_std": spread.random(photos) * (1 - softmax(weather_logits, axis=1).max(axis=1)),
         }
     )
-    for task in ("cleanliness", "damage"):
-        table[f"{task}_std"] = np.abs(table[task] - table[f"{task}_score"]) * spread.random(photos)
+    for name in ("cleanliness", "damage"):
+        table[f"{name}_std"] = np.abs(table[name] - table[f"{name}_score"]) * spread.random(photos)
     for column in ("clean", "cleanliness_score", "damage_score", "weather_condition"):
         table.loc[random.random(photos) < 0.2, column] = np.nan
+    damaged_log_odds = 20 * (0.95 - damage) + random.normal(0, 2, photos)
+    table["damaged_logit"], table["p_damaged_std"] = sharpness * damaged_log_odds, spread.random(photos) * expit(-np.abs(damaged_log_odds))
     return table
 
 
@@ -73,10 +77,14 @@ def without(table: pd.DataFrame, *, outputs: list[str]) -> pd.DataFrame:
     return table.assign(**dict.fromkeys(outputs, np.nan))
 
 
-def evaluate(table: pd.DataFrame, *, tasks=TASKS, train_labels: pd.DataFrame | None = None) -> dict:
-    calibration = fit_calibration(table, priors={})
-    completed = add_probabilities(table, calibration)
-    return evaluate_predictions(completed, PARAMS, tasks=list(tasks), calibration=calibration, train_labels=train_labels)
+def completed(table: pd.DataFrame, questions: Sequence[Question] = QUESTIONS) -> pd.DataFrame:
+    return add_probabilities(table, questions, fit_calibration(table, questions, priors={}))
+
+
+def evaluate(table: pd.DataFrame, *, questions: Sequence[Question] = QUESTIONS, train_labels: pd.DataFrame | None = None) -> dict:
+    calibration = fit_calibration(table, questions, priors={})
+    rows = add_probabilities(table, questions, calibration)
+    return evaluate_predictions(rows, PARAMS, questions=questions, calibration=calibration, train_labels=train_labels)
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +102,10 @@ def report(table: pd.DataFrame) -> dict:
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
 def test_the_temperature_recovers_a_known_scaling(scale: float) -> None:
-    temperature = fit_calibration(make_table(6000, sharpness=scale), priors={})["temperature"]
-    assert temperature["clean"] == pytest.approx(scale, rel=0.1)
-    assert temperature["weather"] == pytest.approx(scale, rel=0.1)
+    fitted = fit_calibration(make_table(6000, sharpness=scale), QUESTIONS, priors={}).questions
+    assert set(fitted) == {"clean", "damaged", "weather"}
+    assert fitted["clean"].temperature == pytest.approx(scale, rel=0.1)
+    assert fitted["weather"].temperature == pytest.approx(scale, rel=0.1)
 
 
 def test_the_temperature_is_the_best_of_a_fine_grid() -> None:
@@ -129,30 +138,30 @@ def test_a_few_photos_that_the_model_separates_do_not_make_it_doubt_them() -> No
 
 def test_only_val_decides_the_temperature(table: pd.DataFrame) -> None:
     turned = table.assign(clean=table["clean"].where(table["split"] == "val", 1 - table["clean"]))
-    assert fit_calibration(turned, priors={}) == fit_calibration(table, priors={})
+    assert fit_calibration(turned, QUESTIONS, priors={}) == fit_calibration(table, QUESTIONS, priors={})
 
 
 def test_one_class_in_val_gives_no_temperature_but_a_reason(table: pd.DataFrame) -> None:
-    calibration = fit_calibration(table.assign(clean=1.0), priors={})
-    assert calibration["temperature"]["clean"] is None
-    assert "have the same 'clean' label" in calibration["clean"]["reason"]
-    assert calibration["temperature"]["weather"] is not None
-    completed = add_probabilities(table, calibration)
-    assert completed["p_clean"].to_numpy() == pytest.approx(expit(table["clean_logit"]))
+    calibration = fit_calibration(table.assign(clean=1.0), QUESTIONS, priors={})
+    assert calibration.questions["clean"].temperature is None
+    assert "have the same 'clean' label" in str(calibration.questions["clean"].reason)
+    assert calibration.questions["weather"].temperature is not None
+    assert add_probabilities(table, QUESTIONS, calibration)["p_clean"].to_numpy() == pytest.approx(expit(table["clean_logit"]))
 
 
 def test_no_label_in_val_gives_no_temperature_but_a_reason(table: pd.DataFrame) -> None:
-    calibration = fit_calibration(table.assign(weather_condition=np.nan), priors={})
-    assert calibration["temperature"]["weather"] is None
-    assert "no photo in val" in calibration["weather"]["reason"]
+    fitted = fit_calibration(table.assign(weather_condition=np.nan), QUESTIONS, priors={}).questions["weather"]
+    assert fitted.temperature is None
+    assert "no photo in val" in str(fitted.reason)
 
 
 def test_probabilities_are_the_sigmoid_and_the_softmax_of_the_tempered_logits(table: pd.DataFrame) -> None:
-    calibration = fit_calibration(table, priors={})
-    completed = add_probabilities(table, calibration)
-    assert completed["p_clean"].to_numpy() == pytest.approx(expit(table["clean_logit"] / calibration["temperature"]["clean"]))
-    weather = softmax(table[LOGITS] / calibration["temperature"]["weather"], axis=1)
-    assert completed[[f"p_weather_{name}" for name in WEATHER_CLASSES]].to_numpy() == pytest.approx(weather)
+    calibration = fit_calibration(table, QUESTIONS, priors={})
+    rows, fitted = add_probabilities(table, QUESTIONS, calibration), calibration.questions
+    assert rows["p_clean"].to_numpy() == pytest.approx(expit(table["clean_logit"] / fitted["clean"].temperature))
+    assert rows["p_damaged"].to_numpy() == pytest.approx(expit(table["damaged_logit"] / fitted["damaged"].temperature))
+    weather = softmax(table[LOGITS] / fitted["weather"].temperature, axis=1)
+    assert rows[WEATHER.answer_columns].to_numpy() == pytest.approx(weather)
     assert "p_clean" not in table.columns
 
 
@@ -161,43 +170,79 @@ def test_probabilities_are_the_sigmoid_and_the_softmax_of_the_tempered_logits(ta
 
 def test_the_report_has_its_documented_keys(report: dict) -> None:
     intervals = {
-        "clean": {"roc_auc", "average_precision", "brier"},
-        "cleanliness": {"mae", "rmse", "pearson", "spearman", "mae_over_constant"},
-        "damage": {"mae", "rmse", "pearson", "spearman", "mae_over_constant", "damaged_roc_auc"},
-        "weather": {"accuracy", "macro_f1"},
+        "binary": {"roc_auc", "average_precision", "brier"},
+        "score": {"mae", "rmse", "pearson", "spearman", "mae_over_constant"},
+        "classes": {"accuracy", "macro_f1"},
     }
     others = {
-        "clean": {"clean_share", "constant_brier", "ece", "brier_before", "ece_before", "aurc_probability"},
-        "cleanliness": {"constant_mae", "constant_rmse"},
-        "damage": {"constant_mae", "constant_rmse", "damaged_photos"},
-        "weather": {"constant_accuracy", "constant_macro_f1", "ece", "ece_before", "aurc_probability"},
+        "binary": {"positive_share", "constant_brier", "ece", "brier_before", "ece_before", "aurc_probability"},
+        "score": {"constant_mae", "constant_rmse"},
+        "classes": {"constant_accuracy", "constant_macro_f1", "ece", "ece_before", "aurc_probability"},
     }
-    assert set(report) == {"val", "calib", "test", "sources", "weathers", "alarms"}
+    assert set(report) == {"val", "calib", "test", "slices", "alarms"}
+    assert set(report["slices"]) == {"source", "weather"}
     for split in ("val", "calib", "test"):
-        assert set(report[split]) == {"photos", "groups", *TASKS}
-        for task in TASKS:
-            wanted = {f"{name}{end}" for name in intervals[task] | {"aurc"} for end in ("", "_low", "_high")}
+        assert set(report[split]) == {"photos", "groups", *by_name(QUESTIONS)}
+        for asked in QUESTIONS:
+            wanted = {f"{name}{end}" for name in intervals[asked.kind] | {"aurc"} for end in ("", "_low", "_high")}
             counts = {"photos", "groups", "labelled_share", "skipped_resamples", "aurc_oracle", "aurc_random"}
-            assert set(report[split][task]) == wanted | others[task] | counts
-            for name in intervals[task]:
-                scores = report[split][task]
+            assert set(report[split][asked.name]) == wanted | others[asked.kind] | counts
+            for name in intervals[asked.kind]:
+                scores = report[split][asked.name]
                 assert scores[f"{name}_low"] <= scores[name] <= scores[f"{name}_high"]
     json.dumps(report, allow_nan=False)
 
 
 def test_the_figures_are_scikit_learns_on_the_labelled_photos_of_the_split(table: pd.DataFrame, report: dict) -> None:
-    rows = add_probabilities(table, fit_calibration(table, priors={})).query("split == 'test'")
+    rows, test = completed(table).query("split == 'test'"), report["test"]
     clean, damage, weather = (rows[rows[column].notna()] for column in ("clean", "damage_score", "weather_condition"))
-    assert report["test"]["clean"]["photos"] == len(clean) < len(rows)
-    assert report["test"]["clean"]["groups"] == clean["group"].nunique()
-    assert report["test"]["clean"]["roc_auc"] == pytest.approx(sk.roc_auc_score(clean["clean"], clean["p_clean"]))
-    assert report["test"]["clean"]["brier"] == pytest.approx(sk.brier_score_loss(clean["clean"], clean["p_clean"]))
-    assert report["test"]["clean"]["brier_before"] == pytest.approx(sk.brier_score_loss(clean["clean"], expit(clean["clean_logit"])))
-    assert report["test"]["damage"]["mae"] == pytest.approx(sk.mean_absolute_error(damage["damage_score"], damage["damage"]))
-    assert report["test"]["damage"]["damaged_roc_auc"] == pytest.approx(sk.roc_auc_score(rows["damaged"], 1 - rows["damage"]))
-    assert report["test"]["damage"]["damaged_photos"] == len(rows)
+    assert test["clean"]["photos"] == len(clean) < len(rows)
+    assert test["clean"]["groups"] == clean["group"].nunique()
+    assert test["clean"]["roc_auc"] == pytest.approx(sk.roc_auc_score(clean["clean"], clean["p_clean"]))
+    assert test["clean"]["positive_share"] == pytest.approx(clean["clean"].mean())
+    assert test["clean"]["brier"] == pytest.approx(sk.brier_score_loss(clean["clean"], clean["p_clean"]))
+    assert test["clean"]["brier_before"] == pytest.approx(sk.brier_score_loss(clean["clean"], expit(clean["clean_logit"])))
+    assert test["damage"]["mae"] == pytest.approx(sk.mean_absolute_error(damage["damage_score"], damage["damage"]))
+    # Its positive class is the bad one.
+    assert test["damaged"]["roc_auc"] == pytest.approx(sk.roc_auc_score(rows["damaged"], rows["p_damaged"]))
+    assert test["damaged"]["average_precision"] == pytest.approx(sk.average_precision_score(rows["damaged"], rows["p_damaged"]))
+    assert test["damaged"]["photos"] == len(rows)
     chosen = weather[LOGITS].to_numpy().argmax(axis=1)
-    assert report["test"]["weather"]["accuracy"] == pytest.approx(sk.accuracy_score(weather["weather_condition"], chosen))
+    assert test["weather"]["accuracy"] == pytest.approx(sk.accuracy_score(weather["weather_condition"], chosen))
+
+
+def test_questions_of_ones_own_are_scored_sliced_and_drawn(table: pd.DataFrame, tmp_path: Path) -> None:
+    random = np.random.default_rng(7)
+    logits = random.normal(0, 2, (len(table), 5))
+    rows = table.assign(
+        glass_label=(random.random(len(table)) < expit(table["clean_logit"])).astype(float),
+        glass_ok_logit=table["clean_logit"],
+        body_type=logits.argmax(axis=1).astype(float),
+        **dict(zip(BODY.raw_columns, logits.T, strict=True)),
+        **{GLASS.spread: 0.1, BODY.spread: 0.1},
+    )
+    rows.loc[::7, ["glass_label", "body_type"]] = np.nan
+    questions = (GLASS, BODY)
+    report, rows = evaluate(rows, questions=questions), completed(rows, questions)
+    test = rows.query("split == 'test'")
+    known = test[test["glass_label"].notna()]
+    assert report["test"]["glass_ok"]["roc_auc"] == pytest.approx(sk.roc_auc_score(known["glass_label"], known["glass_ok_logit"]))
+    assert report["test"]["body"]["accuracy"] == 1.0
+    assert set(report["test"]) == {"photos", "groups", "glass_ok", "body"}
+    assert set(report["slices"]) == {"source", "body"}
+    assert set(report["slices"]["body"]) == {*BODY.classes, "unknown"}
+    curves = make_curves(rows, questions)
+    assert set(curves) == {
+        "glass_ok_precision_recall", "glass_ok_calibration", "glass_ok_confusion", "risk_coverage_glass_ok",
+        "body_calibration", "body_confusion", "risk_coverage_body",
+    }  # fmt: skip
+    assert set(curves["glass_ok_confusion"]["actual"]) == {"intact", "broken"}
+    write_overview(curves, questions, tmp_path / "evaluation.png", train_labels=None)
+    write_confidence_plot(curves, questions, tmp_path / "confidence.png")
+    draw_photos(rows, tmp_path)
+    write_gallery(rows, questions, tmp_path, tmp_path)
+    assert Image.open(tmp_path / "evaluation.png").size == (1200, 760)
+    assert Image.open(tmp_path / "worst.png").width == 1050
 
 
 def test_temperature_betters_the_calibration_of_sharp_logits(report: dict) -> None:
@@ -207,41 +252,41 @@ def test_temperature_betters_the_calibration_of_sharp_logits(report: dict) -> No
 
 def test_a_photo_without_a_label_never_counts(table: pd.DataFrame) -> None:
     unknown = table.index % 3 == 0
-    columns = ["clean", "cleanliness_score", "damaged", "damage_score", "weather_condition"]
-    blanked = table.assign(**{column: table[column].mask(unknown) for column in columns})
+    blanked = table.assign(**{column: table[column].mask(unknown) for column in LABELS})
     before, after = evaluate(blanked), evaluate(table[~unknown])
-    for task in TASKS:
+    for name in by_name(QUESTIONS):
         shares = {"labelled_share": None}
-        assert before["test"][task] | shares == after["test"][task] | shares
+        assert before["test"][name] | shares == after["test"][name] | shares
     # The twin: a blank read as a perfect score would move the error.
     filled = blanked.assign(damage_score=blanked["damage_score"].fillna(1.0))
     assert evaluate(filled)["test"]["damage"]["mae"] != after["test"]["damage"]["mae"]
 
 
 def test_the_constant_comes_from_the_train_labels(table: pd.DataFrame) -> None:
-    train = table.assign(damage_score=0.25, weather_condition=3.0)
+    train = table.assign(damage_score=0.25, weather_condition=3.0, clean=1.0)
     test = evaluate(table, train_labels=train)["test"]
     known = table.query("split == 'test'")
     expected = (known["damage_score"].dropna() - 0.25).abs().mean()
     assert test["damage"]["constant_mae"] == pytest.approx(expected)
     assert test["damage"]["mae_over_constant"] == pytest.approx(test["damage"]["mae"] / expected)
     assert test["weather"]["constant_accuracy"] == pytest.approx((known["weather_condition"].dropna() == 3).mean())
+    assert test["clean"]["constant_brier"] == pytest.approx((known["clean"].dropna() == 0).mean())
 
 
-def test_a_task_without_labels_is_unknown_and_not_zero(table: pd.DataFrame) -> None:
+def test_a_question_without_labels_is_unknown_and_not_zero(table: pd.DataFrame) -> None:
     report = evaluate(table.assign(clean=np.nan))
     scores = report["test"]["clean"]
     assert scores["photos"] == scores["groups"] == 0
     assert scores["labelled_share"] == 0.0
-    assert {scores[name] for name in ("roc_auc", "roc_auc_low", "brier", "ece", "clean_share")} == {None}
+    assert {scores[name] for name in ("roc_auc", "roc_auc_low", "brier", "ece", "positive_share")} == {None}
     assert "clean: no labelled photo in test, so its quality is unknown." in report["alarms"]
     json.dumps(report, allow_nan=False)
 
 
-def test_an_untrained_task_is_unknown_and_raises_no_alarm(table: pd.DataFrame) -> None:
-    report = evaluate(without(table, outputs=["clean_logit", *LOGITS]), tasks=["cleanliness", "damage"])
-    assert report["test"]["weather"]["accuracy"] is None
-    assert report["test"]["weather"]["labelled_share"] > 0
+def test_a_question_that_is_not_asked_is_not_in_the_report(table: pd.DataFrame) -> None:
+    report = evaluate(without(table, outputs=["clean_logit", *LOGITS]), questions=(CLEANLINESS, DAMAGE))
+    assert set(report["test"]) == {"photos", "groups", "cleanliness", "damage"}
+    assert set(report["slices"]) == {"source"}
     assert report["alarms"] == []
     json.dumps(report, allow_nan=False)
 
@@ -268,23 +313,23 @@ def test_the_order_of_rows_changes_nothing(table: pd.DataFrame, report: dict) ->
 def test_each_source_and_each_weather_has_its_own_slice(table: pd.DataFrame, report: dict) -> None:
     test = table.query("split == 'test'")
     rows = test[test["source"] == "lot"]
-    assert list(report["sources"]) == ["lot", "wash"]
-    slice_ = report["sources"]["lot"]
+    assert list(report["slices"]["source"]) == ["lot", "wash"]
+    slice_ = report["slices"]["source"]["lot"]
     assert slice_["photos"] == len(rows)
     known = rows[rows["damage_score"].notna()]
     assert slice_["damage"]["mae"] == pytest.approx((known["damage_score"] - known["damage"]).abs().mean())
     assert (slice_["damage"]["photos"], slice_["damage"]["groups"]) == (len(known), known["group"].nunique())
     assert slice_["damage"]["mae_low"] < slice_["damage"]["mae"] < slice_["damage"]["mae_high"]
     assert set(slice_["clean"]) == {"photos", "groups", "too_few", "roc_auc", "roc_auc_low", "roc_auc_high"}
-    assert list(report["weathers"]) == ["clear", "fog", "rain", "snow", "unknown"]
-    assert report["weathers"]["snow"]["photos"] == (test["weather_condition"] == 3).sum()
-    assert report["weathers"]["unknown"]["photos"] == test["weather_condition"].isna().sum()
-    assert sum(slice_["photos"] for slice_ in report["weathers"].values()) == len(test)
+    assert list(report["slices"]["weather"]) == ["clear", "fog", "rain", "snow", "unknown"]
+    assert report["slices"]["weather"]["snow"]["photos"] == (test["weather_condition"] == 3).sum()
+    assert report["slices"]["weather"]["unknown"]["photos"] == test["weather_condition"].isna().sum()
+    assert sum(slice_["photos"] for slice_ in report["slices"]["weather"].values()) == len(test)
 
 
 def test_a_slice_of_few_groups_says_so_and_has_no_interval(table: pd.DataFrame) -> None:
     lot = table.query("split == 'test' and source == 'lot'")["group"].unique()
-    sources = evaluate(table[~table["group"].isin(lot[3:])])["sources"]
+    sources = evaluate(table[~table["group"].isin(lot[3:])])["slices"]["source"]
     assert sources["lot"]["damage"]["too_few"]
     assert sources["lot"]["damage"]["mae"] is not None
     assert sources["lot"]["damage"]["mae_low"] is None
@@ -309,8 +354,8 @@ def test_the_areas_are_those_of_the_orders_that_they_name(table: pd.DataFrame, r
         order = np.argsort(-np.asarray(confidence))
         risks = [losses[order[:kept]].mean() for kept in range(1, len(losses) + 1)]
         assert scores[name] == pytest.approx(np.mean(risks), abs=1e-9)
-    for task in TASKS:
-        assert report["test"][task]["aurc_oracle"] <= report["test"][task]["aurc"]
+    for name in by_name(QUESTIONS):
+        assert report["test"][name]["aurc_oracle"] <= report["test"][name]["aurc"]
     assert report["test"]["damage"]["aurc_random"] == pytest.approx(report["test"]["damage"]["mae"])
 
 
@@ -318,34 +363,45 @@ def test_without_spreads_their_area_is_unknown_and_the_others_stand(table: pd.Da
     bare = evaluate(without(table, outputs=SPREADS))["test"]["clean"]
     assert {bare[name] for name in ("aurc", "aurc_low", "aurc_high")} == {None}
     assert bare["aurc_probability"] == report["test"]["clean"]["aurc_probability"]
-    assert make_curves(completed(without(table, outputs=SPREADS)))["risk_coverage_clean"]["risk_dropout"].isna().all()
+    assert make_curves(completed(without(table, outputs=SPREADS)), QUESTIONS)["risk_coverage_clean"]["risk_dropout"].isna().all()
 
 
 def test_the_least_certain_photos_have_the_largest_spreads_labelled_or_not(table: pd.DataFrame) -> None:
     test = completed(table).query("split == 'test'")
-    found = least_certain(test.assign(damage_score=np.nan), "damage", most=2)
+    found = least_certain(test.assign(damage_score=np.nan), DAMAGE, most=2)
     assert found["damage_std"].iloc[0] == test["damage_std"].max()
     assert found["group"].nunique() == 2
-    assert least_certain(test.assign(damage_std=np.nan), "damage", most=2).empty
+    assert least_certain(test.assign(damage_std=np.nan), DAMAGE, most=2).empty
 
 
 def test_the_spreads_in_the_table_are_those_of_the_calibrated_answers(tmp_path: Path) -> None:
-    recipe = make_recipe()
-    torch.manual_seed(0)
-    network = CarInspectionNetwork(recipe.model, backbone=build_backbone("test_resnet", image_side_px=32)).eval()
-    dataset = read_table(make_dataset(tmp_path, photos=20), columns=DATASET_COLUMNS)
+    network = untrained_network().eval()
+    dataset = read_table(make_dataset(tmp_path, photos=20), columns=dataset_columns(QUESTIONS), questions=QUESTIONS)
     raw, features_NF = predict(network, dataset, root=tmp_path / "root", image_side_px=32)
-    calibration = {
-        "temperature": {"clean": 3.0, "weather": None},
-        "logit_offset": {"clean": [0.5, -0.5], "weather": [0.0, 1.0, 0.0, -1.0]},
-        "uncertainty": {"samples": 8, "dropout": 0.2, "seed": 1},
-    }
+    calibration = make_calibration(
+        temperature={"clean": 3.0, "damaged": 0.5, "weather": 1.0},
+        offsets={"clean": [0.5, -0.5], "weather": [0.0, 1.0, 0.0, -1.0]},
+        samples=8,
+    )
+    assert calibration.uncertainty is not None
     found = add_spreads(raw, network, features_NF, calibration=calibration)
     with torch.inference_mode():
-        expected = DropoutSpread(network, calibration["uncertainty"], Calibrated(calibration))(features_NF)
-    for task in TASKS:
-        assert found[SPREAD[task]].to_numpy() == pytest.approx(expected[task].numpy(), abs=1e-6)
-    assert add_spreads(raw, network, features_NF, calibration=calibration | {"uncertainty": None})[SPREADS].isna().all(axis=None)
+        expected = DropoutSpread(network, calibration.uncertainty, Calibrated(QUESTIONS, calibration))(features_NF)
+    for asked in QUESTIONS:
+        assert found[asked.spread].to_numpy() == pytest.approx(expected[asked.name].numpy(), abs=1e-6)
+    bare = calibration.model_copy(update={"uncertainty": None})
+    assert add_spreads(raw, network, features_NF, calibration=bare)[SPREADS].isna().all(axis=None)
+
+
+def test_the_raw_columns_are_the_networks_answers(tmp_path: Path) -> None:
+    network = untrained_network().eval()
+    dataset = read_table(make_dataset(tmp_path, photos=20), columns=dataset_columns(QUESTIONS), questions=QUESTIONS)
+    raw, features_NF = predict(network, dataset, root=tmp_path / "root", image_side_px=32)
+    with torch.inference_mode():
+        logits = {name: values.double().numpy() for name, values in network.answer(features_NF).items()}
+    for asked in QUESTIONS:
+        expected = logits[asked.name] if asked.has_classes else expit(logits[asked.name])
+        assert raw[asked.raw_columns].to_numpy() == pytest.approx(expected.reshape(20, -1))
 
 
 # Alarms
@@ -359,10 +415,10 @@ def test_a_sound_run_raises_no_alarm(report: dict) -> None:
     ("changes", "words"),
     [
         ({"clean": 1.0}, "labelled photos of test have the label clean, so the model cannot be told from a constant."),
-        ({"damage_score": 0.5}, "labelled photos of test have the label 0.5, so"),
+        ({"damage_score": 0.5}, "labelled photos of test have the label 0.50, so"),
         ({"damage": 0.7}, "damage: the model gives the same answer for all 400 photos."),
-        ({"clean_logit": lambda table: table["clean_logit"] + 1000}, "clean: 'clean' is the likelier answer for all"),
-        ({"weather_logit_fog": 1000.0}, "weather: the model answers 'fog' for all"),
+        ({"clean_logit": lambda table: table["clean_logit"] + 1000}, "clean: 'clean' is the likeliest answer for all"),
+        ({"weather_logit_fog": 1000.0}, "weather: 'fog' is the likeliest answer for all"),
         ({"cleanliness": lambda table: 1 - table["cleanliness"]}, "of a constant answer's, so no better"),
         ({"clean_logit": lambda table: -table["clean_logit"]}, "clean: the ROC AUC on test may be that of a coin"),
         ({"clean_logit": lambda table: -table["clean_logit"]}, "clean: the temperature 20 lies at the edge"),
@@ -380,51 +436,52 @@ def test_an_uncalibrated_classifier_is_called_one(table: pd.DataFrame) -> None:
 # Curves and pictures
 
 
-def completed(table: pd.DataFrame) -> pd.DataFrame:
-    return add_probabilities(table, fit_calibration(table, priors={}))
-
-
 def test_the_curves_are_of_the_test_split(table: pd.DataFrame) -> None:
-    curves = make_curves(completed(table))
+    curves = make_curves(completed(table), QUESTIONS)
     rows = completed(table).query("split == 'test'")
     clean = rows[rows["clean"].notna()]
     precision, recall, threshold = sk.precision_recall_curve(clean["clean"], clean["p_clean"])
-    assert curves["precision_recall"]["threshold"].to_numpy() == pytest.approx(threshold)
-    assert curves["precision_recall"]["precision"].to_numpy() == pytest.approx(precision[:-1])
-    assert curves["precision_recall"]["recall"].to_numpy() == pytest.approx(recall[:-1])
+    assert curves["clean_precision_recall"]["threshold"].to_numpy() == pytest.approx(threshold)
+    assert curves["clean_precision_recall"]["precision"].to_numpy() == pytest.approx(precision[:-1])
+    assert curves["clean_precision_recall"]["recall"].to_numpy() == pytest.approx(recall[:-1])
     pairs = curves["clean_confusion"]
     expected = sk.confusion_matrix(clean["clean"], clean["p_clean"] >= 0.5)
     found = pd.crosstab(pairs["actual"], pairs["predicted"]).loc[["dirty", "clean"], ["dirty", "clean"]]
     assert (found.to_numpy() == expected).all()
     for after in ("yes", "no"):
-        bins = curves["calibration"][curves["calibration"]["calibrated"] == after]
+        bins = curves["clean_calibration"][curves["clean_calibration"]["calibrated"] == after]
         assert bins["photos"].sum() == len(clean)
         assert (bins["photos"] * bins["observed_share"]).sum() == pytest.approx(clean["clean"].sum())
     assert len(curves["damage_scatter"]) == rows["damage_score"].notna().sum()
 
 
 def test_every_file_is_written_even_without_a_label_or_an_answer(table: pd.DataFrame, tmp_path: Path) -> None:
-    labels = ["clean", "cleanliness_score", "damaged", "damage_score", "weather_condition"]
-    bare = completed(without(table, outputs=[*labels, "clean_logit", "cleanliness", "damage", *LOGITS]))
-    curves = make_curves(bare)
+    raw = [column for asked in QUESTIONS for column in asked.raw_columns]
+    bare = completed(without(table, outputs=[*LABELS, *raw]))
+    curves = make_curves(bare, QUESTIONS)
     write_curves(curves, tmp_path)
-    write_overview(curves, tmp_path / "evaluation.png", train_labels=bare)
-    write_confidence_plot(curves, tmp_path / "confidence.png")
+    write_overview(curves, QUESTIONS, tmp_path / "evaluation.png", train_labels=bare)
+    write_confidence_plot(curves, QUESTIONS, tmp_path / "confidence.png")
     headers = {path.name: path.read_text() for path in sorted(tmp_path.glob("*.csv"))}
+    reliability = "calibrated,mean_probability,observed_share,photos\n"
     assert headers == {
-        "calibration.csv": "calibrated,mean_probability,observed_share,photos\n",
+        "clean_calibration.csv": reliability,
         "clean_confusion.csv": "actual,predicted\n",
+        "clean_precision_recall.csv": "threshold,precision,recall\n",
         "cleanliness_scatter.csv": "label,answer\n",
         "damage_scatter.csv": "label,answer\n",
-        "precision_recall.csv": "threshold,precision,recall\n",
+        "damaged_calibration.csv": reliability,
+        "damaged_confusion.csv": "actual,predicted\n",
+        "damaged_precision_recall.csv": "threshold,precision,recall\n",
         "risk_coverage_clean.csv": "coverage,risk_dropout,risk_probability,risk_oracle\n",
         "risk_coverage_cleanliness.csv": "coverage,risk_dropout,risk_oracle\n",
         "risk_coverage_damage.csv": "coverage,risk_dropout,risk_oracle\n",
+        "risk_coverage_damaged.csv": "coverage,risk_dropout,risk_probability,risk_oracle\n",
         "risk_coverage_weather.csv": "coverage,risk_dropout,risk_probability,risk_oracle\n",
-        "weather_calibration.csv": "calibrated,mean_probability,observed_share,photos\n",
+        "weather_calibration.csv": reliability,
         "weather_confusion.csv": "actual,predicted\n",
     }
-    assert Image.open(tmp_path / "evaluation.png").size == (1200, 760)
+    assert Image.open(tmp_path / "evaluation.png").size == (1200, 1140)
 
 
 def draw_photos(table: pd.DataFrame, root: Path) -> None:
@@ -439,15 +496,15 @@ def test_the_same_predictions_give_the_same_bytes(table: pd.DataFrame, tmp_path:
     written = []
     for order, rows in (("a", table), ("b", table.sample(frac=1, random_state=5))):
         folder = tmp_path / order
-        curves = make_curves(completed(rows))
+        curves = make_curves(completed(rows), QUESTIONS)
         write_curves(curves, folder)
-        write_overview(curves, folder / "evaluation.png", train_labels=table)
-        write_confidence_plot(curves, folder / "confidence.png")
-        write_gallery(completed(rows), tmp_path, folder)
+        write_overview(curves, QUESTIONS, folder / "evaluation.png", train_labels=table)
+        write_confidence_plot(curves, QUESTIONS, folder / "confidence.png")
+        write_gallery(completed(rows), QUESTIONS, tmp_path, folder)
         written.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert written[0] == written[1]
     assert b"Matplotlib" not in written[0]["evaluation.png"], "its version would change the bytes"
-    assert len(written[0]) == 16
+    assert len(written[0]) == 20
     assert max(map(len, written[0].values())) < 300_000
     sheet = Image.open(tmp_path / "a/answers.png").convert("RGB")
     assert sheet.width == 1050
@@ -456,39 +513,39 @@ def test_the_same_predictions_give_the_same_bytes(table: pd.DataFrame, tmp_path:
 
 def test_the_gallery_shows_photos_of_different_groups_that_differ(table: pd.DataFrame) -> None:
     test = completed(table).query("split == 'test'")
-    varied = choose_varied(test, most=8)
+    varied = choose_varied(test, QUESTIONS, most=8)
     assert varied["group"].nunique() == 8
     spread = varied["p_clean"].max() - varied["p_clean"].min()
     assert spread > 0.8
     assert varied[LOGITS].to_numpy().argmax(axis=1).tolist() != [0] * 8
-    assert len(choose_varied(test.head(3), most=8)) == 2, "three photos of two groups"
-    assert choose_varied(test.head(0), most=8).empty
+    assert len(choose_varied(test.head(3), QUESTIONS, most=8)) == 2, "three photos of two groups"
+    assert choose_varied(test.head(0), QUESTIONS, most=8).empty
 
 
 def test_the_worst_errors_are_the_largest_and_of_different_groups(table: pd.DataFrame) -> None:
     test = completed(table).query("split == 'test'")
-    worst = worst_errors(test, "damage", most=2)
+    worst = worst_errors(test, DAMAGE, most=2)
     errors = (test["damage"] - test["damage_score"]).abs()
     assert worst["error"].iloc[0] == pytest.approx(errors.max())
     assert worst["group"].nunique() == 2
-    assert worst_errors(test, "weather", most=1)["error"].iloc[0] > 0.5
+    assert worst_errors(test, WEATHER, most=1)["error"].iloc[0] > 0.5
 
 
 def test_a_gallery_without_photos_or_labels_is_still_a_picture(table: pd.DataFrame, tmp_path: Path) -> None:
-    write_gallery(completed(table).query("split != 'test'"), tmp_path, tmp_path)
+    write_gallery(completed(table).query("split != 'test'"), QUESTIONS, tmp_path, tmp_path)
     for name in ("answers.png", "worst.png", "uncertain.png"):
         assert Image.open(tmp_path / name).width == 1050
 
 
 def test_a_photo_that_has_gone_is_named(table: pd.DataFrame, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\d{5}\.png: no such file"):
-        write_gallery(completed(table), tmp_path, tmp_path / "out")
+        write_gallery(completed(table), QUESTIONS, tmp_path, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"bootstrap_samples": 10}, "evaluate.bootstrap_samples: has the value 10. An interval needs at least 100"),
+        ({"bootstrap_samples": 10}, "evaluate.bootstrap_samples has the value 10. Input should be greater than or equal to 100"),
         ({"dropout_samples": 1}, "evaluate.dropout_samples: has the value 1. A spread needs at least 2 samples"),
         ({"slice_min_groups": 1}, "evaluate.slice_min_groups has the value 1"),
         ({"confidence": 95.0}, "evaluate.confidence: has the value 95.0. It must lie between 0 and 1"),
