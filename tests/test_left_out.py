@@ -13,24 +13,28 @@ import pytest
 import yaml
 from sklearn.metrics import roc_auc_score
 
-from carinspect.core.tables import DATASET_COLUMNS, read_table, write_table
-from carinspect.core.tasks import SPREAD, TASKS
+from carinspect.core.params import parse_section
+from carinspect.core.questions import by_name
+from carinspect.core.tables import dataset_columns, read_table, write_table
 from carinspect.evaluation.config import EvaluateParams
-from carinspect.evaluation.left_out import FIGURES, learnable_tasks, score_source, taught_tasks, without_source
-from carinspect.evaluation.predict import predict
+from carinspect.evaluation.left_out import FIGURES, learnable_questions, score_source, taught_questions, without_source
+from carinspect.evaluation.predictions import predict
+from carinspect.evaluation.retraining import ask_only
 from carinspect.model.checkpoint import build_network, load_checkpoint
 from carinspect.training.config import Recipe
 from carinspect.training.recipe import write_recipe
-from conftest import make_dataset
+from conftest import QUESTIONS, make_dataset, make_recipe
 
 ROOT = Path(__file__).parents[1]
+COLUMNS = dataset_columns(QUESTIONS)
+CLEAN, CLEANLINESS, DAMAGED, DAMAGE, WEATHER = QUESTIONS
 PARAMS = EvaluateParams(bootstrap_samples=200, confidence=0.95, seed=1, dropout_samples=0, slice_min_groups=10, leave_one_source_out=True)
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """Sources `lot`, which alone judges weather, and `wash`; two photos of either are copies of one picture."""
-    table = read_table(make_dataset(tmp_path_factory.mktemp("drawn")), columns=DATASET_COLUMNS)
+    table = read_table(make_dataset(tmp_path_factory.mktemp("drawn")), columns=COLUMNS, questions=QUESTIONS)
     table["source"] = np.where(np.arange(len(table)) % 10 < 5, "lot", "wash")
     table.loc[table["source"] == "wash", "weather_condition"] = np.nan
     table.loc[5, "group"] = table.loc[0, "group"]
@@ -48,28 +52,48 @@ def test_no_photo_of_the_source_and_no_copy_of_one_is_trained_on(table: pd.DataF
 
 
 def test_only_what_both_train_and_val_teach_can_be_learnt(table: pd.DataFrame) -> None:
-    assert learnable_tasks(table, list(TASKS)) == list(TASKS)
-    assert learnable_tasks(without_source(table, "lot"), list(TASKS)) == ["clean", "cleanliness", "damage"]
+    assert learnable_questions(table, QUESTIONS) == list(QUESTIONS)
+    assert learnable_questions(without_source(table, "lot"), QUESTIONS) == [CLEAN, CLEANLINESS, DAMAGED, DAMAGE]
     no_clean_in_val = table.assign(clean=table["clean"].where(table["split"] != "val"))
-    assert "clean" in taught_tasks(no_clean_in_val, list(TASKS))
-    assert "clean" not in learnable_tasks(no_clean_in_val, list(TASKS))
+    assert CLEAN in taught_questions(no_clean_in_val, QUESTIONS)
+    assert CLEAN not in learnable_questions(no_clean_in_val, QUESTIONS)
 
 
-def test_a_photo_known_only_as_damaged_teaches_damage(table: pd.DataFrame) -> None:
+def test_a_photo_known_only_as_damaged_teaches_that_question_and_no_other(table: pd.DataFrame) -> None:
     blank = table.assign(damage_score=np.nan, damaged=np.nan)
-    assert "damage" not in taught_tasks(blank, list(TASKS))
-    assert "damage" in taught_tasks(blank.assign(damaged=1.0), list(TASKS))
+    assert DAMAGED not in taught_questions(blank, QUESTIONS)
+    assert DAMAGED in taught_questions(blank.assign(damaged=1.0), QUESTIONS)
+    assert DAMAGE not in taught_questions(blank.assign(damaged=1.0), QUESTIONS)
+
+
+def test_a_recipe_for_fewer_questions_is_a_recipe_whatever_was_tuned_for_the_others() -> None:
+    tuned = make_recipe().model_dump()
+    tuned["train"]["losses"]["clean"]["loss"] = "focal"
+    changes = (
+        {"sampler": "weighted"},
+        {"focal_alpha": [0.3, 0.7]},
+        {"class_weights": {"clean": [1.0, 2.0], "weather": [1.0, 1.0, 2.0, 2.0]}},
+    )
+    for change in changes:
+        recipe = tuned | {"train": tuned["train"] | change}
+        parse_section("recipe", Recipe, recipe)
+        fewer = parse_section("recipe", Recipe, ask_only(recipe, [DAMAGED, WEATHER]))
+        assert [asked.name for asked in fewer.questions] == ["damaged", "weather"]
+        assert set(fewer.train.losses) == {"damaged", "weather"}
+        everything = parse_section("recipe", Recipe, ask_only(recipe, QUESTIONS))
+        assert everything.train == parse_section("recipe", Recipe, recipe).train
+        assert by_name(fewer.questions)["weather"] == WEATHER
 
 
 def test_figures_have_intervals_over_groups_and_unknown_ones_are_none(table: pd.DataFrame) -> None:
     random = np.random.default_rng(0)
     rows = table.assign(clean_logit=random.normal(size=len(table)), damage=random.random(len(table)), cleanliness=0.5)
-    rows = rows.assign(p_clean=1 / (1 + np.exp(-rows["clean_logit"])), **dict.fromkeys(SPREAD.values(), np.nan))
-    found, known = score_source(rows, "clean", PARAMS), rows[rows["clean"].notna()]
+    rows = rows.assign(p_clean=1 / (1 + np.exp(-rows["clean_logit"])), **{asked.spread: np.nan for asked in QUESTIONS})
+    found, known = score_source(rows, CLEAN, PARAMS), rows[rows["clean"].notna()]
     assert found["roc_auc"] == pytest.approx(roc_auc_score(known["clean"], known["clean_logit"]))
     assert found["roc_auc_low"] < found["roc_auc"] < found["roc_auc_high"]
     assert (found["photos"], found["groups"]) == (len(known), known["group"].nunique())
-    one_class = score_source(rows[rows["clean"] == 1], "clean", PARAMS)
+    one_class = score_source(rows[rows["clean"] == 1], CLEAN, PARAMS)
     assert one_class["roc_auc"] is None
     assert one_class["photos"] > 0
 
@@ -99,7 +123,7 @@ def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
 ) -> None:
     shutil.copytree(make_dataset(tmp_path / "drawn").parent / "root", tmp_path / "root")
     (tmp_path / "stages").symlink_to(ROOT / "stages")
-    write_table(table, tmp_path / "data/car_inspection_dataset.csv")
+    write_table(table, tmp_path / "data/car_inspection_dataset.csv", QUESTIONS)
     write_recipe(tiny_recipe, tmp_path / "data/recipe.yaml")
     set_option(tmp_path, leave_one_source_out=False)
     run_stage(tmp_path, "train_ddp")
@@ -115,22 +139,21 @@ def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
     assert report == without
     assert "source 1 of 2, 'lot'" in output
     assert "source 2 of 2, 'wash'" in output
-    assert set(found["lot"]) == {"trained_photos", *TASKS}
-    assert set(found["wash"]) == {"trained_photos", "clean", "cleanliness", "damage"}
+    assert set(found["lot"]) == {"trained_photos", *by_name(QUESTIONS)}
+    assert set(found["wash"]) == {"trained_photos", "clean", "cleanliness", "damaged", "damage"}
     assert found["lot"]["weather"] is None  # nobody else judges it
-    for source, tasks in found.items():
+    for source, answers in found.items():
         own = table[table["source"] == source]
-        for task in set(tasks) - {"trained_photos", "weather"}:
-            for rows, kind in ((own, "left_out"), (own[own["split"] == "test"], "trained_with")):
-                column = {"clean": "clean", "cleanliness": "cleanliness_score", "damage": "damage_score"}[task]
-                assert tasks[task][kind]["photos"] == rows[column].notna().sum()
-                assert {f"{name}_high" for name in FIGURES[task]} <= set(tasks[task][kind])
+        for asked in (CLEAN, CLEANLINESS, DAMAGED, DAMAGE):
+            for rows, which in ((own, "left_out"), (own[own["split"] == "test"], "trained_with")):
+                assert answers[asked.name][which]["photos"] == rows[asked.column].notna().sum()
+                assert {f"{name}_high" for name in FIGURES[asked.kind]} <= set(answers[asked.name][which])
 
     # By hand: the folders hold what they should, and the figures are those of their models.
     folders = sorted((tmp_path / ".carinspect/retrained").iterdir())
     assert len(folders) == 2
     for folder in folders:
-        rows = read_table(folder / "data/car_inspection_dataset.csv", columns=DATASET_COLUMNS)
+        rows = read_table(folder / "data/car_inspection_dataset.csv", columns=COLUMNS)
         (kept,) = set(rows["source"])
         left = "lot" if kept == "wash" else "wash"
         assert rows["image_path"].tolist() == without_source(table, left)["image_path"].tolist()

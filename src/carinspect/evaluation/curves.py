@@ -22,7 +22,7 @@ from sklearn.metrics import precision_recall_curve
 
 from carinspect.core.files import write_bytes
 from carinspect.core.questions import Question
-from carinspect.evaluation.metrics import confidences_of, losses_of, orders_of, said_and_happened
+from carinspect.evaluation.metrics import confidences_of, losses_of, orders_of, outcomes_and_probabilities
 from carinspect.evaluation.predictions import answered, answers_to, chosen_class, numbers
 from carinspect.scoring.classification import reliability
 from carinspect.scoring.selective import risk_coverage
@@ -70,7 +70,7 @@ def _precision_recall(known: pd.DataFrame, question: Question) -> pd.DataFrame:
 
 
 def _calibration(known: pd.DataFrame, question: Question) -> pd.DataFrame:
-    happened_N, before_N, after_N = said_and_happened(known, question)
+    happened_N, before_N, after_N = outcomes_and_probabilities(known, question)
     parts = []
     for calibrated, said_N in (("no", before_N), ("yes", after_N)):
         bins = reliability(happened_N, said_N)

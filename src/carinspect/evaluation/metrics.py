@@ -63,7 +63,7 @@ def score_question(rows: pd.DataFrame, question: Question, *, params: EvaluatePa
     for name in CONSTANT[question.kind]:
         report[f"constant_{name}"] = None if constant is None else point(metrics[name], labels_N, np.full_like(labels_N, constant))
     if question.has_classes:
-        happened_N, before_N, after_N = said_and_happened(known, question)
+        happened_N, before_N, after_N = outcomes_and_probabilities(known, question)
         report["ece"] = ece(happened_N, after_N) if len(known) else None
         report["ece_before"] = ece(happened_N, before_N) if len(known) else None
         if question.kind == "binary":
@@ -126,8 +126,8 @@ def with_intervals(known: pd.DataFrame, metrics: Mapping[str, Metric], labels_N:
     return report
 
 
-def said_and_happened(known: pd.DataFrame, question: Question) -> tuple[Array, Array, Array]:
-    """Whether it happened, and the probability said before and after calibration: of class 1, or that the likeliest of several is right."""
+def outcomes_and_probabilities(known: pd.DataFrame, question: Question) -> tuple[Array, Array, Array]:
+    """Whether it happened, and its probability before and after calibration: of class 1, or that the likeliest of several is right."""
     before_NxK, after_NxK = probabilities_of(known, question, None), class_probabilities(known, question)
     if question.kind == "binary":
         return numbers(known, question.column), before_NxK[:, 1], after_NxK[:, 1]

@@ -92,7 +92,7 @@ def _draw_precision_recall(axes: Axes, *, curve: pd.DataFrame, question: Questio
 def _draw_reliability(axes: Axes, *, curve: pd.DataFrame, question: Question) -> None:
     binary = question.kind == "binary"
     axes.set(
-        title=f"{question.name}: said and happened",
+        title=f"{question.name}: reliability",
         xlabel=f"mean {question.outputs[-1]} of a bin" if binary else "mean probability of the answer in a bin",
         ylabel=f"share {question.classes[1]}" if binary else "share right",
         xlim=(0, 1.02),

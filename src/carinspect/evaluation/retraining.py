@@ -50,11 +50,18 @@ def retrain(checkpoint: Checkpoint, table: pd.DataFrame, *, questions: Sequence[
 
 
 def ask_only(recipe: dict[str, Any], questions: Sequence[Question]) -> dict[str, Any]:
-    """The recipe for `questions` alone."""
+    """The recipe for `questions` alone; a knob that belongs to one that is left out is switched off."""
     names = {question.name for question in questions}
     # The table has the labels that follow from a score, and the score itself may be left out.
     asked = dump_questions(question.model_copy(update={"from_score": None}) for question in questions)
-    train = recipe["train"] | {"losses": {name: loss for name, loss in recipe["train"]["losses"].items() if name in names}}
+    train = dict(recipe["train"])
+    train["losses"] = {name: knobs for name, knobs in train["losses"].items() if name in names}
+    if train["sampler_question"] not in names:
+        train["sampler"] = "none"
+    if not any(knobs["loss"] == "focal" for knobs in train["losses"].values()):
+        train["focal_alpha"] = None
+    if isinstance(train["class_weights"], dict):
+        train["class_weights"] = {name: weights for name, weights in train["class_weights"].items() if name in names} or "none"
     return recipe | {"questions": asked, "train": train}
 
 
@@ -64,8 +71,10 @@ def _key(recipe: str, table: pd.DataFrame, code_revision: str) -> str:
 
 
 def _with_absolute_paths(params: dict[str, Any]) -> dict[str, Any]:
-    data = params["data"] | {name: str(Path(params["data"][name]).absolute()) for name in ("root", "sources")}
-    pretrained = params["model"]["pretrained"]
-    if isinstance(pretrained, str):
-        pretrained = str(Path(pretrained).absolute())
-    return params | {"data": data, "model": params["model"] | {"pretrained": pretrained}}
+    """As the stage, which runs in a folder of its own, must read them."""
+
+    def with_absolute(section: str, *keys: str) -> dict[str, Any]:
+        paths = {key: str(Path(path).absolute()) for key in keys if isinstance(path := params[section][key], str)}
+        return {section: params[section] | paths}
+
+    return params | with_absolute("data", "root", "sources") | with_absolute("model", "pretrained") | with_absolute("train", "resume")
