@@ -1,7 +1,7 @@
 """Turns whatever labels a data root has into one table.
 
 Reads: data.root, data.sources. Writes: data/annotations.csv, data/rejected.csv, metrics/convert_annotations.json.
-Params: data, convert_annotations.
+Params: data, convert_annotations; the questions of the recipe.
 """
 
 from pathlib import Path
@@ -9,17 +9,18 @@ from pathlib import Path
 from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.annotations.convert import convert
 from carinspect.core.data import DataParams
-from carinspect.core.programs import run_stage
 from carinspect.core.files import write_json
 from carinspect.core.params import read_section
+from carinspect.core.programs import run_stage
+from carinspect.core.questions import load_questions
 from carinspect.core.tables import write_table
 
 
 def main() -> None:
-    data = read_section("data", DataParams)
+    data, questions = read_section("data", DataParams), load_questions()
     params = read_section("convert_annotations", ConvertAnnotationsParams)
-    conversion = convert(data, params)
-    write_table(conversion.table, Path("data/annotations.csv"))
+    conversion = convert(data, params, questions)
+    write_table(conversion.table, Path("data/annotations.csv"), questions)
     write_table(conversion.rejected, Path("data/rejected.csv"))
     write_json(Path("metrics/convert_annotations.json"), conversion.metrics)
     print(f"{len(conversion.table):,} photos; {len(conversion.rejected):,} rejected (data/rejected.csv says why).")

@@ -1,80 +1,114 @@
-"""Owns reading a source of COCO JSONs: finding the photos that they list, and which of their outlines count."""
+"""Sources of COCO JSONs: the file's shape, the photos that it lists, and which of their outlines count.
+
+Format: https://cocodataset.org/#format-data. Outlines stay unchecked here; `outlines.py` judges each by itself.
+"""
 
 from collections import defaultdict
 from collections.abc import Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from carinspect.annotations.coco_file import CocoFile, CocoImage, Identity, read_coco_file
-from carinspect.annotations.config import ConvertAnnotationsParams
-from carinspect.annotations.listing import Listing, declared_split, leaves_folder
-from carinspect.annotations.marks import STATED_MARKS, Mark, label_photo
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from carinspect.annotations.listing import Listing, leaves_folder
 from carinspect.annotations.meanings import Meaning
-from carinspect.annotations.records import LabelledPhoto, Reading, Rejection
+from carinspect.annotations.records import Reading, Rejection
 from carinspect.annotations.sources import Source
 from carinspect.core.errors import UserError
+from carinspect.images.decode import MAX_PIXELS
 
-_TASKS_OF_KIND = {"damage": {"damage"}, "dirt": {"clean", "cleanliness"}}
+MAX_SIDE_PX = 65_535
+"""Longest side that JPEG can hold; a longer one is an error of the export."""
 
-_TASK_OF_COLUMN = {"clean": "clean", "cleanliness_score": "cleanliness", "damaged": "damage", "damage_score": "damage"}
-
-
-def read_coco(
-    source: Source, meanings: Mapping[str, Meaning], listing: Listing, params: ConvertAnnotationsParams, *, where: str
-) -> Reading:
-    """Every photo that a JSON below the source's folder lists, with the labels of its outlines.
-
-    A photo without outlines is whole (or clean) only for the tasks that the source judges; a photo that no JSON lists has no label at all.
-    Raises `UserError` for a broken JSON, for a source that says nothing, and when none of the listed photos exist.
-    """
-    _check_that_it_says_something(source, meanings, where)
-    jsons = [file for file in listing.files if file.lower().endswith(".json")]
-    if not jsons:
-        raise UserError(f"{where}.path: no .json file below {str(listing.folder)!r}. Correct the path, or the format.")
-    reading = Reading()
-    defined: set[str] = set()
-    listed_in: dict[str, str] = {}
-    photos_on_disk = PhotoFinder(source, listing)
-    for file in jsons:
-        coco = read_coco_file(listing.folder / file)
-        defined.update(coco.category_names.values())
-        marks = _marks_by_image(coco, source, meanings, reading)
-        split = declared_split((*PurePosixPath(file).parent.parts, PurePosixPath(file).stem))
-        for image in coco.images:
-            photo = photos_on_disk.find(image, file, reading)
-            if photo is None:
-                continue
-            if photo in listed_in:
-                raise UserError(f"{where}: {photo!r} is listed twice: in {listed_in[photo]!r} and in {file!r}. Leave one out by `exclude`.")
-            listed_in[photo] = file
-            labels = label_photo(marks.get(image.id, ()), image, judges=source.judges, params=params, counts=reading.counts)
-            size_px = (image.width, image.height)
-            reading.photos.append(LabelledPhoto(str(source.folder / photo), labels, declared_split=split, stated_size_px=size_px))
-    if not reading.photos:
-        raise UserError(
-            f"{where}: no photo that its {len(jsons)} JSON file(s) list exists, beside the JSON or in images/. Fetch the photos."
-        )
-    for photo in listing.photos:
-        if photo not in listed_in:
-            reading.rejected.append(Rejection(str(source.folder / photo), "unlisted", "no COCO JSON lists it, so nobody judged it"))
-    reading.counts["categories_without_annotations"] += len(defined - set(reading.classes))
-    reading.skipped_files = listing.skipped_suffixes(used={*jsons, *listed_in})
-    reading.unused_mappings = sorted(set(meanings) - defined)
-    return reading
+Identity = int | str
 
 
-def _check_that_it_says_something(source: Source, meanings: Mapping[str, Meaning], where: str) -> None:
-    if not source.judges and not any(meaning.labels for meaning in meanings.values()):
-        raise UserError(f"{where}.judges: missing. Say which tasks a human decided on every photo, such as [damage].")
-    for name, meaning in meanings.items():
-        for column, value in meaning.labels.items():
-            task = _TASK_OF_COLUMN.get(column)
-            if task in source.judges and (column, value) not in STATED_MARKS.values():
-                raise UserError(f"{where}.categories.{name} states {task}, which `judges` leaves to the outlines. Keep one of the two.")
+class _Entry(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
 
-def _marks_by_image(coco: CocoFile, source: Source, meanings: Mapping[str, Meaning], reading: Reading) -> Mapping[Identity, list[Mark]]:
-    """Image id → the annotations that matter to a judged task or state a label; everything else is counted."""
-    marks: defaultdict[Identity, list[Mark]] = defaultdict(list)
+class CocoImage(_Entry):
+    id: Identity
+    file_name: str = Field(min_length=1)
+    width: int = Field(gt=0, le=MAX_SIDE_PX)
+    height: int = Field(gt=0, le=MAX_SIDE_PX)
+
+
+class CocoCategory(_Entry):
+    id: Identity
+    name: str
+
+
+class CocoAnnotation(_Entry):
+    image_id: Identity
+    category_id: Identity
+    segmentation: Any = None
+    bbox: Any = None
+
+
+class CocoFile(_Entry):
+    images: list[CocoImage]
+    annotations: list[CocoAnnotation]
+    categories: list[CocoCategory]
+
+    @property
+    def category_names(self) -> dict[Identity, str]:
+        return {category.id: category.name for category in self.categories}
+
+
+def read_coco_file(path: Path) -> CocoFile:
+    """The checked content of a COCO JSON. Raises `UserError` that names the file, what is wrong with it and the fix."""
+    try:
+        # A byte order mark, as some Windows tools write, is not JSON.
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}.") from None
+    try:
+        coco = CocoFile.model_validate_json(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_explain(error)}") from None
+    _check_identities(coco, path)
+    return coco
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    if first["type"] == "json_invalid":
+        return f"{first['msg']} Export it again, or leave it out by `exclude`."
+    # The last part of a failed `int | str` names the branch, which is nobody's key.
+    location = [part for part in first["loc"] if part not in ("int", "str")]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    if not place:
+        return "not a COCO JSON: an object with images, annotations and categories is expected. Leave it out by `exclude`."
+    if first["type"] == "missing":
+        return f"not a COCO JSON: {place} is missing. Export it again as COCO, or leave it out by `exclude`."
+    found = f"{first['input']!r:.60}"
+    return f"{place} has the value {found}. {first['msg']}. Export it again as COCO, or leave it out by `exclude`."
+
+
+def _check_identities(coco: CocoFile, path: Path) -> None:
+    for kind, entries in (("images", coco.images), ("categories", coco.categories)):
+        seen: set[Identity] = set()
+        for entry in entries:
+            if entry.id in seen:
+                raise UserError(
+                    f"{path}: the id {entry.id!r} stands twice in {kind}; its annotations could belong to either. Export it again."
+                )
+            seen.add(entry.id)
+    names = coco.category_names
+    for annotation in coco.annotations:
+        if annotation.category_id not in names:
+            raise UserError(f"{path}: an annotation has the category_id {annotation.category_id!r}, which categories does not define.")
+    for image in coco.images:
+        if image.width * image.height > MAX_PIXELS:
+            raise UserError(f"{path}: {image.file_name!r} is said to be {image.width} x {image.height}: more than {MAX_PIXELS:,} pixels.")
+
+
+def marks_by_image(
+    coco: CocoFile, meanings: Mapping[str, Meaning], kinds: frozenset[str], reading: Reading
+) -> Mapping[Identity, list[tuple[CocoAnnotation, Meaning]]]:
+    """Image id → the annotations that matter: outlines of `kinds` and of vehicles, and stated labels; everything else is counted."""
+    marks: defaultdict[Identity, list[tuple[CocoAnnotation, Meaning]]] = defaultdict(list)
     names = coco.category_names
     known_images = {image.id for image in coco.images}
     for annotation in coco.annotations:
@@ -87,8 +121,8 @@ def _marks_by_image(coco: CocoFile, source: Source, meanings: Mapping[str, Meani
             reading.counts["annotations_of_unknown_images"] += 1
         elif meaning.kind == "ignore":
             reading.counts["annotations_ignored"] += 1
-        elif meaning.kind in _TASKS_OF_KIND and not _TASKS_OF_KIND[meaning.kind] & set(source.judges):
-            reading.counts["annotations_of_unjudged_tasks"] += 1
+        elif meaning.kind not in ("labels", "vehicle") and meaning.kind not in kinds:
+            reading.counts["annotations_of_unjudged_questions"] += 1
         else:
             marks[annotation.image_id].append((annotation, meaning))
     return marks

@@ -1,4 +1,4 @@
-"""Owns the `convert_annotations` section of params.yaml: what an annotated class costs, and which photos are too small."""
+"""The `convert_annotations` section of params.yaml: what an annotated class costs, and which photos are too small."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""Owns the way from a data root to its table: read the sources, check them against each other, read the photos, join the two."""
+"""From a data root to its table: read the sources, check them against each other, read the photos, join the two."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,20 +6,16 @@ from typing import Any
 
 import pandas as pd
 
-from carinspect.annotations.checks import check_claims, check_meanings
-from carinspect.annotations.coco import read_coco
 from carinspect.annotations.config import ConvertAnnotationsParams
-from carinspect.annotations.csv_source import read_csv_source
-from carinspect.annotations.folders import read_folders
-from carinspect.annotations.listing import list_folder
-from carinspect.annotations.meanings import read_meaning
-from carinspect.annotations.photos import read_looks_by_path
-from carinspect.annotations.records import Reading, Rejection
-from carinspect.annotations.rows import build_rejected, build_table, describe_photo, has_other_shape, reject_photo
+from carinspect.annotations.meanings import check_claims, check_meanings
+from carinspect.annotations.photos import build_rejected, build_table, describe_photo, has_other_shape, read_looks_by_path, reject_photo
+from carinspect.annotations.readers import reader_of
+from carinspect.annotations.records import Reading, Rejection, SourceContext
 from carinspect.annotations.sources import Source, load_sources
 from carinspect.annotations.summary import summarise
 from carinspect.core.data import DataParams
-from carinspect.core.errors import UserError
+from carinspect.core.errors import UserError, did_you_mean
+from carinspect.core.questions import Question, by_name
 
 
 @dataclass(frozen=True)
@@ -27,21 +23,24 @@ class Conversion:
     """What the stage writes."""
 
     table: pd.DataFrame
-    """`ANNOTATION_COLUMNS`, sorted by `image_path`."""
+    """`annotation_columns` of the questions, sorted by `image_path`."""
     rejected: pd.DataFrame
     """`REJECTED_COLUMNS`, sorted."""
     metrics: dict[str, Any]
 
 
-def convert(data: DataParams, params: ConvertAnnotationsParams, *, processes: int | None = None) -> Conversion:
+def convert(
+    data: DataParams, params: ConvertAnnotationsParams, questions: Sequence[Question], *, processes: int | None = None
+) -> Conversion:
     """The table of every sound photo that a source below `data.root` describes. processes: see `images.reading`.
 
     Raises `UserError` for a missing root, a mistake in sources.yaml, a category without a meaning, a broken annotation file, a photo
     that is described twice, and when no photo is left.
     """
     sources = _open_root(data)
-    readings = {source.name: _read_source(source, data, params) for source in sources}
-    check_meanings(readings, sources, params, file=data.sources)
+    asked = by_name(questions)
+    readings = {source.name: _read_source(source, data, params, asked) for source in sources}
+    check_meanings(readings, sources, params, asked, file=data.sources)
     claimed = check_claims(readings)
     looks = read_looks_by_path(data.root_path, sorted(claimed), processes=processes)
     rows: list[dict[str, Any]] = []
@@ -60,8 +59,8 @@ def convert(data: DataParams, params: ConvertAnnotationsParams, *, processes: in
             rows.append(describe_photo(photo, source, look=look))
     if not rows:
         raise UserError(_nothing_left(data, rejected))
-    table = build_table(rows)
-    return Conversion(table, build_rejected(rejected), summarise(table, rejected, sources, readings, looks))
+    table = build_table(rows, questions)
+    return Conversion(table, build_rejected(rejected), summarise(table, questions, rejected, sources, readings, looks))
 
 
 def _open_root(data: DataParams) -> list[Source]:
@@ -73,20 +72,14 @@ def _open_root(data: DataParams) -> list[Source]:
     return load_sources(data.sources_path)
 
 
-def _read_source(source: Source, data: DataParams, params: ConvertAnnotationsParams) -> Reading:
+def _read_source(source: Source, data: DataParams, params: ConvertAnnotationsParams, questions: Mapping[str, Question]) -> Reading:
     """What one source says; its photos are not opened."""
     where = f"{data.sources}: {source.name}"
-    path = data.root_path / source.folder
-    if source.format == "csv":
-        return read_csv_source(source, path, where=where)
-    meanings = {name: read_meaning(value, params, where=f"{where}.categories.{name}") for name, value in source.categories.items()}
-    listing = list_folder(path, source.exclude, where=where)
-    if source.format == "coco":
-        reading = read_coco(source, meanings, listing, params, where=where)
-    else:
-        reading = read_folders(source, meanings, listing, where=where)
-    reading.counts["files_excluded"] = len(listing.excluded)
-    return reading
+    for name in source.judges:
+        if name not in questions:
+            raise UserError(f"{where}.judges: no question is called '{name}'. {did_you_mean(name, questions)}")
+    reader = reader_of(source, where=where)
+    return reader.read(SourceContext(source, data.root_path / source.folder, where, params, questions))
 
 
 def _nothing_left(data: DataParams, rejected: Mapping[str, Sequence[Rejection]]) -> str:

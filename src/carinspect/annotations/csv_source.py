@@ -1,4 +1,4 @@
-"""Owns reading a source that is a CSV: `image_path` (relative to the CSV's folder), label columns, optionally `split` and a family."""
+"""Reads a source that is a CSV: `image_path` (relative to the CSV's folder), label columns, optionally `split` and a family."""
 
 import warnings
 from difflib import get_close_matches
@@ -7,26 +7,28 @@ from pathlib import Path
 import pandas as pd
 
 from carinspect.annotations.listing import SPLIT_WORDS, leaves_folder
-from carinspect.annotations.meanings import complete_damage
-from carinspect.annotations.records import LabelledPhoto, Reading, Rejection
-from carinspect.annotations.sources import Source
+from carinspect.annotations.meanings import complete_labels
+from carinspect.annotations.records import LabelledPhoto, Reader, Reading, Rejection, SourceContext
 from carinspect.core.errors import UserError, did_you_mean, one_line
-from carinspect.core.tables import LABEL_COLUMNS, check_table
+from carinspect.core.questions import label_columns
+from carinspect.core.tables import check_table
 
 
-def read_csv_source(source: Source, path: Path, *, where: str) -> Reading:
+def read_csv_source(context: SourceContext) -> Reading:
     """Every row's photo with the labels that the row holds; a blank is a label that nobody gave.
 
     Raises `UserError` for a file that is no such table, for a column that looks like a misspelt one, and for a value out of range.
     """
-    table = _read_text_table(path, where)
-    _check_columns(list(table.columns), source, path)
+    source, path, questions = context.source, context.path, list(context.questions.values())
+    table = _read_text_table(path, context.where)
+    known_columns = ["image_path", "split", *label_columns(questions), *([source.family_column] if source.family_column else [])]
+    _check_columns(list(table.columns), known_columns, label_columns(questions), path)
     if (table["image_path"] == "").any():
         raise UserError(
             f"{path}: image_path is blank in row {table.index[table['image_path'] == ''][0] + 2}. Name the photo, or drop the row."
         )
-    labels = table.reindex(columns=[column for column in LABEL_COLUMNS if column in table.columns]).apply(_to_numbers, path=path)
-    check_table(pd.concat([table[["image_path"]], labels], axis=1), path)
+    labels = table.reindex(columns=[column for column in label_columns(questions) if column in table.columns]).apply(_to_numbers, path=path)
+    check_table(pd.concat([table[["image_path"]], labels], axis=1), path, questions)
     reading = Reading()
     for row, given in zip(table.to_dict("records"), labels.to_dict("records"), strict=True):
         name = row["image_path"].replace("\\", "/")
@@ -41,12 +43,12 @@ def read_csv_source(source: Source, path: Path, *, where: str) -> Reading:
         reading.photos.append(
             LabelledPhoto(
                 image_path,
-                complete_damage(known, where=f"{path}: {name!r}"),
+                complete_labels(known, questions, where=f"{path}: {name!r}"),
                 declared_split=_split_of(row.get("split", ""), path, name),
                 family=row[source.family_column] if source.family_column else "",
             )
         )
-    reading.counts["columns_ignored"] = len(set(table.columns) - _known_columns(source))
+    reading.counts["columns_ignored"] = len(set(table.columns) - set(known_columns))
     return reading
 
 
@@ -63,20 +65,16 @@ def _read_text_table(path: Path, where: str) -> pd.DataFrame:
     return table.fillna("")
 
 
-def _known_columns(source: Source) -> set[str]:
-    return {"image_path", "split", *LABEL_COLUMNS} | ({source.family_column} if source.family_column else set())
-
-
-def _check_columns(columns: list[str], source: Source, path: Path) -> None:
-    for needed in ("image_path", source.family_column):
-        if needed is not None and needed not in columns:
+def _check_columns(columns: list[str], known: list[str], labels: list[str], path: Path) -> None:
+    for needed in known:
+        if needed not in columns and needed != "split" and needed not in labels:
             raise UserError(f"{path}: column '{needed}' is missing. {did_you_mean(needed, columns)}")
-    if not set(columns) & set(LABEL_COLUMNS):
-        raise UserError(f"{path}: no label column. Add one of {', '.join(LABEL_COLUMNS)}.")
+    if not set(columns) & set(labels):
+        raise UserError(f"{path}: no label column. Add one of {', '.join(labels)}.")
     for column in columns:
         # A misspelt column would lose its labels without a word; columns that resemble none of ours are the owner's notes.
-        near = get_close_matches(column.lower(), ("split", *LABEL_COLUMNS), n=1, cutoff=0.8)
-        if column not in _known_columns(source) and near:
+        near = get_close_matches(column.lower(), ("split", *labels), n=1, cutoff=0.8)
+        if column not in known and near:
             raise UserError(f"{path}: column '{column}': did you mean '{near[0]}'? Rename it, or drop it.")
 
 
@@ -95,3 +93,6 @@ def _split_of(word: str, path: Path, name: str) -> str:
     if word and word not in SPLIT_WORDS:
         raise UserError(f"{path}: split has the value {word!r} for {name!r}. {did_you_mean(word, SPLIT_WORDS)} Or leave it blank.")
     return SPLIT_WORDS.get(word, "")
+
+
+CSV = Reader(read_csv_source, keys=frozenset({"family_pattern", "family_column"}), provenance="csv")

@@ -1,48 +1,51 @@
-"""Owns the outlines of chosen photos as lines that can be drawn, for people who want to see what the labels came from."""
+"""The outlines of chosen photos as lines that can be drawn, for people who want to see what the labels came from."""
 
-from collections.abc import Collection
-from typing import Any, Literal, NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from carinspect.annotations.coco import PhotoFinder
-from carinspect.annotations.coco_file import CocoAnnotation, CocoFile, CocoImage, read_coco_file
+from carinspect.annotations.coco import CocoAnnotation, CocoFile, CocoImage, PhotoFinder, read_coco_file
 from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.annotations.listing import list_folder
-from carinspect.annotations.meanings import Meaning, read_meaning
+from carinspect.annotations.meanings import Meaning, read_meanings
 from carinspect.annotations.outlines import read_outline
-from carinspect.annotations.records import Reading
-from carinspect.annotations.sources import Source, load_sources
+from carinspect.annotations.records import Reading, SourceContext
+from carinspect.annotations.sources import load_sources
 from carinspect.core.data import DataParams
+from carinspect.core.questions import Question, by_name
 
 
 class DrawnOutline(NamedTuple):
     """One annotation as it counts: after clipping, and as a box where its outline is empty."""
 
-    kind: Literal["damage", "dirt", "vehicle"]
+    kind: str
+    """`damage`, `dirt` or `vehicle`."""
     name: str
     """The severity class, or `vehicle`."""
     lines: list[np.ndarray]
     """Closed lines, float (points, 2): x and y as shares of the photo's width and height."""
 
 
-def read_drawn_outlines(data: DataParams, params: ConvertAnnotationsParams, image_paths: Collection[str]) -> dict[str, list[DrawnOutline]]:
+def read_drawn_outlines(
+    data: DataParams, params: ConvertAnnotationsParams, questions: Sequence[Question], image_paths: Collection[str]
+) -> dict[str, list[DrawnOutline]]:
     """image_path → its outlines, for those of `image_paths` that a COCO source describes; no others are rasterised."""
     found: dict[str, list[DrawnOutline]] = {}
     for source in load_sources(data.sources_path):
         folder = f"{source.folder}/"
         wanted = {path for path in image_paths if path.startswith(folder)}
         if source.format == "coco" and wanted:
-            found |= _read_source(source, data, params, wanted)
+            where = f"{data.sources}: {source.name}"
+            found |= _read_source(SourceContext(source, data.root_path / source.folder, where, params, by_name(questions)), wanted)
     return found
 
 
-def _read_source(source: Source, data: DataParams, params: ConvertAnnotationsParams, wanted: set[str]) -> dict[str, list[DrawnOutline]]:
-    where = f"{data.sources}: {source.name}"
-    meanings = {name: read_meaning(value, params, where=f"{where}.categories.{name}") for name, value in source.categories.items()}
-    listing = list_folder(data.root_path / source.folder, source.exclude, where=where)
+def _read_source(context: SourceContext, wanted: set[str]) -> dict[str, list[DrawnOutline]]:
+    source, meanings = context.source, read_meanings(context)
+    listing = list_folder(context.path, source.exclude, where=context.where)
     finder, found = PhotoFinder(source, listing), dict[str, list[DrawnOutline]]()
     for file in (file for file in listing.files if file.lower().endswith(".json")):
         coco = read_coco_file(listing.folder / file)

@@ -1,24 +1,25 @@
-"""Owns reading a source of class folders: `[train|val|test/]<class>/.../<photo>`."""
+"""Reads a source of class folders: `[train|val|test/]<class>/.../<photo>`."""
 
-from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from carinspect.annotations.listing import Listing, declared_split
-from carinspect.annotations.meanings import Meaning
-from carinspect.annotations.records import LabelledPhoto, Reading, Rejection
-from carinspect.annotations.sources import Source
+from carinspect.annotations.listing import declared_split, list_folder
+from carinspect.annotations.meanings import read_meanings
+from carinspect.annotations.records import LabelledPhoto, Reader, Reading, Rejection, SourceContext
 from carinspect.core.errors import UserError
 
 
-def read_folders(source: Source, meanings: Mapping[str, Meaning], listing: Listing, *, where: str) -> Reading:
+def read_folders(context: SourceContext) -> Reading:
     """Every photo with the labels of its class folder; photos of an ignored folder are counted and left out.
 
     Raises `UserError` when a folder is said to mean an outline's class: a folder has no outlines.
     """
+    source, where, meanings = context.source, context.where, read_meanings(context)
     for name, meaning in meanings.items():
         if meaning.kind not in ("labels", "ignore"):
             raise UserError(f"{where}.categories.{name}: a class folder takes labels such as {{damaged: 1}}, or ignore.")
+    listing = list_folder(context.path, source.exclude, where=where)
     reading = Reading()
+    reading.counts["files_excluded"] = len(listing.excluded)
     for file in listing.photos:
         image_path = str(source.folder / file)
         *folders, _ = PurePosixPath(file).parts
@@ -38,3 +39,6 @@ def read_folders(source: Source, meanings: Mapping[str, Meaning], listing: Listi
     reading.skipped_files = listing.skipped_suffixes(used=())
     reading.unused_mappings = sorted(set(meanings) - set(reading.classes))
     return reading
+
+
+FOLDERS = Reader(read_folders, keys=frozenset({"family_pattern", "exclude", "categories"}), provenance="folder")

@@ -1,4 +1,4 @@
-"""Owns the files below one source: what is skipped, which split a folder declares, and which names no table can hold."""
+"""The files below one source: what is skipped, which split a folder declares, and which names no table can hold."""
 
 import os
 import unicodedata

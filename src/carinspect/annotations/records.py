@@ -1,7 +1,13 @@
-"""Owns what a reader of one source hands back: photos with the labels that somebody gave, and what was left out."""
+"""What a reader of one source is given and hands back: photos with the labels that somebody gave, and what was left out."""
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from carinspect.annotations.config import ConvertAnnotationsParams
+from carinspect.annotations.sources import Source
+from carinspect.core.questions import Question
 
 REJECTED_COLUMNS: tuple[str, ...] = ("image_path", "source", "reason")
 """Columns of data/rejected.csv: one row for each photo that is not in the table, and why."""
@@ -46,3 +52,28 @@ class Reading:
     """Suffix → files that are no photos and no annotations."""
     counts: Counter[str] = field(default_factory=Counter)
     """Everything skipped or repaired on the way, by kind."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One format of sources."""
+
+    read: Callable[["SourceContext"], Reading]
+    keys: frozenset[str]
+    """Keys of a source in sources.yaml that this format takes, besides name, format and path."""
+    provenance: str
+    """Where its labels come from, in a word."""
+
+
+@dataclass(frozen=True)
+class SourceContext:
+    """What a reader reads, and by which rules."""
+
+    source: Source
+    path: Path
+    """Of the source's folder (csv: file) on this machine."""
+    where: str
+    """The file and the source's name, to begin a message with."""
+    params: ConvertAnnotationsParams
+    questions: Mapping[str, Question]
+    """By name."""

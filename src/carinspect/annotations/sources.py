@@ -1,14 +1,13 @@
-"""Owns sources.yaml: which sources a data root holds, what was judged in each, and what their categories mean."""
+"""sources.yaml: which sources a data root holds, what was judged in each, and what their categories mean."""
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import field_validator, model_validator
 
 from carinspect.core.errors import UserError
 from carinspect.core.params import Section, load_yaml, parse_section
-from carinspect.core.tasks import Task
 
 ROBOFLOW_FAMILY = r"^(.+?)[._](?:jpe?g|png|webp)\.rf\.[0-9a-f]{6,}"
 """Roboflow names each augmented copy `<name>_jpg.rf.<hash>.jpg`; copies of one photo share the name."""
@@ -19,11 +18,12 @@ class Source(Section):
 
     name: str
     """Unique; the `source` column of the tables."""
-    format: Literal["coco", "folders", "csv"]
+    format: str
+    """`annotations.readers` has them: coco, folders, csv."""
     path: str = ""
     """Folder (csv: file) relative to the data root; blank: the name."""
-    judges: list[Task] = []
-    """COCO only: the tasks that a human decided on every photo of this source, so that a photo without a mark is a clean or whole one."""
+    judges: list[str] = []
+    """COCO only: the questions that a person decided on every photo of this source, so that a photo without a mark is a good one."""
     family_pattern: str | None = ROBOFLOW_FAMILY
     """Group 1 of a match on the file name is the photo's family; null: file names say nothing about families."""
     family_column: str | None = None
@@ -67,24 +67,16 @@ class Source(Section):
         return categories
 
     @model_validator(mode="after")
-    def _fits_its_format(self) -> "Source":
+    def _has_a_path(self) -> "Source":
         if not self.path and not re.fullmatch(r"[\w .-]+", self.name):
             raise ValueError(f"the name {self.name!r} cannot be the folder's name as well. Add its path.")
-        if self.format != "coco" and self.judges:
-            raise ValueError(f"judges is for format coco; in format {self.format} each photo says itself what was judged. Remove it.")
-        if self.format != "csv" and self.family_column is not None:
-            raise ValueError("family_column is for format csv. Use family_pattern, or remove it.")
-        if self.format == "csv" and (self.categories or self.exclude):
-            raise ValueError("categories and exclude are for formats coco and folders; a CSV's rows and columns say it. Remove them.")
-        if "weather" in self.judges:
-            raise ValueError("judges names weather, which outlines cannot tell. Give it by categories such as {weather: rain}.")
         return self
 
 
 def load_sources(path: Path) -> list[Source]:
     """The sources of the YAML file at `path`, in its order.
 
-    Raises `UserError` that names the source, the key and the mend for anything that is not a list of sources with unique names.
+    Raises `UserError` that names the source, the key and the fix for anything that is not a list of sources with unique names.
     """
     content = load_yaml(path)
     if not isinstance(content, dict) or set(content) != {"sources"} or not isinstance(content["sources"], list):
