@@ -14,9 +14,9 @@ from carinspect.audit.config import DescribeParams
 from carinspect.audit.examination import Evidence, examine, make_metrics, summarise
 from carinspect.audit.page import draw_page
 from carinspect.core.data import DataParams
-from carinspect.core.programs import run_stage
 from carinspect.core.files import write_bytes, write_json
 from carinspect.core.params import read_section
+from carinspect.core.programs import run_stage
 from carinspect.core.tables import DATASET_COLUMNS, read_table
 from carinspect.splits.check import find_leaks
 from carinspect.splits.contact_sheet import choose_pairs

@@ -5,9 +5,9 @@ Reads: nothing. Writes: data/demo, metrics/render_demo.json. Params: render_demo
 
 from pathlib import Path
 
-from carinspect.core.programs import run_stage
 from carinspect.core.files import write_json
 from carinspect.core.params import read_section
+from carinspect.core.programs import run_stage
 from carinspect.demo.config import RenderDemoParams
 from carinspect.demo.root import render_data_root
 

@@ -11,9 +11,9 @@ from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.audit.config import DescribeParams
 from carinspect.core.data import DataParams
 from carinspect.core.errors import UserError, did_you_mean
-from carinspect.core.programs import run_stage
 from carinspect.core.files import sha256_of, write_bytes, write_json
 from carinspect.core.params import RECIPE_FILE, Section, load_params, read_section
+from carinspect.core.programs import run_stage
 from carinspect.core.questions import read_questions
 from carinspect.demo.config import RenderDemoParams
 from carinspect.evaluation.config import EvaluateParams

@@ -6,9 +6,9 @@ Params: select_threshold, decision.
 
 from pathlib import Path
 
-from carinspect.core.programs import run_stage
 from carinspect.core.files import sha256_of, write_json
 from carinspect.core.params import read_section
+from carinspect.core.programs import run_stage
 from carinspect.core.tables import read_table
 from carinspect.thresholds.config import DecisionParams, SelectThresholdParams
 from carinspect.thresholds.cost_plot import write_cost_plot

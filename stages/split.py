@@ -7,9 +7,9 @@ metrics/split.json, reports/split/near_duplicates.csv and .png. Params: data.roo
 from pathlib import Path
 
 from carinspect.core.data import DataParams
-from carinspect.core.programs import run_stage
 from carinspect.core.files import write_json
 from carinspect.core.params import read_section
+from carinspect.core.programs import run_stage
 from carinspect.core.questions import load_questions
 from carinspect.core.tables import annotation_columns, dataset_columns, read_table, write_table
 from carinspect.splits.config import SplitParams

@@ -1,20 +1,22 @@
-"""Owns metrics/split.json: what the split came out as, in figures that can be checked against the table."""
+"""metrics/split.json: what the split came out as, in figures that can be checked against the table."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
+from carinspect.core.questions import Question
 from carinspect.core.tables import SPLITS
-from carinspect.core.tasks import Task
 from carinspect.splits.check import find_leaks
 from carinspect.splits.groups import LINK_KINDS, Link
-from carinspect.splits.labels import TASK_COLUMNS, label_classes
+from carinspect.splits.labels import label_classes
 
 
-def certify_split(table: pd.DataFrame, links: Sequence[Link], *, moved: dict[str, int]) -> dict[str, Any]:
+def certify_split(
+    table: pd.DataFrame, links: Sequence[Link], *, questions: Sequence[Question], moved: dict[str, int]
+) -> dict[str, Any]:
     """The certificate of a finished table whose groups come from `links` (between its rows)."""
-    labels = {column: _certify_label(table, classes) for column, classes in label_classes(table).items()}
+    labels = {column: _certify_label(table, classes) for column, classes in label_classes(table, questions).items()}
     return {
         "photos": _per_split(table, table["image_path"]),
         "groups": {"all": int(table["group"].nunique()), **_per_split(table, table["group"])},
@@ -61,26 +63,26 @@ def declared_overlaps(table: pd.DataFrame) -> dict[str, dict[str, int]]:
     return {str(source): {"groups": int(row["size"]), "photos": int(row["sum"])} for source, row in astray.iterrows()}
 
 
-def find_gaps(table: pd.DataFrame, tasks: Sequence[Task]) -> list[str]:
-    """What each of `tasks` lacks, in words: a label at all, a label in some split, a second class in some split."""
+def find_gaps(table: pd.DataFrame, questions: Sequence[Question]) -> list[str]:
+    """What each of `questions` lacks, in words: a label at all, a label in some split, a second class in some split."""
     gaps = []
-    for task in tasks:
-        judged = table[table[list(TASK_COLUMNS[task])].notna().any(axis=1)]
+    for question in questions:
+        judged = table[table[question.column].notna()]
         if judged.empty:
-            gaps.append(f"no photo has a label for '{task}': add a source that judges it, or take it out of model.tasks.")
+            gaps.append(f"no photo has a label for '{question.name}': add a source that judges it, or take it out of questions.")
             continue
         for split in SPLITS:
-            photos = judged[judged["split"] == split]
-            if photos.empty:
-                gaps.append(f"no photo of the split '{split}' has a label for '{task}' ({_remedy(judged)}).")
-            elif task in ("clean", "weather") and photos[TASK_COLUMNS[task][0]].nunique() < 2:
-                only = int(photos[TASK_COLUMNS[task][0]].iloc[0])
-                gaps.append(f"every photo of the split '{split}' has the same label for '{task}', {only} ({_remedy(judged)}).")
+            labels = judged.loc[judged["split"] == split, question.column]
+            if labels.empty:
+                gaps.append(f"no photo of the split '{split}' has a label for '{question.name}' ({_remedy(judged)}).")
+            elif question.has_classes and labels.nunique() < 2:
+                only = question.say_label(labels.iloc[0])
+                gaps.append(f"every photo of the split '{split}' has the same label for '{question.name}', {only} ({_remedy(judged)}).")
     return gaps
 
 
 def _remedy(judged: pd.DataFrame) -> str:
     groups = judged["group"].nunique()
     return (
-        f"{len(judged)} labelled photos in {groups} groups are too few: add photos, change split.fractions, or take it out of model.tasks"
+        f"{len(judged)} labelled photos in {groups} groups are too few: add photos, change split.fractions, or take it out of questions"
     )

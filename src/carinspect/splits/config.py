@@ -1,13 +1,11 @@
-"""Owns the `split` section of params.yaml, and which tasks every split must be able to answer for."""
+"""The `split` section of params.yaml."""
 
 import math
-from typing import Any
 
 from pydantic import Field, field_validator
 
-from carinspect.core.errors import UserError, did_you_mean
+from carinspect.core.errors import did_you_mean
 from carinspect.core.params import Number, Section
-from carinspect.core.tasks import TASKS, Task
 
 POLICIES = ("fresh", "respect")
 
@@ -53,14 +51,3 @@ class SplitParams(Section):
         if abs(total - 1) > 1e-6:
             raise ValueError(f"they sum to {total:g}. Make them sum to 1.")
         return {name: fractions[name] for name in _SPLITS}
-
-
-def read_tasks(params: dict[str, Any]) -> list[Task]:
-    """`model.tasks` of params.yaml: this stage needs that one key, and no other change of the model may re-run it."""
-    tasks = (params.get("model") or {}).get("tasks")
-    if not isinstance(tasks, list) or not tasks:
-        raise UserError(f"model.tasks has the value {tasks!r}. Name one or more of {', '.join(TASKS)}.")
-    for task in tasks:
-        if task not in TASKS:
-            raise UserError(f"model.tasks: '{task}' is no task. {did_you_mean(task, TASKS)}")
-    return [task for task in TASKS if task in tasks]

@@ -1,10 +1,13 @@
-"""Owns which split each group of a table goes to: what the policy and the ledger give, then a draw, then even shares."""
+"""Which split each group of a table goes to: what the policy and the ledger give, then a draw, then even shares."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_array
 
 from carinspect.core.errors import UserError
+from carinspect.core.questions import Question
 from carinspect.core.tables import SPLITS
 from carinspect.splits.assignment import balance_splits, draw_splits
 from carinspect.splits.config import SplitParams
@@ -12,7 +15,7 @@ from carinspect.splits.labels import stratify
 from carinspect.splits.ledger import Ledger
 
 
-def assign_splits(table: pd.DataFrame, params: SplitParams, ledger: Ledger) -> pd.DataFrame:
+def assign_splits(table: pd.DataFrame, params: SplitParams, questions: Sequence[Question], ledger: Ledger) -> pd.DataFrame:
     """`table`, which has `group`, with `split`. Raises `UserError` when there are too few groups to fill four splits."""
     groups = table.groupby("group", sort=False)
     _require_groups(groups.ngroups, params.fractions)
@@ -25,7 +28,7 @@ def assign_splits(table: pd.DataFrame, params: SplitParams, ledger: Ledger) -> p
     fractions = sizes @ odds / sizes.sum()
     given = _first_splits(table["sha256"].map(ledger.photos), row_groups, len(names))
     odds[given >= 0] = np.eye(len(SPLITS))[given[given >= 0]]
-    strata = stratify(table)
+    strata = stratify(table, questions)
     splits = draw_splits(odds, [keys[name] for name in names], seed=params.seed)
     splits = balance_splits(
         splits, csr_array(_membership(row_groups) @ strata.members), weights=strata.weights, allowed=odds > 0, fractions=fractions

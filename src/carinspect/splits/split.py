@@ -1,4 +1,4 @@
-"""Owns the whole of the split: photos in; groups, splits, their certificate and the ledger out, or an error that says what is wrong."""
+"""The whole of the split: photos in; groups, splits, their certificate and the ledger out, or an error that says what is wrong."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from carinspect.core.errors import UserError
-from carinspect.core.tasks import Task
+from carinspect.core.questions import Question
 from carinspect.splits.certificate import certify_split, find_gaps
 from carinspect.splits.check import find_leaks, telling_hashes
 from carinspect.splits.config import SplitParams
@@ -19,7 +19,7 @@ from carinspect.splits.placement import assign_splits, count_moved
 
 
 class Split(NamedTuple):
-    """`table` has `DATASET_COLUMNS` and is sorted by `image_path`; `links` are between its rows."""
+    """`table` has `dataset_columns` and is sorted by `image_path`; `links` are between its rows."""
 
     table: pd.DataFrame
     links: list[Link]
@@ -27,19 +27,19 @@ class Split(NamedTuple):
     ledger: Ledger
 
 
-def split_photos(table: pd.DataFrame, root: Path, *, params: SplitParams, tasks: Sequence[Task], ledger: Ledger) -> Split:
-    """Split the photos of a table with `ANNOTATION_COLUMNS` that lie under `root`, keeping what `ledger` says.
+def split_photos(table: pd.DataFrame, root: Path, *, params: SplitParams, questions: Sequence[Question], ledger: Ledger) -> Split:
+    """Split the photos of a table with `annotation_columns` that lie under `root`, keeping what `ledger` says.
 
-    Raises `UserError` for a photo that cannot be read, for too few groups, for a task that some split could not answer for, for a leak.
+    Raises `UserError` for a photo that cannot be read, for too few groups, for a question that some split could not answer for, for a leak.
     """
     table = table.sort_values("image_path").reset_index(drop=True)
     links = find_links(table, root, params)
     table = table.assign(group=name_groups(label_groups(len(table), links), table["image_path"]))
-    table = assign_splits(table, params, ledger)
-    _require_labels(table, tasks)
+    table = assign_splits(table, params, questions, ledger)
+    _require_labels(table, questions)
     require_no_leaks(table)
     ledger = extend_ledger(ledger, dict(zip(table["sha256"], table["split"], strict=True)))
-    certificate = certify_split(table, links, moved=count_moved(table, params, ledger))
+    certificate = certify_split(table, links, questions=questions, moved=count_moved(table, params, ledger))
     return Split(table, links, certificate, ledger)
 
 
@@ -55,14 +55,14 @@ def find_links(table: pd.DataFrame, root: Path, params: SplitParams) -> list[Lin
     return links + find_near_duplicates(fingerprints, links, bits=bits, correlation=correlation)
 
 
-def _require_labels(table: pd.DataFrame, tasks: Sequence[Task]) -> None:
-    gaps = find_gaps(table, tasks)
+def _require_labels(table: pd.DataFrame, questions: Sequence[Question]) -> None:
+    gaps = find_gaps(table, questions)
     if gaps:
         raise UserError(" ".join(gaps))
 
 
 def require_no_leaks(table: pd.DataFrame) -> None:
-    """Raise `UserError` with the first leak of a table that has `DATASET_COLUMNS`."""
+    """Raise `UserError` with the first leak of a table that has `dataset_columns`."""
     leaks = find_leaks(table)
     if leaks:
         raise UserError(f"{len(leaks)} leaks, which is a fault of this stage. The first: {leaks[0]}")
