@@ -1,7 +1,7 @@
 """Examines the finished table and its photos, and writes the page that shows what is in the data.
 
 Reads: data/car_inspection_dataset.csv, data/rejected.csv, reports/split/near_duplicates.csv, data.root, data.sources. Writes:
-reports/describe/report.html, metrics/describe.json. Params: data, describe, convert_annotations.
+reports/describe/report.html, metrics/describe.json. Params: data, describe, convert_annotations; the questions of the recipe.
 """
 
 from functools import partial
@@ -10,14 +10,15 @@ from pathlib import Path
 from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.annotations.drawn import read_drawn_outlines
 from carinspect.annotations.records import REJECTED_COLUMNS
-from carinspect.audit.config import DescribeParams
-from carinspect.audit.examination import Evidence, examine, make_metrics, summarise
-from carinspect.audit.page import draw_page
 from carinspect.core.data import DataParams
 from carinspect.core.files import write_bytes, write_json
 from carinspect.core.params import read_section
 from carinspect.core.programs import run_stage
-from carinspect.core.tables import DATASET_COLUMNS, read_table
+from carinspect.core.questions import load_questions
+from carinspect.core.tables import dataset_columns, read_table
+from carinspect.describe.config import DescribeParams
+from carinspect.describe.examination import Evidence, examine, make_metrics, summarise
+from carinspect.describe.page import draw_page
 from carinspect.splits.check import find_leaks
 from carinspect.splits.contact_sheet import choose_pairs
 from carinspect.splits.report import read_links
@@ -26,10 +27,11 @@ REPORT = Path("reports/describe/report.html")
 
 
 def main() -> None:
-    data = read_section("data", DataParams)
-    table = read_table(Path("data/car_inspection_dataset.csv"), columns=DATASET_COLUMNS)
+    data, questions = read_section("data", DataParams), load_questions()
+    table = read_table(Path("data/car_inspection_dataset.csv"), columns=dataset_columns(questions), questions=questions)
     pairs = read_links(Path("reports/split/near_duplicates.csv"))
     evidence = Evidence(
+        questions=questions,
         root=data.root_path,
         table=table,
         rejected=read_table(Path("data/rejected.csv"), columns=REJECTED_COLUMNS),
@@ -38,7 +40,7 @@ def main() -> None:
         leaks=[str(leak) for leak in find_leaks(table)],
     )
     examination = examine(evidence, read_section("describe", DescribeParams))
-    outlines = partial(read_drawn_outlines, data, read_section("convert_annotations", ConvertAnnotationsParams))
+    outlines = partial(read_drawn_outlines, data, read_section("convert_annotations", ConvertAnnotationsParams), questions)
     write_bytes(REPORT, draw_page(examination, outlines).encode())
     write_json(Path("metrics/describe.json"), make_metrics(examination))
     print(f"{summarise(examination)}\n{REPORT}: {REPORT.stat().st_size / 1e6:.1f} MB")

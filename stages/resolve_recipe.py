@@ -8,7 +8,6 @@ from hashlib import sha256
 from pathlib import Path
 
 from carinspect.annotations.config import ConvertAnnotationsParams
-from carinspect.audit.config import DescribeParams
 from carinspect.core.data import DataParams
 from carinspect.core.errors import UserError, did_you_mean
 from carinspect.core.files import sha256_of, write_bytes, write_json
@@ -16,6 +15,7 @@ from carinspect.core.params import RECIPE_FILE, Section, load_params, read_secti
 from carinspect.core.programs import run_stage
 from carinspect.core.questions import read_questions
 from carinspect.demo.config import RenderDemoParams
+from carinspect.describe.config import DescribeParams
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.export.config import ExportParams
 from carinspect.model.backbones import build_backbone, check_backbone

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carinspect.audit.photo_statistics import measure_photos
+from carinspect.describe.photo_statistics import measure_photos
 from carinspect.core.files import sha256_of
 from carinspect.images import look, reading
 from carinspect.images.decode import PhotoError

@@ -1,4 +1,4 @@
-"""Owns `carinspect check-split`: every leak of a finished table, by what it says and, on request, by what its photos show."""
+"""`carinspect check-split`: every leak of a finished table, by what it says and, on request, by what its photos show."""
 
 from pathlib import Path
 

@@ -1,5 +1,6 @@
-"""Owns `carinspect describe`: a data root or a finished table in, a summary on the terminal and one HTML page out."""
+"""`carinspect describe`: a data root or a finished table in, a summary on the terminal and one HTML page out."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,15 +10,16 @@ from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.annotations.convert import convert
 from carinspect.annotations.drawn import read_drawn_outlines
 from carinspect.annotations.records import REJECTED_COLUMNS
-from carinspect.audit.config import DescribeParams
-from carinspect.audit.examination import Evidence, examine, summarise
-from carinspect.audit.page import draw_page
 from carinspect.cli.check_split import read_finished_table
 from carinspect.core.data import DataParams
 from carinspect.core.errors import UserError
 from carinspect.core.files import write_bytes
-from carinspect.core.params import read_section
-from carinspect.core.tables import DATASET_COLUMNS, read_table
+from carinspect.core.params import load_params, read_section
+from carinspect.core.questions import Question, read_questions
+from carinspect.core.tables import dataset_columns, read_table
+from carinspect.describe.config import DescribeParams
+from carinspect.describe.examination import Evidence, examine, summarise
+from carinspect.describe.page import draw_page
 from carinspect.splits.check import find_leaks
 from carinspect.splits.config import SplitParams
 from carinspect.splits.contact_sheet import choose_pairs
@@ -29,8 +31,9 @@ from carinspect.splits.split import find_links
 def describe_root(root: Path, sources: Path, out: Path) -> None:
     """Describe the photos under `root`, labelled as the file `sources` says; there is no split yet."""
     data = DataParams(root=str(root), sources=str(sources))
-    conversion = convert(data, read_section("convert_annotations", ConvertAnnotationsParams))
-    _describe(conversion.table.assign(group="", split=""), conversion.rejected, data, out)
+    questions = declared_questions()
+    conversion = convert(data, read_section("convert_annotations", ConvertAnnotationsParams), questions)
+    _describe(questions, conversion.table.assign(group="", split=""), conversion.rejected, data, out)
 
 
 def describe_table(path: Path, *, root: Path | None, sources: Path | None, out: Path) -> None:
@@ -40,10 +43,16 @@ def describe_table(path: Path, *, root: Path | None, sources: Path | None, out: 
     data = DataParams(root=str(root or stated.root), sources=str(sources or stated.sources))
     beside = path.with_name("rejected.csv")
     rejected = read_table(beside, columns=REJECTED_COLUMNS) if beside.is_file() else pd.DataFrame(columns=list(REJECTED_COLUMNS))
-    _describe(read_table(path, columns=DATASET_COLUMNS), rejected, data, out)
+    questions = declared_questions()
+    _describe(questions, read_table(path, columns=dataset_columns(questions), questions=questions), rejected, data, out)
 
 
-def _describe(table: pd.DataFrame, rejected: pd.DataFrame, data: DataParams, out: Path) -> None:
+def declared_questions() -> tuple[Question, ...]:
+    """Those of params.yaml."""
+    return tuple(question.asked for question in read_questions(load_params()))
+
+
+def _describe(questions: Sequence[Question], table: pd.DataFrame, rejected: pd.DataFrame, data: DataParams, out: Path) -> None:
     if out.is_dir():
         raise UserError(f"--out is {str(out)!r}, a folder. Name the page to write, e.g. {out / 'data_report.html'}.")
     table = table.sort_values("image_path").reset_index(drop=True)
@@ -53,6 +62,7 @@ def _describe(table: pd.DataFrame, rejected: pd.DataFrame, data: DataParams, out
         table = table.assign(group=name_groups(label_groups(len(table), links), table["image_path"]))
     pairs = describe_links(table, links)
     evidence = Evidence(
+        questions=questions,
         root=data.root_path,
         table=table,
         rejected=rejected,
@@ -61,7 +71,7 @@ def _describe(table: pd.DataFrame, rejected: pd.DataFrame, data: DataParams, out
         leaks=[str(leak) for leak in find_leaks(table)] if finished else [],
     )
     examination = examine(evidence, read_section("describe", DescribeParams))
-    outlines = partial(read_drawn_outlines, data, read_section("convert_annotations", ConvertAnnotationsParams))
+    outlines = partial(read_drawn_outlines, data, read_section("convert_annotations", ConvertAnnotationsParams), questions)
     page = draw_page(examination, outlines).encode()
     write_bytes(out, page)
     print(f"{summarise(examination)}\n{out}: {len(page) / 1e6:.1f} MB")

@@ -1,4 +1,4 @@
-"""Owns doubtful labels: copies of one photo with different labels, and labels that a predictor which never saw the photo would not give.
+"""Doubtful labels: copies of one photo with different labels, and labels that a predictor which never saw the photo would not give.
 
 The predictor sees an image's statistics and its coarse layout, no more. It can doubt a photo of snow that is labelled clear; it cannot
 see a scratch. Where it is hardly better than chance its doubts are noise, and none is listed. Where a label can be told from the source,
@@ -11,12 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from carinspect.audit.config import DescribeParams
-from carinspect.audit.labels import CLASSES, Question, ask, say_label
-from carinspect.audit.photo_statistics import Measured
-from carinspect.audit.prediction import make_folds, measure_skill, predict_from_features
+from carinspect.core.questions import Question, label_columns
 from carinspect.core.seeds import derive_seed
-from carinspect.core.tables import LABEL_COLUMNS
+from carinspect.describe.config import DescribeParams
+from carinspect.describe.oddities import Measured
+from carinspect.describe.prediction import LabelledPhotos, make_folds, measure_skill, predict_from_features, take_labelled
 from carinspect.scoring.ranking import Array
 
 LEAST_AUC, LEAST_R2 = 0.7, 0.2
@@ -52,64 +51,67 @@ class Doubts(NamedTuple):
     suspects: tuple[Suspect, ...]
 
 
-def find_contradictions(table: pd.DataFrame, pairs: pd.DataFrame) -> list[Suspect]:
+def find_contradictions(table: pd.DataFrame, questions: Sequence[Question], pairs: pd.DataFrame) -> list[Suspect]:
     """Copies with different labels: one entry for each label of each pair, the second photo named in the reason.
 
     pairs: columns `first`, `second` (image paths) and `reason`.
     """
-    labels = table.set_index("image_path")[list(LABEL_COLUMNS)]
+    labels = table.set_index("image_path")[label_columns(questions)]
     copies = pairs[pairs["reason"].isin(_COPIES)].drop_duplicates(["first", "second"])
     firsts, seconds = (labels.loc[copies[side]].reset_index(drop=True) for side in ("first", "second"))
     gaps = (firsts - seconds).abs()
-    # A photo that is whole here and damaged there has two scores as well: one entry says it.
-    gaps.loc[gaps["damaged"] > 0, "damage_score"] = np.nan
+    for asked in questions:
+        if asked.from_score is not None:
+            # A photo that is whole here and damaged there has two scores as well: one entry says it.
+            gaps.loc[gaps[asked.column] > 0, asked.from_score.column] = np.nan
     found = []
-    for column in LABEL_COLUMNS:
-        for row in np.flatnonzero(gaps[column] >= (1.0 if column in CLASSES else _LEAST_GAP)):
-            label, other = (say_label(column, side[column].iloc[row]) for side in (firsts, seconds))
+    for asked in questions:
+        for row in np.flatnonzero(gaps[asked.column] >= (1.0 if asked.has_classes else _LEAST_GAP)):
+            label, other = (asked.say_label(side[asked.column].iloc[row]) for side in (firsts, seconds))
             reason = f"its copy {copies['second'].iloc[row]} says {other}"
-            found.append(Suspect(str(copies["first"].iloc[row]), column, label, min(1.0, float(gaps[column].iloc[row])), reason))
+            doubt = min(1.0, float(gaps[asked.column].iloc[row]))
+            found.append(Suspect(str(copies["first"].iloc[row]), asked.column, label, doubt, reason))
     return sorted(found, key=lambda suspect: (-suspect.doubt, suspect))
 
 
-def find_doubts(table: pd.DataFrame, measured: Measured, params: DescribeParams) -> list[Doubts]:
+def find_doubts(table: pd.DataFrame, questions: Sequence[Question], measured: Measured, params: DescribeParams) -> list[Doubts]:
     """For each label column that is there, what a predictor from statistics and layout finds least likely. Rows as in `table`."""
     features = np.hstack([measured.statistics.to_numpy(np.float64), measured.layouts])
-    return [_doubt(table, ask(table, column), features, params) for column in LABEL_COLUMNS if table[column].notna().any()]
+    return [_doubt(table, take_labelled(table, asked), features, params) for asked in questions if table[asked.column].notna().any()]
 
 
-def _doubt(table: pd.DataFrame, question: Question, features: Array, params: DescribeParams) -> Doubts:
-    column, has_classes = question.column, question.has_classes
+def _doubt(table: pd.DataFrame, labelled: LabelledPhotos, features: Array, params: DescribeParams) -> Doubts:
+    column, has_classes = labelled.column, labelled.has_classes
     metric, least = ("ROC AUC", LEAST_AUC) if has_classes else ("R²", LEAST_R2)
-    folds = make_folds(question, folds=params.folds, seed=derive_seed(params.seed, "doubt folds", column))
+    folds = make_folds(labelled, folds=params.folds, seed=derive_seed(params.seed, "doubt folds", column))
     if folds is None:
         return Doubts(column, metric, None, False, ())
-    features_NxD, labels_N = features[question.rows], question.labels_N
+    features_NxD, labels_N = features[labelled.rows], labelled.labels_N
     seed = derive_seed(params.seed, "doubt trees", column)
     answers = predict_from_features(features_NxD, labels_N, has_classes=has_classes, folds=folds, seed=seed)
     skill = measure_skill(answers, labels_N, has_classes=has_classes, folds=folds)
     if skill < least:
         return Doubts(column, metric, skill, False, ())
-    suspects = _doubt_classes(question, answers) if has_classes else _doubt_scores(question, answers[:, 0])
-    order = _one_of_each_group(sorted(suspects, key=lambda item: (-item[1], item[0])), question)[: params.suspicious_labels]
-    paths = table["image_path"].to_numpy(np.str_)[question.rows]
-    found = (Suspect(str(paths[n]), column, say_label(column, labels_N[n]), doubt, reason) for n, doubt, reason in order)
+    suspects = _doubt_classes(labelled, answers) if has_classes else _doubt_scores(labelled, answers[:, 0])
+    order = _one_of_each_group(sorted(suspects, key=lambda item: (-item[1], item[0])), labelled)[: params.suspicious_labels]
+    paths = table["image_path"].to_numpy(np.str_)[labelled.rows]
+    found = (Suspect(str(paths[n]), column, labelled.question.say_label(labels_N[n]), doubt, reason) for n, doubt, reason in order)
     return Doubts(column, metric, skill, True, tuple(found))
 
 
-def _one_of_each_group(suspects: Sequence[tuple[int, float, str]], question: Question) -> list[tuple[int, float, str]]:
+def _one_of_each_group(suspects: Sequence[tuple[int, float, str]], labelled: LabelledPhotos) -> list[tuple[int, float, str]]:
     """The first of each group: its copies would say the same."""
-    first = {question.groups_N[n]: (n, doubt, reason) for n, doubt, reason in reversed(suspects)}
-    return [suspect for suspect in suspects if first[question.groups_N[suspect[0]]] == suspect]
+    first = {labelled.groups_N[n]: (n, doubt, reason) for n, doubt, reason in reversed(suspects)}
+    return [suspect for suspect in suspects if first[labelled.groups_N[suspect[0]]] == suspect]
 
 
-def _doubt_classes(question: Question, answers_NxK: Array) -> Sequence[tuple[int, float, str]]:
+def _doubt_classes(labelled: LabelledPhotos, answers_NxK: Array) -> Sequence[tuple[int, float, str]]:
     """(n, doubt, reason) of photos for which another class is likelier than their own, by how much.
 
     The normalised margin of Northcutt, Jiang and Chuang (2021), "Confident learning", section 3.
     """
-    classes = np.unique(question.labels_N)
-    own_N = np.searchsorted(classes, question.labels_N)
+    classes = np.unique(labelled.labels_N)
+    own_N = np.searchsorted(classes, labelled.labels_N)
     everyone = np.arange(len(own_N))
     given_N = answers_NxK[everyone, own_N]
     others = answers_NxK.copy()
@@ -117,11 +119,11 @@ def _doubt_classes(question: Question, answers_NxK: Array) -> Sequence[tuple[int
     best_N = others.argmax(axis=1)
     margin_N = others[everyone, best_N] - given_N
     return [
-        (n, float(margin_N[n]), f"photos like it are {say_label(question.column, classes[best_N[n]])} ({others[n, best_N[n]]:.0%} likely)")
+        (n, float(margin_N[n]), f"photos like it are {labelled.question.say_label(classes[best_N[n]])} ({others[n, best_N[n]]:.0%} likely)")
         for n in np.flatnonzero(margin_N > 0).tolist()
     ]
 
 
-def _doubt_scores(question: Question, answers_N: Array) -> Sequence[tuple[int, float, str]]:
-    gap_N = np.abs(answers_N - question.labels_N)
+def _doubt_scores(labelled: LabelledPhotos, answers_N: Array) -> Sequence[tuple[int, float, str]]:
+    gap_N = np.abs(answers_N - labelled.labels_N)
     return [(n, float(gap_N[n]), f"photos like it score {answers_N[n]:.2f}") for n in np.flatnonzero(gap_N >= _LEAST_GAP).tolist()]

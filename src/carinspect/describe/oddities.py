@@ -1,9 +1,16 @@
-"""Owns photos that stand out as pictures, whatever their labels: nearly black, nearly white, flat, tiny, very blurred."""
+"""What each photo is like as a picture, and those that stand out whatever their labels: nearly black or white, flat, tiny, very blurred."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+
+from carinspect.core.errors import UserError
+from carinspect.images.look import read_looks
+from carinspect.images.statistics import STATISTICS
 
 NEARLY_BLACK, NEARLY_WHITE = 20.0, 235.0
 """Mean grey level below or above which hardly anything can be seen."""
@@ -16,6 +23,23 @@ TINY_PX = 64
 
 _BLURRED_DEVIATIONS = 4.0
 """Robust standard deviations of the logarithm of the sharpness, below the median of the photo's source."""
+
+
+class Measured(NamedTuple):
+    """Of N photos: `statistics`, one column for each of `STATISTICS`; `layouts`, what each place of a look's layout shows, 0..1, (N, F)."""
+
+    statistics: pd.DataFrame
+    layouts: npt.NDArray[np.float64]
+
+
+def measure_photos(root: Path, image_paths: Sequence[str]) -> Measured:
+    """Read each photo, or recall what was measured. Raises `UserError` that names one which cannot be read."""
+    looks = read_looks(root, image_paths)
+    for image_path, problem in zip(image_paths, looks.problems, strict=True):
+        if problem:
+            raise UserError(f"{root / image_path}: {problem}. The table knows it as sound: restore it, or run dvc repro.")
+    statistics = pd.DataFrame({name: looks.records[name] for name in STATISTICS})
+    return Measured(statistics, looks.records["layout"].reshape(len(looks.records), -1) / 255.0)
 
 
 class Oddity(NamedTuple):

@@ -19,19 +19,19 @@ from sklearn.metrics import mean_squared_error, roc_auc_score
 
 from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.annotations.drawn import read_drawn_outlines, trace
-from carinspect.audit.config import DescribeParams
-from carinspect.audit.counts import count_labels, count_sources, draw_histograms
-from carinspect.audit.examination import Evidence, Examination, examine, make_metrics, summarise
-from carinspect.audit.examples import PHOTOS_PER_SOURCE, choose_examples
-from carinspect.audit.labels import ask
-from carinspect.audit.oddities import find_oddities
-from carinspect.audit.page import draw_page
-from carinspect.audit.photo_statistics import Measured, measure_photos
-from carinspect.audit.pictures import COLOURS, PICTURE_PX, draw_picture
-from carinspect.audit.prediction import make_folds, measure_skill, predict_from_source
-from carinspect.audit.shortcuts import deal_labels, find_shortcuts
-from carinspect.audit.source_profiles import find_grey_sources, profile_sources
-from carinspect.audit.suspects import find_contradictions, find_doubts
+from carinspect.describe.config import DescribeParams
+from carinspect.describe.counts import count_labels, count_sources, draw_histograms
+from carinspect.describe.examination import Evidence, Examination, examine, make_metrics, summarise
+from carinspect.describe.examples import PHOTOS_PER_SOURCE, choose_examples
+from carinspect.describe.labels import ask
+from carinspect.describe.oddities import find_oddities
+from carinspect.describe.page import draw_page
+from carinspect.describe.photo_statistics import Measured, measure_photos
+from carinspect.describe.pictures import COLOURS, PICTURE_PX, draw_picture
+from carinspect.describe.prediction import make_folds, measure_skill, predict_from_source
+from carinspect.describe.shortcuts import deal_labels, find_shortcuts
+from carinspect.describe.source_profiles import find_grey_sources, profile_sources
+from carinspect.describe.suspects import find_contradictions, find_doubts
 from carinspect.core.data import DataParams
 from carinspect.core.errors import UserError
 from carinspect.core.files import write_json

@@ -1,20 +1,27 @@
-"""Owns source shortcuts: labels that can be read off the file instead of the car, which a network will do before anything else.
+"""Source shortcuts: labels that can be read off the file instead of the car, which a network will do before anything else.
 
 DeGrave, Janizek and Lee (2021), "AI for radiographic COVID-19 detection selects shortcuts over signal", show what comes of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from carinspect.audit.config import DescribeParams
-from carinspect.audit.labels import Question, ask
-from carinspect.audit.prediction import Folds, make_folds, measure_skill, predict_from_features, predict_from_source
+from carinspect.core.questions import Question
 from carinspect.core.seeds import derive_seed
-from carinspect.core.tables import LABEL_COLUMNS
+from carinspect.describe.config import DescribeParams
+from carinspect.describe.prediction import (
+    Folds,
+    LabelledPhotos,
+    make_folds,
+    measure_skill,
+    predict_from_features,
+    predict_from_source,
+    take_labelled,
+)
 from carinspect.images.statistics import STATISTICS
 from carinspect.scoring.ranking import Array, roc_auc
 
@@ -53,19 +60,17 @@ class Shortcut(NamedTuple):
     def __str__(self) -> str:
         told = f"; most by {', '.join(STATISTICS[name] for name, _ in self.telling)}" if self.telling else ""
         where = f" within {self.within}" if self.within else ""
-        # Fog is pale and snow is white: here the statistics may show the label itself.
-        excuse = " (in part this may be the weather itself)" if (self.column, self.evidence) == ("weather_condition", "statistics") else ""
-        return f"{self.column}{where} can be told from {EVIDENCE_WORDS[self.evidence]} alone: {self.metric} {self.skill:.3f}{told}{excuse}"
+        return f"{self.column}{where} can be told from {EVIDENCE_WORDS[self.evidence]} alone: {self.metric} {self.skill:.3f}{told}"
 
 
-def find_shortcuts(table: pd.DataFrame, statistics: pd.DataFrame, params: DescribeParams) -> list[Shortcut]:
+def find_shortcuts(table: pd.DataFrame, questions: Iterable[Question], statistics: pd.DataFrame, params: DescribeParams) -> list[Shortcut]:
     """For each label column with enough groups: both kinds of evidence over all photos, and the statistics within each source.
 
     Within, too: a class folder that was filled from two cameras hides behind other sources. `statistics` has the rows of `table`.
     """
     found = []
-    for column in LABEL_COLUMNS:
-        asked = ask(table, column)
+    for question in questions:
+        asked = take_labelled(table, question)
         sources_N = table["source"].to_numpy(np.str_)[asked.rows]
         found += _judge(asked, sources_N, statistics, params, within="")
         sources = np.unique(sources_N)
@@ -76,7 +81,7 @@ def find_shortcuts(table: pd.DataFrame, statistics: pd.DataFrame, params: Descri
 
 
 def _judge(
-    asked: Question, sources_N: npt.NDArray[np.str_], statistics: pd.DataFrame, params: DescribeParams, *, within: str
+    asked: LabelledPhotos, sources_N: npt.NDArray[np.str_], statistics: pd.DataFrame, params: DescribeParams, *, within: str
 ) -> list[Shortcut]:
     drawn = _draw_groups(asked, derive_seed(params.seed, "groups", asked.column, within))
     asked, sources_N = asked.take(drawn), sources_N[drawn]
@@ -100,7 +105,7 @@ def _judge(
 
 
 def _measure(
-    asked: Question, predict: Callable[[Array], Array], evidence: Evidence, *, folds: Folds, params: DescribeParams, within: str
+    asked: LabelledPhotos, predict: Callable[[Array], Array], evidence: Evidence, *, folds: Folds, params: DescribeParams, within: str
 ) -> Shortcut:
     def skill(labels_N: Array) -> float:
         return measure_skill(predict(labels_N), labels_N, has_classes=asked.has_classes, folds=folds)
@@ -124,37 +129,37 @@ def _measure(
     )
 
 
-def _draw_groups(question: Question, seed: int) -> npt.NDArray[np.bool_]:
+def _draw_groups(labelled: LabelledPhotos, seed: int) -> npt.NDArray[np.bool_]:
     """True for the photos of whole groups, of so many that the last one reaches `MOST_PHOTOS`."""
-    names, photos = np.unique(question.groups_N, return_counts=True)
+    names, photos = np.unique(labelled.groups_N, return_counts=True)
     order = np.random.default_rng(seed).permutation(len(names))
-    return np.isin(question.groups_N, names[order][np.cumsum(photos[order]) - photos[order] < MOST_PHOTOS])
+    return np.isin(labelled.groups_N, names[order][np.cumsum(photos[order]) - photos[order] < MOST_PHOTOS])
 
 
-def deal_labels(question: Question, seed: int) -> Array:
+def deal_labels(labelled: LabelledPhotos, seed: int) -> Array:
     """Labels that mean nothing: each group gets those of another one, again and again until its photos have one each.
 
     Whole groups, for photos of one car share their label: single photos dealt anew would make chance look smaller than it is.
     """
-    names, group_N = np.unique(question.groups_N, return_inverse=True)
+    names, group_N = np.unique(labelled.groups_N, return_inverse=True)
     donors = np.random.default_rng(seed).permutation(len(names))
     members = np.split(np.argsort(group_N, kind="stable"), np.cumsum(np.bincount(group_N))[:-1])
-    dealt = np.empty_like(question.labels_N)
+    dealt = np.empty_like(labelled.labels_N)
     for group, rows in enumerate(members):
-        dealt[rows] = np.resize(question.labels_N[members[donors[group]]], len(rows))
+        dealt[rows] = np.resize(labelled.labels_N[members[donors[group]]], len(rows))
     return dealt
 
 
-def rank_statistics(question: Question, features_NxD: Array) -> tuple[tuple[str, float], ...]:
+def rank_statistics(labelled: LabelledPhotos, features_NxD: Array) -> tuple[tuple[str, float], ...]:
     """The statistics that tell most, each by itself: the largest AUC of any class, or the rank correlation without its sign."""
-    skills = {name: _skill_alone(question, features_NxD[:, place]) for place, name in enumerate(STATISTICS)}
+    skills = {name: _skill_alone(labelled, features_NxD[:, place]) for place, name in enumerate(STATISTICS)}
     return tuple(sorted(skills.items(), key=lambda item: -item[1])[:_TELLING])
 
 
-def _skill_alone(question: Question, values_N: Array) -> float:
-    if not question.has_classes:
-        ranks = pd.DataFrame({"label": question.labels_N, "value": values_N}).rank()
+def _skill_alone(labelled: LabelledPhotos, values_N: Array) -> float:
+    if not labelled.has_classes:
+        ranks = pd.DataFrame({"label": labelled.labels_N, "value": values_N}).rank()
         return 0.0 if ranks["value"].nunique() < 2 or ranks["label"].nunique() < 2 else abs(float(ranks.corr().iloc[0, 1]))
     once = np.ones((1, len(values_N)))
-    aucs = [float(roc_auc((question.labels_N == label).astype(np.float64), values_N, once)[0]) for label in np.unique(question.labels_N)]
+    aucs = [float(roc_auc((labelled.labels_N == label).astype(np.float64), values_N, once)[0]) for label in np.unique(labelled.labels_N)]
     return max(max(auc, 1.0 - auc) for auc in aucs)

@@ -1,14 +1,17 @@
-"""Owns predicting a label for photos that the predictor has not seen, nor any photo of their groups, and how good that is.
+"""Predicting a label for photos that the predictor has not seen, nor any photo of their groups, and how good that is.
 
 Legend: N judged photos, D features, K classes.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
-from carinspect.audit.labels import Question
+from carinspect.core.questions import Question
 from carinspect.scoring.ranking import Array, roc_auc
 
 Folds = list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]
@@ -18,19 +21,48 @@ _TREES, _LEAF = 40, 3
 """Trees, for a shortcut is seldom a straight line: two sizes out of five, a quality of exactly 88."""
 
 
-def make_folds(question: Question, *, folds: int, seed: int) -> Folds | None:
+class LabelledPhotos(NamedTuple):
+    """One question's labels over the photos that somebody judged."""
+
+    question: Question
+    rows: npt.NDArray[np.intp]
+    """Of the table, (N,)."""
+    labels_N: npt.NDArray[np.float64]
+    groups_N: npt.NDArray[np.str_]
+
+    @property
+    def column(self) -> str:
+        return self.question.column
+
+    @property
+    def has_classes(self) -> bool:
+        return self.question.has_classes
+
+    def take(self, kept_N: npt.NDArray[np.bool_]) -> "LabelledPhotos":
+        """The photos where `kept_N` is true."""
+        return self._replace(rows=self.rows[kept_N], labels_N=self.labels_N[kept_N], groups_N=self.groups_N[kept_N])
+
+
+def take_labelled(table: pd.DataFrame, question: Question) -> LabelledPhotos:
+    """The photos of `table` that have a label of `question`."""
+    rows = np.flatnonzero(table[question.column].notna())
+    judged = table.iloc[rows]
+    return LabelledPhotos(question, rows, judged[question.column].to_numpy(np.float64), judged["group"].to_numpy(np.str_))
+
+
+def make_folds(labelled: LabelledPhotos, *, folds: int, seed: int) -> Folds | None:
     """Folds that keep groups together and classes apart evenly; None where there is nothing to tell apart.
 
     That is so where every photo has the same label, and where some class (of a score: the whole) has fewer groups than folds.
     """
-    if len(np.unique(question.labels_N)) < 2:
+    if len(np.unique(labelled.labels_N)) < 2:
         return None
-    labels_N = question.labels_N if question.has_classes else np.zeros(len(question.rows))
-    if any(len(np.unique(question.groups_N[labels_N == label])) < folds for label in np.unique(labels_N)):
+    labels_N = labelled.labels_N if labelled.has_classes else np.zeros(len(labelled.rows))
+    if any(len(np.unique(labelled.groups_N[labels_N == label])) < folds for label in np.unique(labels_N)):
         return None
-    kind = StratifiedGroupKFold if question.has_classes else GroupKFold
+    kind = StratifiedGroupKFold if labelled.has_classes else GroupKFold
     splitter = kind(n_splits=folds, shuffle=True, random_state=seed % 2**32)
-    return list(splitter.split(labels_N, labels_N, question.groups_N))
+    return list(splitter.split(labels_N, labels_N, labelled.groups_N))
 
 
 def predict_from_features(features_NxD: Array, labels_N: Array, *, has_classes: bool, folds: Folds, seed: int) -> Array:

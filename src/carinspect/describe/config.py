@@ -1,4 +1,4 @@
-"""Owns the section `describe` of params.yaml: when a label counts as readable from the file alone, and how much the report shows."""
+"""The section `describe` of params.yaml: when a label counts as readable from the file alone, and how much the report shows."""
 
 from pydantic import Field
 

@@ -1,18 +1,19 @@
-"""Owns the whole examination of a table and its photos, and what of it goes into metrics/describe.json."""
+"""The whole examination of a table and its photos, and what of it goes into metrics/describe.json."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from carinspect.audit.config import DescribeParams
-from carinspect.audit.oddities import Oddity, find_oddities
-from carinspect.audit.photo_statistics import measure_photos
-from carinspect.audit.shortcuts import Shortcut, find_shortcuts
-from carinspect.audit.source_profiles import find_grey_sources, profile_sources
-from carinspect.audit.suspects import Doubts, Suspect, find_contradictions, find_doubts
+from carinspect.core.questions import Question
+from carinspect.describe.config import DescribeParams
+from carinspect.describe.counts import find_grey_sources, profile_sources
+from carinspect.describe.oddities import Oddity, find_oddities, measure_photos
+from carinspect.describe.shortcuts import Shortcut, find_shortcuts
+from carinspect.describe.suspects import Doubts, Suspect, find_contradictions, find_doubts
 
 _METRIC_KEYS = {"ROC AUC": "roc_auc", "R²": "r2"}
 
@@ -21,10 +22,11 @@ _METRIC_KEYS = {"ROC AUC": "roc_auc", "R²": "r2"}
 class Evidence:
     """What is examined. Rows of `table` are sorted by `image_path` and numbered from 0."""
 
+    questions: Sequence[Question]
     root: Path
     """Folder that every `image_path` is relative to."""
     table: pd.DataFrame
-    """`DATASET_COLUMNS`; `split` is blank where there is none yet."""
+    """`dataset_columns`; `split` is blank where there is none yet."""
     rejected: pd.DataFrame
     """`image_path`, `source`, `reason`: photos that are not in the table."""
     pairs: pd.DataFrame
@@ -70,9 +72,9 @@ def examine(evidence: Evidence, params: DescribeParams) -> Examination:
         evidence=evidence,
         profile=profile,
         grey_sources=find_grey_sources(profile),
-        shortcuts=find_shortcuts(table, measured.statistics, params),
-        contradictions=find_contradictions(table, evidence.pairs),
-        doubts=find_doubts(table, measured, params),
+        shortcuts=find_shortcuts(table, evidence.questions, measured.statistics, params),
+        contradictions=find_contradictions(table, evidence.questions, evidence.pairs),
+        doubts=find_doubts(table, evidence.questions, measured, params),
         oddities=find_oddities(table, measured.statistics),
     )
 
