@@ -90,14 +90,14 @@ def own_settings_of_dvc(folder: Path) -> dict[str, str]:
     return dvc | {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 
-def untrained_network(*, seed: int = 0) -> "CarInspectionNetwork":
+def untrained_network(*, seed: int = 0, questions: Sequence[Question] = QUESTIONS) -> "CarInspectionNetwork":
     """The network of `make_recipe` with random weights, in training mode."""
     import torch
 
     from carinspect.model.backbones import build_backbone
     from carinspect.model.network import CarInspectionNetwork
 
-    recipe = make_recipe()
+    recipe = make_recipe(questions)
     torch.manual_seed(seed)
     network = CarInspectionNetwork(recipe.model, recipe.questions, backbone=build_backbone(recipe.model.backbone, image_side_px=32))
     # Statistics of their own, as training would leave: with the first ones a batch norm does nothing.
