@@ -10,61 +10,44 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
-import torch
 from onnx import TensorProto, helper
 from PIL import Image
 
 from carinspect.core.errors import UserError
-from carinspect.export.card import MEASURES, CardFacts, draw_model_card
-from carinspect.export.describe import describe_model
-from carinspect.export.graph import AnsweringNetwork, to_onnx
-from carinspect.export.parity import compare, refuse_disparity
+from carinspect.core.questions import Question
+from carinspect.export.card import MEASURES, draw_model_card
+from carinspect.export.graph import AnsweringNetwork
+from carinspect.export.metadata import Trained, amend
+from carinspect.export.parity import compare, refuse_disparity, torch_answers
 from carinspect.images.decode import load_image
 from carinspect.inference.bundle import METADATA_KEY, ModelBundle, open_bundle
+from carinspect.inference.rules import Promise, Rule
 from carinspect.inference.seal import KEY, SEAL_BYTES, seal
-from carinspect.model.backbones import build_backbone
+from carinspect.model.calibration import Calibration
 from carinspect.model.checkpoint import Checkpoint
-from carinspect.model.network import CarInspectionNetwork
-from carinspect.training.config import Recipe
-from conftest import make_recipe
+from conftest import QUESTIONS, make_calibration, make_model, make_outcome, make_recipe, make_rule, make_thresholds, untrained_network
 from test_evaluation import evaluate, make_table
 
 SIDE = 32
 NAN = float("nan")
-TEMPERATURE = {"clean": 2.0, "weather": 0.5}
-UNCERTAINTY = {"samples": 10, "dropout": 0.2, "seed": 3}
-OFFSET = {"clean": [-0.2, 0.1], "weather": [0.0, 0.5, -1.0, 2.0]}
-CALIBRATION: dict[str, Any] = {"temperature": TEMPERATURE, "logit_offset": OFFSET, "uncertainty": UNCERTAINTY}
+CLEAN, CLEANLINESS, DAMAGED, DAMAGE, WEATHER = QUESTIONS
+OFFSETS = {"clean": [-0.2, 0.1], "weather": [0.0, 0.5, -1.0, 2.0]}
+TEMPERATURE = {"clean": 2.0, "damaged": 1.0, "weather": 0.5}
+CALIBRATION = make_calibration(temperature=TEMPERATURE, offsets=OFFSETS, samples=10)
 
 
-def answering(recipe: Recipe, uncertainty: dict[str, Any] | None = UNCERTAINTY) -> AnsweringNetwork:
-    torch.manual_seed(0)
-    network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=SIDE))
-    # Statistics of their own, as training would leave: with the first ones a batch norm does nothing.
-    network.train()(torch.randint(0, 256, (8, SIDE, SIDE, 3), dtype=torch.uint8))
-    return AnsweringNetwork(network.eval(), CALIBRATION | {"uncertainty": uncertainty})
-
-
-def make_threshold(T_clean: float | None) -> dict[str, Any]:
-    return {"T_clean": T_clean, "T_low": None, "T_high": T_clean, "proves": None, "proves_low": None}
-
-
-def export(recipe: Recipe, network: AnsweringNetwork, *, threshold: float | None = 0.5) -> onnx.ModelProto:
-    model = to_onnx(network, image_side_px=SIDE)
-    checkpoint = Checkpoint(model=recipe.model, image_side_px=SIDE, weights={}, lineage={"data_revision": "abc"})
-    uncertainty = None if network.spread is None else UNCERTAINTY
-    calibration, selection = CALIBRATION | {"uncertainty": uncertainty}, make_threshold(threshold)
-    describe_model(
-        model, checkpoint=checkpoint, calibration=calibration, threshold=selection, metrics={"test": {"clean": {"roc_auc": 0.9}}}
+def export(calibration: Calibration = CALIBRATION, questions: tuple[Question, ...] = QUESTIONS) -> tuple[AnsweringNetwork, onnx.ModelProto]:
+    """An untrained network and its model file."""
+    network = untrained_network(questions=questions).eval()
+    model = make_model(
+        network, thresholds=make_thresholds(questions=questions), calibration=calibration, metrics={"clean": {"roc_auc": 0.9}}
     )
-    return model
+    return AnsweringNetwork(network, calibration), model
 
 
 @pytest.fixture(scope="module")
 def exported() -> tuple[AnsweringNetwork, onnx.ModelProto]:
-    recipe = make_recipe()
-    network = answering(recipe)
-    return network, export(recipe, network)
+    return export()
 
 
 def photos(count: int = 7) -> np.ndarray:
@@ -83,7 +66,7 @@ def bundle_of(model: onnx.ModelProto) -> ModelBundle:
 
 def test_the_file_answers_as_torch_does_at_any_batch_size(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
     network, model = exported
-    comparison = compare(network, bundle_of(model), photos(7))
+    comparison = compare(torch_answers(network, photos(7)), bundle_of(model), photos(7))
     refuse_disparity(comparison, tolerance=1e-4)
     assert comparison["photos"] == 7
     alone = np.concatenate([bundle_of(model).predict(photo[None])["p_clean"] for photo in photos(7)])
@@ -92,9 +75,9 @@ def test_the_file_answers_as_torch_does_at_any_batch_size(exported: tuple[Answer
 
 def test_another_model_or_another_temperature_is_found(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
     network, model = exported
-    other = AnsweringNetwork(network.network, CALIBRATION | {"temperature": TEMPERATURE | {"clean": 1.0}})
+    other = AnsweringNetwork(network.network, make_calibration(temperature=TEMPERATURE | {"clean": 1.0}, offsets=OFFSETS, samples=10))
     with pytest.raises(UserError, match=r"disagree: p_clean_max_difference is"):
-        refuse_disparity(compare(other, bundle_of(model), photos()), tolerance=1e-4)
+        refuse_disparity(compare(torch_answers(other, photos()), bundle_of(model), photos()), tolerance=1e-4)
 
 
 def test_a_decision_that_differs_is_refused_however_small_the_difference() -> None:
@@ -106,52 +89,88 @@ def test_a_decision_that_differs_is_refused_however_small_the_difference() -> No
         refuse_disparity(comparison | {"flipped_decisions": 0, "p_clean_max_difference": float("nan")}, tolerance=1e-4)
 
 
+def test_decisions_that_differ_are_counted_for_every_rule_and_class(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
+    answers = bundle_of(exported[1]).predict(photos())
+
+    def flips(rules: dict[str, tuple[Rule, Rule]], **moved: np.ndarray) -> tuple[int, int]:
+        """Decisions and promised ones that differ where the first model's answers are `answers` but for `moved`."""
+        model = onnx.ModelProto()
+        model.CopyFrom(exported[1])
+        amend(model, {"threshold": make_thresholds(rules).model_dump(mode="json")})
+        found = compare(answers | moved, bundle_of(model), photos())
+        return found["flipped_decisions"], found["flipped_promised"]
+
+    def at(question: Question, T_high: float, *, car: float = 1.0, promised: bool = True) -> tuple[Rule, Rule]:
+        sides = ["good"] if promised else []
+        return (
+            make_rule(question, T_high=T_high, T_low=None, promised=sides),
+            make_rule(question, unit="car", T_high=car, T_low=None, promised=sides),
+        )
+
+    lowest = answers["p_clean"].copy()
+    lowest[lowest.argmin()] -= 0.2
+    between = float(answers["p_clean"].min()) - 0.1
+    assert flips({"clean": at(CLEAN, between)}, p_clean=lowest) == (1, 1)
+    assert flips({"clean": at(CLEAN, between, promised=False)}, p_clean=lowest) == (1, 0)
+    # A car's promise ends where a photo changes sides of the car's own threshold.
+    assert flips({"clean": at(CLEAN, 1.0, car=between)}, p_clean=lowest) == (0, 1)
+    # The rule works on the probability of the good class, which is class 0 here.
+    worst = answers["p_damaged"].copy()
+    worst[worst.argmax()] += 0.2
+    assert flips({"damaged": at(DAMAGED, 1 - float(answers["p_damaged"].max()) - 0.1)}, p_damaged=worst) == (1, 1)
+    turned = answers["p_weather"][:, [1, 2, 3, 0]]
+    assert flips({"clean": at(CLEAN, 1.0)}, p_weather=turned) == (len(photos()), 0)
+
+
 def test_the_prior_temperature_and_normalisation_are_inside(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
     answers = bundle_of(exported[1]).predict(photos())
     assert np.allclose(answers["p_clean"], 1 / (1 + np.exp(-(answers["clean_logit"] + 0.3) / 2.0)), atol=1e-6)
-    weather = np.exp((answers["weather_logits"] + OFFSET["weather"]) / 0.5)
+    weather = np.exp((answers["weather_logits"] + OFFSETS["weather"]) / 0.5)
     assert np.allclose(answers["p_weather"], weather / weather.sum(axis=1, keepdims=True), atol=1e-5)
     assert {name: values.shape for name, values in answers.items()} == {
-        "clean_logit": (7,), "p_clean": (7,), "cleanliness": (7,), "damage": (7,), "weather_logits": (7, 4), "p_weather": (7, 4),
-        "p_clean_std": (7,), "cleanliness_std": (7,), "damage_std": (7,), "p_weather_std": (7,),
+        "clean_logit": (7,), "p_clean": (7,), "cleanliness": (7,), "damaged_logit": (7,), "p_damaged": (7,), "damage": (7,),
+        "weather_logits": (7, 4), "p_weather": (7, 4),
+        "p_clean_std": (7,), "cleanliness_std": (7,), "p_damaged_std": (7,), "damage_std": (7,), "p_weather_std": (7,),
     }  # fmt: skip
 
 
 def test_the_file_says_what_it_is(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
-    info = bundle_of(exported[1]).info
-    assert (info["image_side_px"], info["threshold"], info["lineage"]) == (SIDE, make_threshold(0.5), {"data_revision": "abc"})
-    assert info["weather_classes"] == ["clear", "rain", "fog", "snow"]
-    assert info["metrics"] == {"clean": {"roc_auc": 0.9}}
+    bundle = bundle_of(exported[1])
+    assert bundle.thresholds == make_thresholds()
+    assert bundle.questions == QUESTIONS
+    assert (bundle.image_side_px, bundle.info["lineage"]) == (SIDE, {"data_revision": "abc"})
+    assert Calibration.model_validate(bundle.info["calibration"]) == CALIBRATION
+    assert bundle.info["metrics"] == {"clean": {"roc_auc": 0.9}}
 
 
 def test_the_same_model_gives_the_same_bytes_and_no_path_of_this_machine(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
-    recipe = make_recipe()
-    again = export(recipe, answering(recipe)).SerializeToString(deterministic=True)
+    again = export()[1].SerializeToString(deterministic=True)
     assert again == exported[1].SerializeToString(deterministic=True)
     assert str(Path(__file__).parent.parent).encode() not in again
     assert b"site-packages" not in again
 
 
-def test_a_task_that_was_not_trained_has_no_answer() -> None:
-    recipe = make_recipe()
-    only = Recipe(model=recipe.model.model_copy(update={"tasks": ["weather"]}), train=recipe.train)
-    bundle = bundle_of(export(only, answering(only), threshold=None))
-    assert set(bundle.predict(photos(2))) == {"weather_logits", "p_weather", "p_weather_std"}
-    assert bundle.threshold is None
+def test_the_file_answers_the_questions_of_its_network_and_no_other() -> None:
+    body = Question(name="body", kind="classes", column="body_type", classes=("sedan", "hatchback", "estate", "van", "pickup"))
+    bundle = bundle_of(export(make_calibration(questions=[body]), (body,))[1])
+    answers = bundle.predict(photos(2))
+    assert {name: values.shape for name, values in answers.items()} == {"body_logits": (2, 5), "p_body": (2, 5), "p_body_std": (2,)}
+    assert bundle.thresholds.rules == {}
 
 
 def test_the_spreads_in_the_file_are_those_of_its_own_masks(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
     network, model = exported
-    assert bundle_of(model).info["uncertainty"] == UNCERTAINTY
+    assert CALIBRATION.uncertainty is not None
+    assert bundle_of(model).info["uncertainty"] == CALIBRATION.uncertainty.model_dump()
     assert (bundle_of(model).predict(photos())["damage_std"] > 0).all()
-    other = AnsweringNetwork(network.network, CALIBRATION | {"uncertainty": UNCERTAINTY | {"seed": 4}})
+    plan = CALIBRATION.uncertainty.model_copy(update={"seed": 4})
+    other = AnsweringNetwork(network.network, CALIBRATION.model_copy(update={"uncertainty": plan}))
     with pytest.raises(UserError, match=r"disagree: p_clean_std_max_difference is"):
-        refuse_disparity(compare(other, bundle_of(model), photos()), tolerance=1e-5)
+        refuse_disparity(compare(torch_answers(other, photos()), bundle_of(model), photos()), tolerance=1e-5)
 
 
 def test_without_dropout_the_file_has_no_spreads() -> None:
-    recipe = make_recipe()
-    bundle = bundle_of(export(recipe, answering(recipe, uncertainty=None)))
+    bundle = bundle_of(export(make_calibration(samples=0))[1])
     assert bundle.info["uncertainty"] is None
     assert not [name for name in bundle.predict(photos(2)) if name.endswith("_std")]
 
@@ -196,7 +215,7 @@ def test_a_flipped_byte_is_found_wherever_it_lies(exported: tuple[AnsweringNetwo
     content = seal(exported[1].SerializeToString(deterministic=True))
     places = np.linspace(0, len(content) - 1, 40).astype(int).tolist()
     # The threshold in the metadata, and every part of the seal.
-    places += [content.index(b"T_clean"), content.index(b"T_clean") + 10, *range(len(content) - SEAL_BYTES, len(content))]
+    places += [content.index(b"T_high"), content.index(b"T_high") + 10, *range(len(content) - SEAL_BYTES, len(content))]
     for place in places:
         flipped = bytearray(content)
         flipped[place] ^= 1
@@ -206,11 +225,20 @@ def test_a_flipped_byte_is_found_wherever_it_lies(exported: tuple[AnsweringNetwo
 
 
 def test_without_the_seal_an_edited_threshold_would_pass(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
-    edited = with_info(exported[1], threshold={"T_clean": 0.1}).SerializeToString(deterministic=True)
+    rules = {"clean": (make_rule(CLEAN, T_high=0.3), make_rule(CLEAN, unit="car"))}
+    edited = with_info(exported[1], threshold=make_thresholds(rules).model_dump(mode="json")).SerializeToString(deterministic=True)
     with pytest.raises(UserError, match="altered or damaged"):
         open_bundle(edited + seal(exported[1].SerializeToString(deterministic=True))[-SEAL_BYTES:])
     # Integrity, not authenticity: a seal made anew is a good seal.
-    assert open_bundle(seal(edited)).threshold == 0.1
+    assert open_bundle(seal(edited)).thresholds.rules["clean"].photo.T_high == 0.3
+
+
+def test_thresholds_of_another_format_are_refused_with_the_way_to_make_them_again(
+    exported: tuple[AnsweringNetwork, onnx.ModelProto],
+) -> None:
+    for old in ({"T_clean": 0.5, "T_low": 0.2, "T_high": 0.5}, None, make_thresholds().model_dump(mode="json") | {"format": 2}):
+        with pytest.raises(UserError, match=r"its thresholds have the format .* Make it again: dvc repro --force select_threshold"):
+            bundle_of(with_info(exported[1], threshold=old))
 
 
 def test_other_onnx_tools_read_a_sealed_file(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
@@ -230,31 +258,32 @@ def report() -> dict[str, Any]:
     return evaluate(table[~table["group"].isin(lot[9:])]) | {"alarms": ["weather: an alarm."]}
 
 
-def card_facts(report: dict[str, Any], **changes: Any) -> CardFacts:
-    """What the stage reads, with `changes`."""
+def card_facts(report: dict[str, Any], **rule: Any) -> tuple[Trained, pd.DataFrame]:
+    """What the stage reads, with changes to the rule of photos for `clean`."""
     table = pd.DataFrame(
         {
             "source": ["wash", "wash", "a|b"], "group": ["1", "1", "2"], "split": ["train", "train", "test"],
-            "clean": [1.0, NAN, 0.0], "cleanliness_score": [NAN] * 3, "damage_score": [NAN] * 3, "weather_condition": [2.0] * 3,
+            "clean": [1.0, NAN, 0.0], "cleanliness_score": [NAN] * 3, "damaged": [1.0, 1.0, NAN], "damage_score": [NAN] * 3,
+            "weather_condition": [2.0] * 3,
         }
     )  # fmt: skip
-    seen = {"precision": 0.97, "precision_low": 0.91, "precision_high": 0.99, "recall": 0.8, "accepted_groups": 61, "wrong_groups": 2}
-    threshold = {
-        "T_clean": 0.7432, "reason": None, "source": "calib", "target_precision": 0.95, "warnings": [], "on_source": seen, "on_test": seen,
-        "proves": {"precision": 0.95, "confidence": 0.9, "of": "a photo of a new group"},
-    }  # fmt: skip
+    seen = make_outcome(precision=0.97, precision_low=0.91, precision_high=0.99, recall=0.8, accepted_groups=61, wrong_groups=2)
+    promise = Promise(precision=0.95, confidence=0.9, of="a photo of a new group", at_rate=None)
+    photo, car = make_rule(CLEAN, T_high=0.7432), make_rule(CLEAN, unit="car", T_high=None, T_low=None)
+    good = photo.good.model_copy(update={"promise": promise, "on_source": seen, "on_test": seen})
+    thresholds = make_thresholds({"clean": (photo.model_copy(update={"good": good} | rule), car)})
     lineage = {"data_revision": "d4ta", "code_revision": "c0de", "best_epoch": 7, "recipe": make_recipe().model_dump()}
-    known = {
-        "checkpoint": Checkpoint(model=make_recipe().model, image_side_px=SIDE, weights={}, lineage=lineage),
-        "table": table,
-        "split": {"leaks": 0},
-        "describe": {"warnings": ["the source gives it away"]},
-        "evaluate": report,
-        "calibration": {"temperature": {"clean": 2.0, "weather": None}},
-        "threshold": threshold,
-        "parity": {"photos": 64, "flipped_decisions": 0},
-    }
-    return CardFacts(**known | changes)
+    trained = Trained(
+        checkpoint=Checkpoint(questions=QUESTIONS, model=make_recipe().model, image_side_px=SIDE, weights={}, lineage=lineage),
+        calibration=make_calibration(temperature={"clean": 2.0, "damaged": 1.0, "weather": None}),
+        thresholds=thresholds,
+        metrics={"split": {"leaks": 0}, "describe": {"warnings": ["the source gives it away"]}, "evaluate": report},
+    )
+    return trained, table
+
+
+def draw(trained: Trained, table: pd.DataFrame) -> str:
+    return draw_model_card(trained, table, parity={"photos": 64, "flipped_decisions": 0})
 
 
 def rows_of(card: str, *, first: str) -> list[list[str]]:
@@ -263,58 +292,86 @@ def rows_of(card: str, *, first: str) -> list[list[str]]:
 
 
 def test_the_cards_figures_are_those_of_the_metrics(report: dict[str, Any]) -> None:
-    facts = card_facts(report)
-    card = draw_model_card(facts)
-    for task in facts.checkpoint.model.tasks:
-        scores = facts.evaluate["test"][task]
-        quality = {row[1]: row for row in rows_of(card, first=task) if len(row) == 7}
-        for key, words, constant in MEASURES[task]:
+    card = draw(*card_facts(report))
+    for asked in QUESTIONS:
+        scores = report["test"][asked.name]
+        quality = {row[1]: row for row in rows_of(card, first=asked.name) if len(row) == 7}
+        for key, words, constant in MEASURES[asked.kind]:
             interval = f"{scores[f'{key}_low']:.3f} to {scores[f'{key}_high']:.3f}"
             compared = f"{scores[constant]:.3f}" if constant else ""
             assert quality[words][2:] == [f"{scores[key]:.3f}", interval, compared, str(scores["photos"]), str(scores["groups"])]
-        (errs,) = [row for row in rows_of(card, first=task) if len(row) == 6]
+        (errs,) = [row for row in rows_of(card, first=asked.name) if len(row) == 6]
         assert errs[1] == f"{scores['aurc']:.3f}"
-    for name, scores in facts.evaluate["sources"].items():
+    for name, scores in report["slices"]["source"].items():
         row = rows_of(card, first=name)[-1]
         assert row[1:3] == [str(scores["photos"]), str(scores["groups"])]
         part = scores["damage"]
         if part["photos"]:
-            assert row[5].startswith(f"{part['mae']:.3f}")
-            assert ("too few" in row[5]) == part["too_few"]
-    assert facts.evaluate["sources"]["lot"]["damage"]["too_few"]
+            assert row[6].startswith(f"{part['mae']:.3f}")
+            assert ("too few" in row[6]) == part["too_few"]
+    assert report["slices"]["source"]["lot"]["damage"]["too_few"]
     assert "- Alarm of the evaluation: weather: an alarm." in card
     assert "- Shortcut in the data: the source gives it away." in card
-    assert "Proved at the confidence 0.9: it is clean with a\nprobability of at least 0.95" in card
+    assert "Calibration of weather: expected calibration error" in card
+    assert card.count("(none could be fitted)") == 1
+    assert (
+        "A photo is called clean where the probability of clean is from 0.743 on. Proved at the confidence 0.9: it is clean with a" in card
+    )
+    assert "This speaks of a photo of a new group. The proof rests on 61 groups of the split calib" in card
+    assert "On test: precision 0.970 (0.910 to 0.990), recall 0.800, 61 groups called so." in card
     assert "Data `d4ta`, code `c0de`, epoch 7" in card
 
 
 def test_the_card_counts_the_photos_and_the_labels_of_the_table(report: dict[str, Any]) -> None:
-    card = draw_model_card(card_facts(report))
-    assert [row for row in rows_of(card, first="wash") if len(row) == 7][0] == ["wash", "2", "1", "1", "0", "0", "2"]
+    card = draw(*card_facts(report))
+    assert [row for row in rows_of(card, first="wash") if len(row) == 8][0] == ["wash", "2", "1", "1", "0", "2", "0", "2"]
     assert "| a\\|b | 1 | 1 |" in card
-    assert "| train | learning | 2 | 1 | 1 | 0 | 0 | 2 |" in card
-    assert draw_model_card(card_facts(report)) == card
+    assert "| train | learning | 2 | 1 | 1 | 0 | 2 | 0 | 2 |" in card
+    assert draw(*card_facts(report)) == card
+
+
+def test_every_question_and_every_rule_has_its_place_in_the_card(report: dict[str, Any]) -> None:
+    card = draw(*card_facts(report))
+    assert "| clean | probability of clean, else dirty |" in card
+    assert "| damage | 0 to 1, 1 = good |" in card
+    assert "| weather | one of clear, rain, fog, snow |" in card
+    assert "A photo is called dirty where the probability of clean is below 0.200." in card
+    assert "**No car of several photos is called clean**: too few groups." in card
+    assert "### damaged" not in card, "nothing is decided about it"
+    trained, table = card_facts(report)
+    assert "### damaged" in draw(replace(trained, thresholds=make_thresholds()), table)
+    assert "Nothing is decided." in draw(replace(trained, thresholds=make_thresholds({})), table)
+    assert "| label of weather | photos | groups |" in card
+
+
+NO_WORD = make_rule(CLEAN, T_high=None).good
+NO_PROMISE = make_rule(CLEAN).good
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"T_clean": None, "reason": "too few groups"}, "**Nothing is called clean**: too few groups."),
-        ({"proves": None}, "**This proves nothing for new cars**"),
+        ({"good": NO_WORD}, "**No photo is called clean**: too few groups."),
+        (
+            {"good": NO_PROMISE, "bad": make_rule(CLEAN, promised=["bad"]).bad},
+            "clean is from 0.500 on. **This proves nothing for new cars**",
+        ),
+        (
+            {"bad": make_rule(CLEAN, promised=["bad"]).bad},
+            "Proved at the confidence 0.95: it is dirty with a probability of at least 0.95.",
+        ),
         ({"warnings": ["The target is low."]}, "Warning: The target is low."),
+        ({"confidence_of_both": 0.85}, "Both promises hold together at the confidence 0.85."),
     ],
 )
-def test_the_card_says_what_the_rule_does_not_promise(report: dict[str, Any], changes: dict[str, Any], words: str) -> None:
-    facts = card_facts(report)
-    card = draw_model_card(replace(facts, threshold=facts.threshold | changes))
-    assert words in card
-    assert words not in draw_model_card(facts)
+def test_the_card_says_what_the_rule_promises_and_what_not(report: dict[str, Any], changes: dict[str, Any], words: str) -> None:
+    assert words in draw(*card_facts(report, **changes))
+    assert words not in draw(*card_facts(report))
 
 
 def test_a_card_of_figures_that_are_unknown_says_so(report: dict[str, Any]) -> None:
-    facts = card_facts(report)
-    test = facts.evaluate["test"]
-    nothing = {task: dict.fromkeys(scores) | {"photos": 0, "groups": 0} for task, scores in test.items() if isinstance(scores, dict)}
-    card = draw_model_card(replace(facts, evaluate=facts.evaluate | {"test": test | nothing}))
+    test = report["test"]
+    nothing = {name: dict.fromkeys(scores) | {"photos": 0, "groups": 0} for name, scores in test.items() if isinstance(scores, dict)}
+    card = draw(*card_facts(report | {"test": test | nothing}))
     assert "| damage | mean absolute error | unknown | none | unknown | 0 | 0 |" in card
     assert "None" not in card
