@@ -7,10 +7,10 @@ under the backbone and the seed of the command line.
 import argparse
 from pathlib import Path
 
-from carinspect.core.programs import run_stage
 from carinspect.core.files import write_json
 from carinspect.core.params import load_params
-from carinspect.core.tables import DATASET_COLUMNS, read_table
+from carinspect.core.programs import run_stage
+from carinspect.core.tables import dataset_columns, read_table
 from carinspect.sweep.combination import combine, score_combination
 from carinspect.training.recipe import read_recipe
 
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("seed", type=int)
     arguments = parser.parse_args()
     recipe = combine(read_recipe(), backbone=arguments.backbone, seed=arguments.seed)
-    table = read_table(Path("data/car_inspection_dataset.csv"), columns=DATASET_COLUMNS)
+    table = read_table(Path("data/car_inspection_dataset.csv"), columns=dataset_columns(recipe.questions), questions=recipe.questions)
     scores = score_combination(recipe, table, load_params())
     write_json(Path(f"sweeps/metrics/{arguments.backbone}-{arguments.seed}.json"), scores)
     print(f"{arguments.backbone}, seed {arguments.seed}: {scores['val']}")

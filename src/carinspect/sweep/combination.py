@@ -1,4 +1,4 @@
-"""Owns one combination of a sweep: a backbone and a seed, trained as the pipeline trains, and what it scores."""
+"""One combination of a sweep: a backbone and a seed, trained as the pipeline trains, and what it scores."""
 
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,10 @@ import pandas as pd
 from carinspect.core.data import DataParams
 from carinspect.core.errors import UserError
 from carinspect.core.params import read_section
-from carinspect.core.tables import DATASET_COLUMNS
-from carinspect.evaluation.answers import labelled
-from carinspect.evaluation.calibration import add_probabilities, fit_calibration
 from carinspect.evaluation.metrics import headline
-from carinspect.evaluation.predict import predict
+from carinspect.evaluation.predictions import answered, answers_to, numbers, predict
 from carinspect.evaluation.retraining import retrain
+from carinspect.evaluation.temperature import add_probabilities, fit_calibration
 from carinspect.model.backbones import check_backbone
 from carinspect.model.checkpoint import Checkpoint, build_network
 from carinspect.scoring.bootstrap import point
@@ -31,32 +29,34 @@ def combine(recipe: Recipe, *, backbone: str, seed: int) -> Recipe:
     # The hub's digest is that of the pipeline's own backbone.
     pretrained = f"hub:{backbone}" if recipe.model.pretrained != "none" else "none"
     return Recipe(
+        questions=recipe.questions,
         model=recipe.model.model_copy(update={"backbone": backbone, "pretrained": pretrained}),
         train=recipe.train.model_copy(update={"seed": seed}),
     )
 
 
 def score_combination(recipe: Recipe, table: pd.DataFrame, params: dict[str, Any]) -> dict[str, Any]:
-    """`{backbone, seed, val: {"<task> <metric>": value}, test: …}`; None for a metric without labels.
+    """`{backbone, seed, val: {"<question> <metric>": value}, test: …}`; None for a metric without labels.
 
-    table: the dataset, with `DATASET_COLUMNS`. params: all of params.yaml. What is already trained is not trained again.
+    table: the dataset. params: all of params.yaml. What is already trained is not trained again.
     """
-    backbone, seed = recipe.model.backbone, recipe.train.seed
+    backbone, seed, questions = recipe.model.backbone, recipe.train.seed, recipe.questions
     start = Checkpoint(
+        questions=questions,
         model=recipe.model,
         image_side_px=recipe.train.image_side_px,
         weights={},
-        lineage={"recipe": recipe.model_dump(), "code_revision": code_revision()},
+        lineage={"recipe": recipe.model_dump(mode="json"), "code_revision": code_revision()},
     )
-    what = f"the training of {backbone} with the seed {seed}"
-    trained = retrain(start, table[list(DATASET_COLUMNS)], tasks=list(recipe.model.tasks), params=params, what=what)
+    trained = retrain(start, table, questions=questions, params=params, what=f"the training of {backbone} with the seed {seed}")
     scored = table[table["split"].isin(SPLITS)].reset_index(drop=True)
     root: Path = read_section("data", DataParams, params).root_path
     raw, _ = predict(build_network(trained), scored, root=root, image_side_px=trained.image_side_px)
-    predictions = add_probabilities(raw, fit_calibration(raw, priors=trained.lineage["priors"]))
+    predictions = add_probabilities(raw, questions, fit_calibration(raw, questions, priors=trained.lineage["priors"]))
     scores: dict[str, Any] = {"backbone": backbone, "seed": seed}
     for split in SPLITS:
-        rows = predictions[predictions["split"] == split]
-        heads = {task: headline(labelled(rows, task), task) for task in recipe.model.tasks}
-        scores[split] = {f"{task} {head.name}": point(head.metric, head.labels_N, head.answers_N) for task, head in heads.items()}
+        scores[split] = {}
+        for question in questions:
+            known, (name, metric) = answered(predictions[predictions["split"] == split], question), headline(question)
+            scores[split][f"{question.name} {name}"] = point(metric, numbers(known, question.column), answers_to(known, question))
     return scores
