@@ -315,7 +315,7 @@ def test_the_cards_figures_are_those_of_the_metrics(report: dict[str, Any]) -> N
     assert "Calibration of weather: expected calibration error" in card
     assert card.count("(none could be fitted)") == 1
     assert (
-        "A photo is called clean where the probability of clean is from 0.743 on. Proved at the confidence 0.9: it is clean with a" in card
+        "A photo is called clean where the probability of clean is at least 0.743. Proved at the confidence 0.9: it is clean with a" in card
     )
     assert "This speaks of a photo of a new group. The proof rests on 61 groups of the split calib" in card
     assert "On test: precision 0.970 (0.910 to 0.990), recall 0.800, 61 groups called so." in card
@@ -354,7 +354,7 @@ NO_PROMISE = make_rule(CLEAN).good
         ({"good": NO_WORD}, "**No photo is called clean**: too few groups."),
         (
             {"good": NO_PROMISE, "bad": make_rule(CLEAN, promised=["bad"]).bad},
-            "clean is from 0.500 on. **This proves nothing for new cars**",
+            "clean is at least 0.500. **This proves nothing for new cars**",
         ),
         (
             {"bad": make_rule(CLEAN, promised=["bad"]).bad},

@@ -9,42 +9,41 @@ import onnx
 import pytest
 
 from carinspect.core.errors import UserError
-from carinspect.core.tables import DATASET_COLUMNS, read_table
+from carinspect.core.tables import dataset_columns, read_table
 from carinspect.export.config import ExportParams
-from carinspect.export.files import Exported, Photos, export_model, export_variants
-from carinspect.export.latency import measure_latency
-from carinspect.export.variants import amend, refuse_variant, without_promise
+from carinspect.export.metadata import Trained, amend, without_promise
+from carinspect.export.model_files import Exported, Photos, export_model, export_variants, measure_latency
+from carinspect.export.parity import refuse_variant
 from carinspect.inference.bundle import open_bundle
+from carinspect.inference.rules import Thresholds
 from carinspect.inference.seal import SEAL_BYTES, seal
 from carinspect.model.checkpoint import Checkpoint
-from conftest import THRESHOLD, make_dataset, make_recipe, untrained_network
+from conftest import QUESTIONS, make_calibration, make_dataset, make_recipe, make_rule, make_thresholds, untrained_network
 from test_cli import carinspect
 
 PARAMS = ExportParams(
     parity_photos=8, tolerance=1e-4, image_side_px=None, half=True, half_tolerance=0.02, int8=True, int8_tolerance=0.3, int8_photos=16,
     flip_rate=0.5, latency_runs=0,
 )  # fmt: skip
-CALIBRATION = {
-    "temperature": {"clean": 1.0, "weather": 1.0}, "logit_offset": {"clean": [0.0, 0.0], "weather": [0.0] * 4},
-    "uncertainty": {"samples": 4, "dropout": 0.2, "seed": 1},
-}  # fmt: skip
-FACTS = {"calibration": CALIBRATION, "threshold": THRESHOLD, "metrics": {"test": {}}}
+CLEAN, DAMAGED = QUESTIONS[0], QUESTIONS[2]
 
 
 @pytest.fixture(scope="module")
-def checkpoint() -> Checkpoint:
-    return Checkpoint(model=make_recipe().model, image_side_px=32, weights=untrained_network().state_dict(), lineage={})
+def trained() -> Trained:
+    weights = untrained_network().state_dict()
+    checkpoint = Checkpoint(questions=QUESTIONS, model=make_recipe().model, image_side_px=32, weights=weights, lineage={})
+    return Trained(checkpoint, make_calibration(temperature=1.0), make_thresholds(), {"evaluate": {"test": {}}})
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
     path = make_dataset(tmp_path_factory.mktemp("variants"), photos=40)
-    return Photos(read_table(path, columns=DATASET_COLUMNS), path.parent / "root", side_px=32)
+    return Photos(read_table(path, columns=dataset_columns(QUESTIONS), questions=QUESTIONS), path.parent / "root", side_px=32)
 
 
 @pytest.fixture(scope="module")
-def exported(checkpoint: Checkpoint, photos: Photos) -> Exported:
-    return export_model(checkpoint, FACTS, photos, PARAMS)
+def exported(trained: Trained, photos: Photos) -> Exported:
+    return export_model(trained, photos, PARAMS)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +59,7 @@ def test_variants_are_smaller_and_answer_nearly_alike(exported: Exported, varian
         bundle = open_bundle(variants[name].content)
         ends = [(end.name, end.type, end.shape) for end in (*bundle.session.get_inputs(), *bundle.session.get_outputs())]
         assert ends == [(end.name, end.type, end.shape) for end in (*original.session.get_inputs(), *original.session.get_outputs())]
-        for output in ("p_clean", "cleanliness", "damage", "p_weather"):
+        for output in (asked.outputs[-1] for asked in QUESTIONS):
             assert np.allclose(bundle.predict(some)[output], original.predict(some)[output], atol=tolerance), (name, output)
         assert bundle.info["number_format"] == name
         assert len(bundle.predict(some, batch_size=3)["p_clean"]) == len(some)
@@ -82,10 +81,10 @@ def test_a_file_is_timed_on_one_photo_after_the_other(exported: Exported, photos
     assert 0 < found["p50"] <= found["p95"]
 
 
-def with_threshold(exported: Exported, threshold: float) -> Exported:
+def with_thresholds(exported: Exported, thresholds: Thresholds) -> Exported:
     model = onnx.ModelProto()
     model.CopyFrom(exported.model)
-    amend(model, {"threshold": THRESHOLD | {"T_clean": threshold, "T_low": None, "T_high": threshold}})
+    amend(model, {"threshold": thresholds.model_dump(mode="json")})
     return Exported(model, seal(model.SerializeToString(deterministic=True)), exported.comparison)
 
 
@@ -95,47 +94,51 @@ def test_a_variant_keeps_the_promise_only_where_no_proved_decision_changes(
     was, now = (open_bundle(file.content).predict(photos.of("calib"))["p_clean"] for file in (exported, variants["fp16"]))
     furthest = np.abs(now - was).argmax()
     only_half = PARAMS.model_copy(update={"int8": False})
-    for threshold, proves, flips in ((1.0, THRESHOLD["proves"], 0), (float(was[furthest] / 2 + now[furthest] / 2), None, 1)):
-        ((_, variant),) = export_variants(with_threshold(exported, threshold), photos, only_half)
-        info = open_bundle(variant.content).info
-        assert (info["threshold"]["T_clean"], info["threshold"]["proves"]) == (threshold, proves)
-        assert min(variant.comparison["flipped_clean"], 1) == flips
-        assert ("warnings" in info) == (proves is None)
+    for T_high, flips in ((1.0, 0), (float(was[furthest] / 2 + now[furthest] / 2), 1)):
+        rules = make_rule(CLEAN, T_high=T_high, T_low=None, promised=["good"]), make_rule(CLEAN, unit="car", T_high=None, T_low=None)
+        ((_, variant),) = export_variants(with_thresholds(exported, make_thresholds({"clean": rules})), photos, only_half)
+        bundle = open_bundle(variant.content)
+        kept = bundle.thresholds.rules["clean"].photo
+        assert (kept.T_high, kept.has_promise) == (T_high, flips == 0)
+        assert min(variant.comparison["flipped_promised"], 1) == flips
+        assert ("warnings" in bundle.info) == (flips == 1)
 
 
 def test_variants_are_made_only_when_asked_for(exported: Exported, photos: Photos) -> None:
     assert list(export_variants(exported, photos, PARAMS.model_copy(update={"half": False, "int8": False}))) == []
 
 
-def test_another_side_answers_as_torch_does_and_ends_the_promise(checkpoint: Checkpoint, photos: Photos) -> None:
-    larger = open_bundle(export_model(checkpoint, FACTS, dataclasses.replace(photos, side_px=48), PARAMS).content)
+def test_another_side_answers_as_torch_does_and_ends_the_promise(trained: Trained, photos: Photos) -> None:
+    larger = open_bundle(export_model(trained, dataclasses.replace(photos, side_px=48), PARAMS).content)
     assert larger.info["image_side_px"] == 48
     assert larger.session.get_inputs()[0].shape[1:] == [48, 48, 3]
-    assert larger.info["threshold"] == THRESHOLD | {"proves": None}
+    assert larger.thresholds == make_thresholds().without_promises() != make_thresholds()
     assert larger.info["warnings"] == ["no promise: trained, calibrated and measured at 32 px, exported at 48 px"]
 
 
 def test_a_promise_ends_for_every_rule(exported: Exported) -> None:
-    model = onnx.ModelProto()
-    model.CopyFrom(exported.model)
-    proof = {"precision": 0.95}
-    amend(model, {"threshold": THRESHOLD | {"proves_low": proof, "damage": {"T_low": 0.4, "proves": None, "proves_low": proof}}})
+    both = {
+        asked.name: (make_rule(asked, promised=["good", "bad"]), make_rule(asked, unit="car", T_high=0.7, T_low=0.4, promised=["bad"]))
+        for asked in (CLEAN, DAMAGED)
+    }
+    model = with_thresholds(exported, make_thresholds(both)).model
+    assert all(rule.has_promise for pair in both.values() for rule in pair)
     without_promise(model, "for a test")
-    threshold = open_bundle(seal(model.SerializeToString())).info["threshold"]
-    assert (threshold["proves"], threshold["proves_low"], threshold["T_clean"]) == (None, None, THRESHOLD["T_clean"])
-    assert threshold["damage"] == {"T_low": 0.4, "proves": None, "proves_low": None}
+    for rules in open_bundle(seal(model.SerializeToString())).thresholds.rules.values():
+        assert not rules.photo.has_promise
+        assert not rules.car.has_promise
+        assert (rules.photo.T_high, rules.car.T_low, rules.photo.confidence_of_both) == (0.5, 0.4, None)
 
 
-def test_a_network_of_one_size_refuses_another(checkpoint: Checkpoint, photos: Photos) -> None:
-    fixed = dataclasses.replace(checkpoint, model=checkpoint.model.model_copy(update={"backbone": "vit_tiny_patch16_224"}))
+def test_a_network_of_one_size_refuses_another(trained: Trained, photos: Photos) -> None:
+    fixed = trained.checkpoint.model.model_copy(update={"backbone": "vit_tiny_patch16_224"})
+    of_one_size = dataclasses.replace(trained, checkpoint=dataclasses.replace(trained.checkpoint, model=fixed))
     with pytest.raises(UserError, match="vit_tiny_patch16_224 takes only the side of its training, 32"):
-        export_model(fixed, FACTS, dataclasses.replace(photos, side_px=48), PARAMS)
+        export_model(of_one_size, dataclasses.replace(photos, side_px=48), PARAMS)
 
 
-def test_the_same_export_gives_the_same_bytes(
-    exported: Exported, variants: dict[str, Exported], checkpoint: Checkpoint, photos: Photos
-) -> None:
-    again = export_model(checkpoint, FACTS, photos, PARAMS)
+def test_the_same_export_gives_the_same_bytes(exported: Exported, variants: dict[str, Exported], trained: Trained, photos: Photos) -> None:
+    again = export_model(trained, photos, PARAMS)
     assert again.content == exported.content
     assert {name: variant.content for name, variant in export_variants(again, photos, PARAMS)} == {
         name: variant.content for name, variant in variants.items()
@@ -152,13 +155,14 @@ def test_inspect_prints_all_that_the_file_knows(exported: Exported, tmp_path: Pa
     for words in (
         "intact",
         "uint8 (batch, 32, 32, 3)",
-        "clean when p_clean >= 0.5000 keeps the precision 0.95",
+        "'clean' when P(clean) >= 0.5000 keeps the precision 0.95",
+        "question weather",
         "number_format",
         "jpeg-draft",
     ):
         assert words in done.stdout
     found = json.loads(carinspect("inspect", tmp_path / "best.onnx", "--json").stdout)
-    assert found["threshold"] == THRESHOLD
+    assert Thresholds.model_validate(found["threshold"]) == make_thresholds()
     assert found["outputs"]["p_weather"] == {"type": "tensor(float)", "shape": ["batch", 4]}
     assert found["sha256"] == open_bundle(exported.content).sha256
     assert found["reference"]["photos"] == 8
@@ -183,4 +187,4 @@ def test_a_file_without_a_threshold_is_refused_by_every_command(exported: Export
     for words in (("inspect", tmp_path / "best.onnx"), ("score", tmp_path, "--model", tmp_path / "best.onnx", "--out", tmp_path / "s.csv")):
         done = carinspect(*words)
         assert done.returncode > 0
-        assert done.returncode == 2 or "dvc repro export_onnx" in done.stderr
+        assert done.returncode == 2 or "Make it again: dvc repro --force select_threshold, then dvc repro." in done.stderr

@@ -73,7 +73,7 @@ def _say_side(rule: Rule, side: Side) -> str:
     found, who = rule.side(side), "photo" if rule.unit == "photo" else "car of several photos"
     if found.threshold is None:
         return f"**No {who} is called {found.word}**: {found.reason}."
-    bound = f"from {found.threshold:.3f} on" if side == "good" else f"below {found.threshold:.3f}"
+    bound = f"at least {found.threshold:.3f}" if side == "good" else f"below {found.threshold:.3f}"
     said = [f"A {who} is called {found.word} where the probability of {rule.good.word} is {bound}."]
     promise, source, test = found.promise, found.on_source, found.on_test
     if promise is None:
