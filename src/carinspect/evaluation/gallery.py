@@ -8,6 +8,7 @@ import io
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -31,7 +32,7 @@ INK, SOFT, TRACK, FRAME = "#1a202c", "#5f6875", "#e8ebef", "#f4f5f7"
 PALETTE = ("#2b8a9e", "#4c9f70", "#b8565a", "#d98032", "#6b74c4", "#8a6d3b")
 """Colours of the questions, in their order; the seventh has the first one again."""
 
-Row = Mapping[str, object]
+Row = Mapping[str, Any]
 """One row of the predictions."""
 
 
@@ -41,22 +42,21 @@ def write_gallery(table: pd.DataFrame, questions: Sequence[Question], root: Path
     Raises `UserError` when a photo cannot be read.
     """
     test = table[table["split"] == "test"].sort_values("image_path", kind="stable").reset_index(drop=True)
-    of_class_1 = ", ".join(asked.classes[1] for asked in questions if asked.kind == "binary")
-    foot = f"Bar: a score, 1 = good, or the probability of {of_class_1}." if of_class_1 else "Bar: a score, 1 = good."
-    foot += " Tick: the label, where a person judged."
-
-    cards = [draw_card(row, questions, root, head=None) for row in _rows(choose_varied(test, questions, most=COLUMNS * ROWS))]
-    _write_sheet(cards, folder / "answers.png", foot=foot if cards else "no photos")
-
-    worst = [(row, asked) for asked in questions for row in _rows(worst_errors(test, asked, most=ROWS))]
-    heads = [f"{asked.name}: the label is {asked.say_label(float(str(row[asked.column])))}" for row, asked in worst]
-    cards = [draw_card(row, questions, root, head=head) for (row, _), head in zip(worst, heads, strict=True)]
-    _write_sheet(cards, folder / "worst.png", foot=foot if cards else "no labels")
-
-    unsure = [(row, asked) for asked in questions for row in _rows(least_certain(test, asked, most=ROWS))]
-    cards = [draw_card(row, questions, root, head=f"{asked.name}: ± {row[asked.spread]:.3f}") for row, asked in unsure]
-    nothing = "no spreads: the network has no dropout, or evaluate.dropout_samples is 0"
-    _write_sheet(cards, folder / "uncertain.png", foot=foot if cards else nothing)
+    words = ", ".join(asked.classes[1] for asked in questions if asked.kind == "binary")
+    foot = f"Bar: a score, 1 = good{f', or the probability of {words}' if words else ''}. Tick: the label, where a person judged."
+    varied = [(row, None) for row in _rows(choose_varied(test, questions, most=COLUMNS * ROWS))]
+    worst = [
+        (row, f"{asked.name}: the label is {asked.say_label(row[asked.column])}")
+        for asked in questions
+        for row in _rows(worst_errors(test, asked, most=ROWS))
+    ]
+    unsure = [
+        (row, f"{asked.name}: ± {row[asked.spread]:.3f}") for asked in questions for row in _rows(least_certain(test, asked, most=ROWS))
+    ]
+    no_spreads = "no spreads: the network has no dropout, or evaluate.dropout_samples is 0"
+    for name, shown, empty in (("answers", varied, "no photos"), ("worst", worst, "no labels"), ("uncertain", unsure, no_spreads)):
+        cards = [draw_card(row, questions, root, head=head) for row, head in shown]
+        _write_sheet(cards, folder / f"{name}.png", foot=foot if cards else empty)
 
 
 # ---- which photos
@@ -102,7 +102,7 @@ def _errors(known: pd.DataFrame, question: Question) -> Array:
     return np.abs(answers_to(known, question) - labels_N)
 
 
-def _rows(table: pd.DataFrame) -> list[dict[str, object]]:
+def _rows(table: pd.DataFrame) -> list[Row]:
     return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
@@ -112,7 +112,7 @@ def _rows(table: pd.DataFrame) -> list[dict[str, object]]:
 def draw_card(row: Row, questions: Sequence[Question], root: Path, *, head: str | None) -> Image.Image:
     """The photo at `root / image_path` with its answers, `CARD_WIDTH_PX` wide, under a line of text unless `head` is None.
 
-    A score and a binary question have a bar, on which a tick marks the label; several classes have the likeliest one as text.
+    A score and a binary question have a bar, on which a tick marks the label; of several classes the likeliest one is written.
 
     Raises `UserError` when the photo cannot be read.
     """
@@ -123,9 +123,9 @@ def draw_card(row: Row, questions: Sequence[Question], root: Path, *, head: str 
     draw.text((0, 3), head or "", fill=INK, font=_font(13))
     card.paste(_photo(root / str(row["image_path"])), (0, photo_top))
     for place, question in enumerate(questions):
-        middle, color, label = top + place * ROW_PX + 8, PALETTE[place % len(PALETTE)], _label(row, question)
+        middle, color, label = top + place * ROW_PX + 8, PALETTE[place % len(PALETTE)], row[question.column]
         draw.text((0, middle), question.name, fill=SOFT, font=_font(12), anchor="lm")
-        answers = [float(str(row[column])) for column in question.answer_columns]
+        answers = [row[column] for column in question.answer_columns]
         if question.kind == "classes":
             _write_class(draw, middle, question, chosen=int(np.argmax(answers)), label=label, color=color)
         else:
@@ -134,24 +134,19 @@ def draw_card(row: Row, questions: Sequence[Question], root: Path, *, head: str 
     return card
 
 
-def _label(row: Row, question: Question) -> float | None:
-    value = float(str(row[question.column]))
-    return None if np.isnan(value) else value
-
-
-def _draw_bar(draw: ImageDraw.ImageDraw, middle: int, *, answer: float, label: float | None, color: str) -> None:
+def _draw_bar(draw: ImageDraw.ImageDraw, middle: int, *, answer: float, label: float, color: str) -> None:
     left, right = 84, CARD_WIDTH_PX - 40
     draw.rounded_rectangle((left, middle - 4, right, middle + 4), radius=4, fill=TRACK)
     end = left + max(8, round(answer * (right - left)))
     draw.rounded_rectangle((left, middle - 4, end, middle + 4), radius=4, fill=color)
-    if label is not None:
+    if not np.isnan(label):
         x = left + round(label * (right - left))
         draw.rectangle((x - 1, middle - 7, x + 1, middle + 7), fill=INK)
 
 
-def _write_class(draw: ImageDraw.ImageDraw, middle: int, question: Question, *, chosen: int, label: float | None, color: str) -> None:
+def _write_class(draw: ImageDraw.ImageDraw, middle: int, question: Question, *, chosen: int, label: float, color: str) -> None:
     text = question.say_label(chosen)
-    if label is not None and int(label) != chosen:
+    if not np.isnan(label) and int(label) != chosen:
         text += f" (label: {question.say_label(label)})"
     draw.text((84, middle), text, fill=color, font=_font(12), anchor="lm")
 

@@ -29,7 +29,8 @@ ORDERS = {
 }
 PANELS_A_ROW = 3
 
-Panel = Callable[[Axes], None]
+Panel = tuple[Callable[[Axes, pd.DataFrame, Question], None], pd.DataFrame, Question]
+"""What draws a panel, and from what."""
 
 
 def write_overview(curves: Curves, questions: Sequence[Question], path: Path, *, train_labels: pd.DataFrame | None) -> None:
@@ -43,14 +44,14 @@ def write_overview(curves: Curves, questions: Sequence[Question], path: Path, *,
         name = asked.name
         match asked.kind:
             case "binary":
-                panels.append(partial(_draw_precision_recall, curve=curves[f"{name}_precision_recall"], question=asked))
-                panels.append(partial(_draw_reliability, curve=curves[f"{name}_calibration"], question=asked))
-                panels.append(partial(_draw_confusion, pairs=curves[f"{name}_confusion"], question=asked))
+                panels.append((_draw_precision_recall, curves[f"{name}_precision_recall"], asked))
+                panels.append((_draw_reliability, curves[f"{name}_calibration"], asked))
+                panels.append((_draw_confusion, curves[f"{name}_confusion"], asked))
             case "score":
                 constant = None if train_labels is None else constant_answer(train_labels, asked)
-                panels.append(partial(_draw_scatter, pairs=curves[f"{name}_scatter"], question=asked, constant=constant))
+                panels.append((partial(_draw_scatter, constant=constant), curves[f"{name}_scatter"], asked))
             case "classes":
-                panels.append(partial(_draw_confusion, pairs=curves[f"{name}_confusion"], question=asked))
+                panels.append((_draw_confusion, curves[f"{name}_confusion"], asked))
             case _:
                 assert_never(asked.kind)
     _write_panels(panels, path)
@@ -58,38 +59,36 @@ def write_overview(curves: Curves, questions: Sequence[Question], path: Path, *,
 
 def write_confidence_plot(curves: Curves, questions: Sequence[Question], path: Path) -> None:
     """Whether the model knows where it errs: risk over coverage of each question, and the reliability of several classes."""
-    panels: list[Panel] = [partial(_draw_risk_coverage, curve=curves[f"risk_coverage_{asked.name}"], question=asked) for asked in questions]
-    several = [asked for asked in questions if asked.kind == "classes"]
-    panels += [partial(_draw_reliability, curve=curves[f"{asked.name}_calibration"], question=asked) for asked in several]
-    handles = [Line2D([], [], color=color, ls=line, lw=2, label=label) for label, color, line in ORDERS.values()]
-    handles.append(Line2D([], [], color=GREY, ls=":", lw=1, label="a random order"))
-    _write_panels(panels, path, legend=handles, legend_title="most confident first by")
+    panels: list[Panel] = [(_draw_risk_coverage, curves[f"risk_coverage_{asked.name}"], asked) for asked in questions]
+    panels += [(_draw_reliability, curves[f"{asked.name}_calibration"], asked) for asked in questions if asked.kind == "classes"]
+    legend = [Line2D([], [], color=color, ls=line, lw=2, label=label) for label, color, line in ORDERS.values()]
+    _write_panels(panels, path, legend=[*legend, Line2D([], [], color=GREY, ls=":", lw=1, label="a random order")])
 
 
-def _write_panels(panels: Sequence[Panel], path: Path, *, legend: Sequence[Line2D] = (), legend_title: str = "") -> None:
+def _write_panels(panels: Sequence[Panel], path: Path, *, legend: Sequence[Line2D] = ()) -> None:
     rows = max(1, -(-len(panels) // PANELS_A_ROW))
     figure = Figure(figsize=(12, 3.8 * rows), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
     places = figure.subplots(rows, PANELS_A_ROW, squeeze=False).ravel()
-    for panel, axes in zip(panels, places, strict=False):
-        panel(axes)
+    for (draw, curve, question), axes in zip(panels, places, strict=False):
+        draw(axes, curve, question)
     for axes in places[len(panels) :]:
         axes.set_axis_off()
     if legend:
-        figure.legend(handles=legend, title=legend_title, loc="outside lower center", ncols=len(legend), frameon=False)
+        figure.legend(handles=legend, title="most confident first by", loc="outside lower center", ncols=len(legend), frameon=False)
     buffer = io.BytesIO()
     # matplotlib's version would change the bytes.
     figure.savefig(buffer, format="png", metadata={"Software": None})
     write_bytes(path, buffer.getvalue())
 
 
-def _draw_precision_recall(axes: Axes, *, curve: pd.DataFrame, question: Question) -> None:
+def _draw_precision_recall(axes: Axes, curve: pd.DataFrame, question: Question) -> None:
     title = f"{question.name}: precision and recall of '{question.classes[1]}'"
     axes.set(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.02))
     _tidy(axes, empty=curve.empty)
     axes.step(curve["recall"], curve["precision"], where="post", color=BLUE, lw=2)
 
 
-def _draw_reliability(axes: Axes, *, curve: pd.DataFrame, question: Question) -> None:
+def _draw_reliability(axes: Axes, curve: pd.DataFrame, question: Question) -> None:
     binary = question.kind == "binary"
     axes.set(
         title=f"{question.name}: reliability",
@@ -110,7 +109,7 @@ def _draw_reliability(axes: Axes, *, curve: pd.DataFrame, question: Question) ->
         axes.legend(frameon=False, loc="lower right", fontsize=9)
 
 
-def _draw_confusion(axes: Axes, *, pairs: pd.DataFrame, question: Question) -> None:
+def _draw_confusion(axes: Axes, pairs: pd.DataFrame, question: Question) -> None:
     names = question.classes
     axes.set(title=f"{question.name}: the likeliest class", xlabel="answer", ylabel="label")
     axes.set_xticks(range(len(names)), names)
@@ -129,7 +128,7 @@ def _draw_confusion(axes: Axes, *, pairs: pd.DataFrame, question: Question) -> N
         axes.text(column, row, f"{count}\n{row_share[row, column]:.0%}", ha="center", va="center", color=color, fontsize=size)
 
 
-def _draw_scatter(axes: Axes, *, pairs: pd.DataFrame, question: Question, constant: float | None) -> None:
+def _draw_scatter(axes: Axes, pairs: pd.DataFrame, question: Question, *, constant: float | None) -> None:
     axes.set(title=question.name, xlabel="label", ylabel="answer", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     _tidy(axes, empty=pairs.empty)
     axes.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--")
@@ -139,7 +138,7 @@ def _draw_scatter(axes: Axes, *, pairs: pd.DataFrame, question: Question, consta
         axes.text(0.0, constant + 0.015, "constant answer", color=RED, fontsize=8)
 
 
-def _draw_risk_coverage(axes: Axes, *, curve: pd.DataFrame, question: Question) -> None:
+def _draw_risk_coverage(axes: Axes, curve: pd.DataFrame, question: Question) -> None:
     loss = "share wrong" if question.has_classes else "mean absolute error"
     axes.set(title=f"{question.name}: risk over coverage", xlabel="share answered, most confident first", ylabel=loss, xlim=(0, 1.01))
     _tidy(axes, empty=curve.empty)
