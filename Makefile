@@ -11,12 +11,11 @@ unexport PYTHONPATH
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-setup: $(VENV)/installed  ## make .venv, install what requirements.txt names and the command carinspect
+setup: $(VENV)/installed  ## make .venv, install carinspect from this checkout with all that requirements.txt names
 
-$(VENV)/installed: requirements.txt constraints.txt pyproject.toml
+$(VENV)/installed: requirements.txt constraints.txt pyproject.toml setup.py
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet -r requirements.txt -c constraints.txt
-	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	$(VENV)/bin/python -m pip install --quiet -e '.[serve,train]' -c constraints.txt
 	touch $@
 
 $(VENV)/installed-tests: $(VENV)/installed tests/requirements.txt

@@ -9,16 +9,11 @@ import pytest
 import yaml
 
 from serving_tools import ROOT, model_bytes, photo_bytes
+from test_packaging import asked_for, pins
 
 DOCKERFILES = ["docker/Dockerfile", "docker/Dockerfile.train"]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 BIN = Path(sys.executable).parent
-
-
-def pins(path: str) -> dict[str, str]:
-    """Package → version, of a requirements file."""
-    lines = (line.strip() for line in (ROOT / path).read_text().splitlines())
-    return dict(line.split("==", 1) for line in lines if line and not line.startswith("#"))
 
 
 @pytest.mark.parametrize("file", DOCKERFILES)
@@ -33,10 +28,15 @@ def test_the_compose_file_follows_its_schema() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("file", ["docker/requirements-serve.txt", "docker/requirements-pull.txt"])
-def test_an_image_has_the_versions_that_were_tested(file: str) -> None:
-    assert pins(file).items() <= pins("requirements.txt").items()
-    assert "torch" not in pins(file)
+def test_an_image_has_the_versions_that_were_tested() -> None:
+    assert pins("docker/requirements-pull.txt").items() <= pins("requirements.txt").items()
+    assert "torch" not in pins("docker/requirements-pull.txt")
+    # The image of the service installs an extra of the project itself.
+    (installed,) = [line for line in instructions("docker/Dockerfile", "RUN") if "sed" in line]
+    assert "pip install '.[serve]' -c constraints.txt" in installed
+    assert "torch" not in asked_for()[""] | asked_for()["serve"]
+    # The place that --build-arg ONNXRUNTIME changes.
+    assert re.search(r"^onnxruntime==", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE)
 
 
 def instructions(file: str, word: str) -> list[str]:
@@ -130,7 +130,7 @@ def test_the_service_runs_on_the_listed_packages_alone(tmp_path: Path) -> None:
     model, photo = tmp_path / "best.onnx", tmp_path / "photo.jpg"
     model.write_bytes(model_bytes())
     photo.write_bytes(photo_bytes())
-    listed = list(pins("docker/requirements-serve.txt"))
+    listed = [*asked_for()[""], *asked_for()["serve"]]
 
     def serves(names: list[str]) -> subprocess.CompletedProcess:
         command = [sys.executable, "-c", ONLY_LISTED, ",".join(names), str(model), str(photo)]
