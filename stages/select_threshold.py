@@ -1,37 +1,40 @@
-"""Chooses the thresholds of clean and dirty, of undamaged and damaged, and of a whole car, and says what they prove and cost.
+"""Chooses the thresholds of every question that is decided, for a photo and for a whole car, and says what they prove and cost.
 
 Reads: data/predictions.csv. Writes: models/threshold.json, metrics/select_threshold.json, reports/select_threshold.
-Params: select_threshold, decision.
+Params: questions, select_threshold.
 """
 
 from pathlib import Path
 
 from carinspect.core.files import sha256_of, write_json
-from carinspect.core.params import read_section
+from carinspect.core.params import load_params, read_section
 from carinspect.core.programs import run_stage
-from carinspect.core.tables import read_table
-from carinspect.thresholds.config import DecisionParams, SelectThresholdParams
-from carinspect.thresholds.cost_plot import write_cost_plot
-from carinspect.thresholds.plot import write_threshold_plot
-from carinspect.thresholds.questions import COLUMNS
-from carinspect.thresholds.report import headline, make_curve, say, write_curve
-from carinspect.thresholds.rules import choose_rules
+from carinspect.core.questions import read_questions
+from carinspect.core.tables import dataset_columns, read_table
+from carinspect.thresholds.config import SelectThresholdParams
+from carinspect.thresholds.report import headlines, make_curve, say_rules, write_curve
+from carinspect.thresholds.rule_plots import write_cost_plot, write_threshold_plot
+from carinspect.thresholds.selection import collect_thresholds, select_thresholds
 
 PREDICTIONS = Path("data/predictions.csv")
 REPORTS = Path("reports/select_threshold")
 
 
 def main() -> None:
-    params, decision = read_section("select_threshold", SelectThresholdParams), read_section("decision", DecisionParams)
-    rules = choose_rules(read_table(PREDICTIONS, columns=COLUMNS), params, decision)
-    curve = make_curve(rules.clean_source, confidence=params.confidence)
-    write_json(Path("models/threshold.json"), rules.content | {"predictions_sha256": sha256_of(PREDICTIONS)})
-    write_json(Path("metrics/select_threshold.json"), headline(rules.content))
-    write_curve(curve, REPORTS / "threshold.csv")
-    write_threshold_plot(curve, rules.content, REPORTS / "threshold.png")
-    write_cost_plot(rules.clean_costs, rules.content, REPORTS / "costs.png", above="clean", below="dirty")
-    write_cost_plot(rules.damage_costs, rules.content["damage"], REPORTS / "damage_costs.png", above="undamaged", below="damaged")
-    print("\n".join(say(rules.content)))
+    params, questions = read_section("select_threshold", SelectThresholdParams), read_questions(load_params())
+    table = read_table(PREDICTIONS, columns=dataset_columns(questions), questions=questions)
+    selected = select_thresholds(table, questions, params)
+    rules = {name: one.rules for name, one in selected.items()}
+    thresholds = collect_thresholds(selected, questions, predictions_sha256=sha256_of(PREDICTIONS))
+    write_json(Path("models/threshold.json"), thresholds.model_dump(mode="json"))
+    write_json(Path("metrics/select_threshold.json"), headlines(rules))
+    for name, one in selected.items():
+        photo = one.rules.photo
+        curve = make_curve(one.source, confidence=photo.confidence)
+        write_curve(curve, REPORTS / f"{name}_threshold.csv")
+        write_threshold_plot(curve, photo, REPORTS / f"{name}_threshold.png")
+        write_cost_plot(one.costs, photo, REPORTS / f"{name}_costs.png")
+    print("\n".join(say_rules(rules)))
 
 
 if __name__ == "__main__":

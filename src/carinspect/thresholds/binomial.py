@@ -1,4 +1,4 @@
-"""Owns the exact arithmetic of counts: what so many right answers out of so many prove."""
+"""Exact arithmetic of counts: what so many right answers out of so many prove."""
 
 import math
 

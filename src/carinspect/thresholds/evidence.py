@@ -1,4 +1,4 @@
-"""Owns what counts at a threshold prove: at the rate of the deciding photos, or at another rate of the field.
+"""What counts at a threshold prove: at the rate of the deciding photos, or at another rate of the field.
 
 At another rate only the class-conditional rates carry over (prior shift: photos of dirty cars look the same there, there are only more or
 fewer of them). With h = P(called clean | clean), f = P(called clean | dirty) and a share r of dirty cars the precision of "clean" is
@@ -14,11 +14,37 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from carinspect.core.questions import Side
 from carinspect.thresholds.binomial import lower_bounds, p_value
-from carinspect.thresholds.promise import Promise, Side
 from carinspect.thresholds.sample import Sample, Thresholds, count_decisions
 
 Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Target:
+    """To be proved: a share `precision` of right answers on each side, each side at `confidence` on its own; all between 0 and 1."""
+
+    precision: float
+    confidence: float
+    starts: int
+    """Thresholds at which the test may begin; they share 1 - confidence."""
+    bad_rate: float | None
+    """Share of the bad class where the rule will work; None: as among the labelled photos that decide."""
+
+    @property
+    def alpha(self) -> float:
+        return 1 - self.confidence
+
+    @property
+    def level_of_one_start(self) -> float:
+        return self.alpha / self.starts
+
+    def wrong_rate(self, side: Side) -> float | None:
+        """Share of the class that the word of `side` would be wrong for; None where no rate is given."""
+        if self.bad_rate is None:
+            return None
+        return self.bad_rate if side == "good" else 1 - self.bad_rate
 
 
 @dataclass(frozen=True)
@@ -37,16 +63,16 @@ class Evidence:
 def gather(drawn: Sample, thresholds: Thresholds, *, side: Side) -> Evidence:
     """The counts of independent trials: `drawn` holds one photo a group."""
     accepted, wrong = count_decisions(drawn, thresholds, side=side)
-    other: Side = "below" if side == "above" else "above"
+    other: Side = "bad" if side == "good" else "good"
     return Evidence((accepted - wrong).astype(float), wrong.astype(float), drawn.labelled(side), drawn.labelled(other))
 
 
-def passes(evidence: Evidence, promise: Promise, *, side: Side, level: float) -> npt.NDArray[np.bool_]:
+def passes(evidence: Evidence, target: Target, *, side: Side, level: float) -> npt.NDArray[np.bool_]:
     """Which thresholds, each alone, reject "precision <= target" at `level`."""
-    wrong_rate = promise.wrong_rate(side)
+    wrong_rate = target.wrong_rate(side)
     if wrong_rate is None:
-        return p_value(evidence.right + evidence.wrong, evidence.wrong, target=promise.target_precision) <= level
-    return highest_wrong_rate(evidence, target=promise.target_precision, level=level) >= wrong_rate
+        return p_value(evidence.right + evidence.wrong, evidence.wrong, target=target.precision) <= level
+    return highest_wrong_rate(evidence, target=target.precision, level=level) >= wrong_rate
 
 
 def highest_wrong_rate(evidence: Evidence, *, target: float, level: float) -> Floats:

@@ -1,4 +1,4 @@
-"""Owns what a threshold is chosen on: the labelled photos of a split, and one photo drawn from each group.
+"""What a threshold is chosen on: the labelled photos of a split, and one photo drawn from each group; and what it does to them.
 
 Photos of one group (a car, an export family) are right or wrong together, so they are not so many independent trials. One photo drawn at
 random from each group is one trial, and if groups are drawn independently the trials are independent and alike: the binomial test is exact.
@@ -12,21 +12,23 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from carinspect.core.questions import Side
 from carinspect.core.seeds import derive_seed
-from carinspect.thresholds.promise import Side
+from carinspect.inference.rules import Outcome
+from carinspect.thresholds.binomial import interval, lower_bound
 
 Thresholds = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Labelled photos (or cars). `score` 0..1 and `upper` 1 for the class above (clean), 0 below (dirty) have shape (N,);
+    """Labelled photos (or cars). `score`, p_good, 0..1, and `good`, 1 for the good class and 0 for the bad one, have shape (N,);
 
     `drawn` (N,) marks one of each group.
     """
 
     score: npt.NDArray[np.float64]
-    upper: npt.NDArray[np.int64]
+    good: npt.NDArray[np.int64]
     drawn: npt.NDArray[np.bool_]
 
     @property
@@ -35,29 +37,68 @@ class Sample:
 
     def one_a_group(self) -> "Sample":
         """The drawn photos alone."""
-        return Sample(self.score[self.drawn], self.upper[self.drawn], self.drawn[self.drawn])
+        return Sample(self.score[self.drawn], self.good[self.drawn], self.drawn[self.drawn])
 
     def labelled(self, side: Side) -> int:
         """How many are of the class of `side`."""
-        return int((self.upper == (side == "above")).sum())
+        return int((self.good == (side == "good")).sum())
 
 
-def take_sample(rows: pd.DataFrame, *, score: str, upper: str) -> Sample:
-    """The rows with a label in column `upper` and an answer in `score`.
+def take_sample(rows: pd.DataFrame) -> Sample:
+    """The rows with a label `good` (1, 0, NaN where unknown) and an answer `p_good`.
 
     The draw is a fixed function of the photos' paths; it knows no score and no label.
     """
-    rows = rows[rows[upper].notna() & rows[score].notna()]
+    rows = rows[rows["good"].notna() & rows["p_good"].notna()]
     lot = np.array([derive_seed("drawn from its group", path) for path in rows["image_path"]], dtype=np.int64)
     first_of_group = pd.Series(lot).groupby(rows["group"].to_numpy()).transform("min").to_numpy()
-    return Sample(score=rows[score].to_numpy(np.float64), upper=rows[upper].to_numpy(np.int64), drawn=lot == first_of_group)
+    return Sample(score=rows["p_good"].to_numpy(np.float64), good=rows["good"].to_numpy(np.int64), drawn=lot == first_of_group)
 
 
 def count_decisions(sample: Sample, thresholds: Thresholds, *, side: Side) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """How many photos each threshold calls by the word of `side` (above: score >= T, below: score < T), and how many of them wrongly."""
+    """How many photos each threshold calls by the word of `side` (good: score >= T, bad: score < T), and how many of them wrongly."""
     below = np.searchsorted(np.sort(sample.score), thresholds, side="left")
-    upper_below = np.searchsorted(np.sort(sample.score[sample.upper == 1]), thresholds, side="left")
-    if side == "below":
-        return below, upper_below
-    lower_below = below - upper_below
-    return len(sample.upper) - below, sample.labelled("below") - lower_below
+    good_below = np.searchsorted(np.sort(sample.score[sample.good == 1]), thresholds, side="left")
+    if side == "bad":
+        return below, good_below
+    bad_below = below - good_below
+    return len(sample.good) - below, sample.labelled("bad") - bad_below
+
+
+def count_outcome(sample: Sample, threshold: float | None, *, confidence: float, side: Side = "good") -> Outcome:
+    """What `threshold` does to the photos that it calls by the word of `side`, with exact intervals at `confidence`.
+
+    Without a threshold nothing is called so: the counts are 0, and there is no precision.
+    """
+    accepted, wrong = _count(sample, threshold, side=side)
+    accepted_groups, wrong_groups = _count(sample.one_a_group(), threshold, side=side)
+    photos, of_this_word = len(sample.good), sample.labelled(side)
+    low, high = interval(accepted_groups, wrong_groups, confidence=confidence) if accepted_groups else (None, None)
+    return Outcome(
+        photos=photos,
+        groups=sample.groups,
+        accepted_photos=accepted,
+        wrong_photos=wrong,
+        accepted_groups=accepted_groups,
+        wrong_groups=wrong_groups,
+        precision=_share(accepted_groups - wrong_groups, accepted_groups),
+        precision_low=low,
+        precision_high=high,
+        lower_bound=lower_bound(accepted_groups, wrong_groups, confidence=confidence) if accepted_groups else None,
+        photo_precision=_share(accepted - wrong, accepted),
+        missed_photos=of_this_word - (accepted - wrong),
+        recall=_share(accepted - wrong, of_this_word),
+        f1=_share(2 * (accepted - wrong), accepted + of_this_word),
+        coverage=_share(accepted, photos),
+    )
+
+
+def _count(sample: Sample, threshold: float | None, *, side: Side) -> tuple[int, int]:
+    if threshold is None:
+        return 0, 0
+    accepted, wrong = count_decisions(sample, np.array([threshold]), side=side)
+    return int(accepted[0]), int(wrong[0])
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None

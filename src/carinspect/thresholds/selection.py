@@ -1,189 +1,215 @@
-"""Owns the choice for one question of two words, whichever it is: thresholds, what they prove, and what they do.
+"""The rule for one decision problem: its thresholds, what they prove, what they do and cost; and all rules of a model."""
 
-| key | meaning |
-|---|---|
-| `method`, `source`, `target_precision`, `confidence`, `starts` | from params.yaml |
-| `above`, `below` | the two words |
-| `feasible` | whether the chosen method found a T_high |
-| `T_high` | the word above (clean, undamaged) is said when score >= T_high; also under its own name, e.g. `T_clean`. None: never |
-| `T_low` | the word below (dirty, damaged) is said when score < T_low; between the two *unsure*. None: never |
-| `proves`, `proves_low` | of either word: `{precision, confidence, of}` and, at a field rate, `at_rate`; None where nothing is proven |
-| `confidence_of_both` | confidence at which both promises hold together; None unless both are proven |
-| `reason`, `reason_low` | why there is no T_high, no T_low, in words; None where there is one |
-| `needed`, `needed_low` | what a proof takes, see `choice.needed_for_proof`; None for a model that was not trained on the question |
-| `base_rate` | share of the class above (clean) among one photo of each labelled group of the source split |
-| `warnings` | sentences |
-| `on_source`, `on_test` | `outcome.look_at` T_high. The source split chose it, so its figures flatter; the test split is only looked at |
-| `dirty_on_source`, `dirty_on_test` | the same for T_low, under the name of the word below |
-| `methods` | both methods side by side: `T_clean`, `T_low`, `on_source`, `on_test` |
-| `forecast` | `on_source`, `on_test`: `costs.forecast` of the chosen pair |
-| `cheapest` | `T_high`, `T_low`, `forecast` of the pair that costs least on the source split, of all pairs. It proves nothing |
-| `cheapest_allowed` | the same among the pairs that the method allows: those of `guaranteed` are proven together |
-"""
-
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from carinspect.thresholds.choice import NEVER, Choice, choose_empirical, choose_guaranteed, needed_for_proof
+from carinspect.core.questions import DeclaredQuestion, Side
+from carinspect.inference.rules import FORMAT, Alternative, FieldRates, Needed, Pair, Promise, QuestionRules, Rule, SideRule, Thresholds
+from carinspect.thresholds.choice import NEVER, Choice, break_even, choose_empirical, choose_guaranteed, needed_for_proof
 from carinspect.thresholds.config import SelectThresholdParams
-from carinspect.thresholds.costs import CostMap, Prices, forecast, map_costs
-from carinspect.thresholds.outcome import look_at
-from carinspect.thresholds.plan import Reference, cut_points
-from carinspect.thresholds.promise import Promise, Side
-from carinspect.thresholds.sample import Sample
+from carinspect.thresholds.costs import CostMap, forecast, map_costs
+from carinspect.thresholds.evidence import Evidence, gather, highest_wrong_rate, lower_precision_at, precision_at
+from carinspect.thresholds.plan import cut_points
+from carinspect.thresholds.problems import Problem, pose_car, pose_photo
+from carinspect.thresholds.sample import Sample, count_outcome
 
-Selection = dict[str, Any]
+SIDES: tuple[Side, Side] = ("good", "bad")
 
 
 @dataclass(frozen=True)
-class Question:
-    """A question of two words, and what is known about it."""
+class Selected:
+    """One question's rules, and what is drawn beside them."""
 
-    above: str
-    below: str
-    unit: str
-    """What one trial is: `photo` or `car`."""
-    promise: Promise
-    prices: Prices
+    rules: QuestionRules
     source: Sample
-    test: Sample
-    reference: Reference
-    """Empty where the model was not trained on the question, or the split that fixes the candidates holds nothing."""
-    obstacle: str | None
-    """Why there can be no threshold at all; None where one may be looked for."""
+    """The photos that decided."""
+    costs: CostMap | None
+    """Of all pairs of thresholds; None where no label says what a pair would have cost."""
 
 
-def select(question: Question, params: SelectThresholdParams) -> tuple[Selection, CostMap | None]:
-    """What the module's table says, and the costs of all pairs, to draw; None where no label says what a pair would have cost."""
-    promise, source, test = question.promise, question.source, question.test
+def select_thresholds(table: pd.DataFrame, questions: Sequence[DeclaredQuestion], params: SelectThresholdParams) -> dict[str, Selected]:
+    """The rules of every question with `decide`, by name, from a table of predictions."""
+    selected = {}
+    for question in questions:
+        if question.decide is None:
+            continue
+        photo, car = pose_photo(table, question, params), pose_car(table, question, params)
+        rule, costs = select(photo, params)
+        rules = QuestionRules(photo=rule, car=select(car, params)[0], field=restate(photo, rule))
+        selected[question.name] = Selected(rules, photo.source, costs)
+    return selected
+
+
+def collect_thresholds(selected: dict[str, Selected], questions: Sequence[DeclaredQuestion], *, predictions_sha256: str) -> Thresholds:
+    """The content of models/threshold.json."""
+    asked = [question.asked for question in questions]
+    rules = {name: one.rules for name, one in selected.items()}
+    return Thresholds(format=FORMAT, questions=asked, rules=rules, predictions_sha256=predictions_sha256)
+
+
+def select(problem: Problem, params: SelectThresholdParams) -> tuple[Rule, CostMap | None]:
+    """The rule, and the costs of all pairs of thresholds."""
+    target, source, test = problem.target, problem.source, problem.test
     choices = {"guaranteed": NEVER, "empirical": NEVER}
-    needed: dict[Side, dict[str, Any] | None] = {"above": None, "below": None}
-    if question.obstacle is None:
-        choices = {"guaranteed": choose_guaranteed(source, question.reference, promise), "empirical": choose_empirical(source, promise)}
-        needed = {side: needed_for_proof(source, question.reference, promise, side=side) for side in needed}
+    needed: dict[Side, Needed | None] = dict.fromkeys(SIDES)
+    if problem.obstacle is None:
+        choices = {"guaranteed": choose_guaranteed(source, problem.reference, target), "empirical": choose_empirical(source, target)}
+        needed = {side: needed_for_proof(source, problem.reference, target, side=side) for side in SIDES}
     chosen = choices[params.method]
-    above, below = question.above, question.below
-    base_rate = float(source.one_a_group().upper.mean()) if source.groups else None
-    confidence = promise.confidence
-    selection: Selection = {
-        "method": params.method,
-        "source": params.source,
-        "target_precision": promise.target_precision,
-        "confidence": confidence,
-        "starts": promise.starts,
-        "above": above,
-        "below": below,
-        "feasible": chosen.T_high is not None,
-        f"T_{above}": chosen.T_high,
-        "T_high": chosen.T_high,
-        "T_low": chosen.T_low,
-        "proves": _proves(question, params, chosen.T_high, side="above"),
-        "proves_low": _proves(question, params, chosen.T_low, side="below"),
-        "reason": _reason(question, params, needed["above"], side="above") if chosen.T_high is None else None,
-        "reason_low": _reason(question, params, needed["below"], side="below") if chosen.T_low is None else None,
-        "needed": needed["above"],
-        "needed_low": needed["below"],
-        "base_rate": base_rate,
-        "warnings": _warnings(question, params, base_rate),
-        "on_source": look_at(source, chosen.T_high, confidence=confidence),
-        "on_test": look_at(test, chosen.T_high, confidence=confidence),
-        f"{below}_on_source": look_at(source, chosen.T_low, confidence=confidence, side="below"),
-        f"{below}_on_test": look_at(test, chosen.T_low, confidence=confidence, side="below"),
-        "methods": {name: _describe(question, choice) for name, choice in choices.items()},
-        "forecast": _forecasts(question, chosen),
-    }
-    both = selection["proves"] is not None and selection["proves_low"] is not None
-    selection["confidence_of_both"] = 2 * confidence - 1 if both else None
-    if question.obstacle is not None or selection["forecast"]["on_source"]["cost"] is None:
-        return selection | {"cheapest": None, "cheapest_allowed": None}, None
-    cuts = {side: cut_points(source.one_a_group().score, side=side) for side in needed}
-    costs = _costs(question, low=cuts["below"], high=cuts["above"])
-    allowed = _costs(question, low=chosen.may_be_low, high=chosen.may_be_high).cheapest()
-    return selection | {"cheapest": _priced(question, costs.cheapest()), "cheapest_allowed": _priced(question, allowed)}, costs
+    base_rate = float(source.one_a_group().good.mean()) if source.groups else None
+
+    def side_rule(side: Side, threshold: float | None) -> SideRule:
+        return SideRule(
+            word=problem.question.word(side),
+            threshold=threshold,
+            promise=_promise(problem, params, threshold, side=side),
+            reason=_reason(problem, params, needed[side], side=side) if threshold is None else None,
+            needed=needed[side],
+            on_source=count_outcome(source, threshold, confidence=target.confidence, side=side),
+            on_test=count_outcome(test, threshold, confidence=target.confidence, side=side),
+        )
+
+    good, bad = side_rule("good", chosen.T_high), side_rule("bad", chosen.T_low)
+    pair = _priced(problem, chosen)
+    costs = cheapest = allowed = None
+    if problem.obstacle is None and pair.on_source.cost is not None:
+        cuts = {side: cut_points(source.one_a_group().score, side=side) for side in SIDES}
+        costs = _map(problem, low=cuts["bad"], high=cuts["good"])
+        cheapest = _priced(problem, costs.cheapest())
+        allowed = _priced(problem, _map(problem, low=chosen.may_be_low, high=chosen.may_be_high).cheapest())
+    both = good.promise is not None and bad.promise is not None
+    rule = Rule(
+        question=problem.question.name,
+        unit=problem.unit,
+        method=params.method,
+        source=params.source,
+        target_precision=target.precision,
+        confidence=target.confidence,
+        confidence_of_both=2 * target.confidence - 1 if both else None,
+        starts=target.starts,
+        good=good,
+        bad=bad,
+        base_rate=base_rate,
+        warnings=_warnings(problem, params, base_rate),
+        methods={name: _alternative(problem, choice) for name, choice in choices.items()},
+        chosen=pair,
+        cheapest=cheapest,
+        cheapest_allowed=allowed,
+        units=problem.units,
+        photos_a_unit=problem.photos_a_unit,
+    )
+    return rule, costs
 
 
-def _costs(question: Question, *, low: np.ndarray, high: np.ndarray) -> CostMap:
-    rate = question.promise.lower_class_rate
-    return map_costs(question.source, question.prices, low=low, high=high, lower_class_rate=rate)
+def _map(problem: Problem, *, low: np.ndarray, high: np.ndarray) -> CostMap:
+    return map_costs(problem.source, problem.costs, low=low, high=high, bad_rate=problem.target.bad_rate)
 
 
-def _describe(question: Question, choice: Choice) -> dict[str, Any]:
-    return {
-        f"T_{question.above}": choice.T_high,
-        "T_low": choice.T_low,
-        "on_source": look_at(question.source, choice.T_high, confidence=question.promise.confidence),
-        "on_test": look_at(question.test, choice.T_high, confidence=question.promise.confidence),
-    }
-
-
-def _priced(question: Question, choice: Choice) -> dict[str, Any]:
-    return {"T_high": choice.T_high, "T_low": choice.T_low, "forecast": _forecasts(question, choice)}
-
-
-def _forecasts(question: Question, choice: Choice) -> dict[str, Any]:
-    promise = question.promise
-    return {
-        place: forecast(sample, choice, question.prices, lower_class_rate=promise.lower_class_rate, confidence=promise.confidence)
-        for place, sample in (("on_source", question.source), ("on_test", question.test))
-    }
-
-
-def _proves(question: Question, params: SelectThresholdParams, threshold: float | None, *, side: Side) -> dict[str, Any] | None:
-    # val has already chosen the epoch and the temperature, so that its photos are no new ones to the model.
-    if params.method != "guaranteed" or params.source != "calib" or threshold is None:
-        return None
-    promise, word = question.promise, question.above if side == "above" else question.below
-    trial = "photo drawn at random from a new group (car)" if question.unit == "photo" else "car of several photos"
-    of = f"a {trial}, from the population of the calibration photos, that the rule calls {word}"
-    proof: dict[str, Any] = {"precision": promise.target_precision, "confidence": promise.confidence, "of": of}
-    if promise.lower_class_rate is not None:
-        proof |= {
-            "at_rate": promise.lower_class_rate,
-            "of": f"{of}, where the share of {question.below} cars is {promise.lower_class_rate:g}",
-        }
-    return proof
-
-
-def _reason(question: Question, params: SelectThresholdParams, needed: dict[str, Any] | None, *, side: Side) -> str:
-    if needed is None:
-        return question.obstacle or ""
-    word, promise, source = (question.above if side == "above" else question.below), question.promise, question.source
-    target = f"{promise.target_precision:g}"
-    if params.method == "empirical":
-        return f"no threshold reaches the precision {target} on the {len(source.upper)} labelled {question.unit}s of {params.source}"
-    groups = "groups" if question.unit == "photo" else "cars"
-    rate = "" if promise.lower_class_rate is None else f" where {promise.lower_class_rate:g} of the cars are {question.below}"
-    bar = f"the precision {target} at the confidence {promise.confidence:g}{rate}"
-    why = f"{source.groups} labelled {groups} of {params.source} cannot prove {bar}"
-    if promise.lower_class_rate is not None:
-        other = question.below if side == "above" else question.above
-        enough = needed["other_class_groups"]
-        if enough is None:
-            return f"{why}: too few of the {word} ones are called {word} for any number to do"
-        return f"{why}: it takes about {enough} labelled {other} {groups}, none of them called {word}"
-    least = f"it takes {needed['without_errors']} {groups} called {word} without one error"
-    observed = needed["observed_precision"]
-    if observed is None:
-        return f"{why}: {least}"
-    if needed["at_observed_precision"] is None:
-        return f"{why}: {least}, and the best precision seen, {observed:.3f}, does not exceed the target, so that no number would do"
-    return (
-        f"{why}: {least}, or {needed['at_observed_precision']} with the precision {observed:.3f} seen here, "
-        f"for which about {needed['labelled_groups']} labelled {groups} would do"
+def _alternative(problem: Problem, choice: Choice) -> Alternative:
+    confidence = problem.target.confidence
+    return Alternative(
+        T_high=choice.T_high,
+        T_low=choice.T_low,
+        on_source=count_outcome(problem.source, choice.T_high, confidence=confidence),
+        on_test=count_outcome(problem.test, choice.T_high, confidence=confidence),
     )
 
 
-def _warnings(question: Question, params: SelectThresholdParams, base_rate: float | None) -> list[str]:
+def _priced(problem: Problem, choice: Choice) -> Pair:
+    target = problem.target
+    on_source, on_test = (
+        forecast(sample, choice, problem.costs, bad_rate=target.bad_rate, confidence=target.confidence)
+        for sample in (problem.source, problem.test)
+    )
+    return Pair(T_high=choice.T_high, T_low=choice.T_low, on_source=on_source, on_test=on_test)
+
+
+def _promise(problem: Problem, params: SelectThresholdParams, threshold: float | None, *, side: Side) -> Promise | None:
+    # val has already chosen the epoch and the temperature, so that its photos are no new ones to the model.
+    if params.method != "guaranteed" or params.source != "calib" or threshold is None:
+        return None
+    target = problem.target
+    trial = "photo drawn at random from a new group (car)" if problem.unit == "photo" else "car of several photos"
+    of = f"a {trial}, from the population of the calibration photos, that the rule calls {problem.question.word(side)}"
+    if target.bad_rate is not None:
+        of += f", where the share of {problem.question.bad} cars is {target.bad_rate:g}"
+    return Promise(precision=target.precision, confidence=target.confidence, of=of, at_rate=target.bad_rate)
+
+
+def _reason(problem: Problem, params: SelectThresholdParams, needed: Needed | None, *, side: Side) -> str:
+    if needed is None:
+        return problem.obstacle or ""
+    word, other = problem.question.word(side), problem.question.word("bad" if side == "good" else "good")
+    target, source = problem.target, problem.source
+    if params.method == "empirical":
+        labelled = f"the {len(source.good)} labelled {problem.unit}s of {params.source}"
+        return f"no threshold reaches the precision {target.precision:g} on {labelled}"
+    groups = "groups" if problem.unit == "photo" else "cars"
+    rate = "" if target.bad_rate is None else f" where {target.bad_rate:g} of the cars are {problem.question.bad}"
+    bar = f"the precision {target.precision:g} at the confidence {target.confidence:g}{rate}"
+    why = f"{source.groups} labelled {groups} of {params.source} cannot prove {bar}"
+    if target.bad_rate is not None:
+        if needed.other_class_groups is None:
+            return f"{why}: too few of the {word} ones are called {word} for any number to do"
+        return f"{why}: it takes about {needed.other_class_groups} labelled {other} {groups}, none of them called {word}"
+    least = f"it takes {needed.without_errors} {groups} called {word} without one error"
+    if needed.observed_precision is None:
+        return f"{why}: {least}"
+    observed = f"{needed.observed_precision:.3f}"
+    if needed.at_observed_precision is None:
+        return f"{why}: {least}, and the best precision seen, {observed}, does not exceed the target, so that no number would do"
+    return (
+        f"{why}: {least}, or {needed.at_observed_precision} with the precision {observed} seen here, "
+        f"for which about {needed.labelled_groups} labelled {groups} would do"
+    )
+
+
+def _warnings(problem: Problem, params: SelectThresholdParams, base_rate: float | None) -> list[str]:
     warnings = []
-    rate, target = question.promise.lower_class_rate, question.promise.target_precision
+    rate, target, good = problem.target.bad_rate, problem.target.precision, problem.question.word("good")
     share = base_rate if rate is None else 1 - rate
     if share is not None and target <= share:
         warnings.append(
-            f"The target {target:g} does not exceed the share of {question.above} cars, {share:.3f}: "
-            f"calling every car {question.above} would reach it too."
+            f"The target {target:g} does not exceed the share of {good} cars, {share:.3f}: calling every car {good} would reach it too."
         )
     if params.source == "val":
         warnings.append("val has also chosen the epoch and the temperature, so that nothing is proven for new cars.")
     return warnings
+
+
+# ---- at another share of the bad class
+
+
+def restate(problem: Problem, rule: Rule) -> FieldRates:
+    """What T_high is worth at another share of the bad class than the source split's."""
+    target, T_high = problem.target, rule.T_high
+    found = {place: _evidence_at(sample, T_high) for place, sample in (("source", problem.source), ("test", problem.test))}
+    restated: dict[str, float | None] = {
+        "rate": target.bad_rate,
+        "source_rate": None if rule.base_rate is None else 1 - rule.base_rate,
+        "break_even_rate": None,
+        "test_break_even_rate": None,
+    }
+    if rule.good.promise is not None and T_high is not None:
+        restated["break_even_rate"] = break_even(problem.source, problem.reference, target, T_high)
+    if found["test"] is not None:
+        reached = highest_wrong_rate(found["test"], target=target.precision, level=target.alpha)
+        restated["test_break_even_rate"] = float(reached[0])
+    for place, evidence in found.items():
+        precision = lower_bound = None
+        if target.bad_rate is not None and evidence is not None and evidence.right[0] + evidence.wrong[0] > 0:
+            precision = float(precision_at(evidence, target.bad_rate)[0])
+            lower_bound = float(lower_precision_at(evidence, target.bad_rate, level=target.alpha)[0])
+        restated |= {f"precision_on_{place}": precision, f"lower_bound_on_{place}": lower_bound}
+    return FieldRates(**restated)
+
+
+def _evidence_at(sample: Sample, threshold: float | None) -> Evidence | None:
+    """The counts at `threshold`; None without one, or where one of the classes has no label."""
+    drawn = sample.one_a_group()
+    if threshold is None or not (drawn.labelled("good") and drawn.labelled("bad")):
+        return None
+    return gather(drawn, np.array([threshold]), side="good")

@@ -1,0 +1,123 @@
+"""The decision problems of a binary question: is a photo good, and is a car, all of its photos taken together?
+
+A car is good if every one of its labelled photos is, and its p_good is the lowest among them: one dirty side makes a dirty car. Photos
+without a label would add to the score what the label knows nothing of, so they don't count here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from carinspect.core.questions import Costs, DeclaredQuestion, Question
+from carinspect.inference.rules import Unit
+from carinspect.thresholds.config import SelectThresholdParams
+from carinspect.thresholds.evidence import Target
+from carinspect.thresholds.plan import Reference
+from carinspect.thresholds.sample import Sample, take_sample
+
+CAR = ["source", "family"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question about one unit, and what is known about it."""
+
+    question: Question
+    unit: Unit
+    target: Target
+    costs: Costs
+    source: Sample
+    test: Sample
+    reference: Reference
+    """Empty where the model was not trained on the question, or the split that fixes the candidates holds nothing."""
+    obstacle: str | None
+    """Why there can be no threshold at all; None where one may be looked for."""
+    units: int | None = None
+    """Cars of the source split."""
+    photos_a_unit: float | None = None
+    """Of such a car, on average."""
+
+
+def pose_photo(table: pd.DataFrame, question: DeclaredQuestion, params: SelectThresholdParams) -> Problem:
+    """Is this photo's car good? By p_good, which is its own forecast."""
+    rows = with_p_good(table, question)
+    problem = _pose(rows, question, params, unit="photo")
+    if problem.obstacle is None and not problem.source.groups:
+        obstacle = f"no photo of {params.source} has a label for '{question.name}'"
+    elif problem.obstacle is None and not len(problem.reference.score):
+        obstacle = f"no prediction in split '{params.reference_split}', whose scores fix the thresholds that are tried"
+    else:
+        return problem
+    return replace(problem, obstacle=obstacle)
+
+
+def pose_car(table: pd.DataFrame, question: DeclaredQuestion, params: SelectThresholdParams) -> Problem:
+    """Is the car good? By the lowest p_good of its photos."""
+    cars = collect_cars(with_p_good(table, question), sources=params.car_sources)
+    problem = _pose(cars, question, params, unit="car", trained=_is_trained(table, question))
+    of_source = cars[cars["split"] == params.source]
+    mean = float(of_source["photos"].mean()) if len(of_source) else None
+    obstacle = problem.obstacle
+    if obstacle is None and not problem.source.groups:
+        sources = ", ".join(params.car_sources) or "none"
+        obstacle = f"no car of {params.source} has two labelled photos (select_threshold.car_sources: {sources})"
+    elif obstacle is None and not len(problem.reference.score):
+        obstacle = f"no car of {params.reference_split} has two labelled photos, whose scores fix the thresholds that are tried"
+    return replace(problem, obstacle=obstacle, units=len(of_source), photos_a_unit=mean)
+
+
+def with_p_good(table: pd.DataFrame, question: Question) -> pd.DataFrame:
+    """`table` with `p_good`, and `good`: 1 or 0, NaN where nobody judged."""
+    good_label, (answer,) = question.label_of("good"), question.answer_columns
+    p = table[answer] if answer in table.columns else pd.Series(np.nan, index=table.index)
+    labels = table[question.column]
+    return table.assign(p_good=p if good_label == 1 else 1.0 - p, good=(labels == good_label).astype(float).where(labels.notna()))
+
+
+def collect_cars(table: pd.DataFrame, *, sources: Sequence[str]) -> pd.DataFrame:
+    """One row a car with at least two labelled photos: `image_path` (its first), `group`, `split`, `good`, `p_good`, `photos`.
+
+    table: as `with_p_good` returns it. Only in `sources` does `family` name a vehicle or a session; elsewhere it is an export's copy.
+    """
+    shown = table["source"].isin(list(sources)) & (table["family"] != "") & table["good"].notna() & table["p_good"].notna()
+    cars = (
+        table[shown]
+        .groupby(CAR, sort=True)
+        .agg(
+            image_path=("image_path", "min"),
+            group=("group", "min"),
+            split=("split", "min"),
+            good=("good", "min"),
+            p_good=("p_good", "min"),
+            photos=("image_path", "size"),
+        )
+        .reset_index(drop=True)
+    )
+    return cars[cars["photos"] >= 2]
+
+
+def _is_trained(table: pd.DataFrame, question: Question) -> bool:
+    (answer,) = question.answer_columns
+    return answer in table.columns and bool(table[answer].notna().any())
+
+
+def _pose(
+    rows: pd.DataFrame, question: DeclaredQuestion, params: SelectThresholdParams, *, unit: Unit, trained: bool | None = None
+) -> Problem:
+    assert question.decide is not None
+    trained = bool(rows["p_good"].notna().any()) if trained is None else trained
+    decide = question.decide
+    source, test = (take_sample(rows[rows["split"] == split]) for split in (params.source, "test"))
+    p_good = rows.loc[(rows["split"] == params.reference_split) & rows["p_good"].notna(), "p_good"].to_numpy(np.float64)
+    return Problem(
+        question=question.asked,
+        unit=unit,
+        target=Target(precision=decide.target_precision, confidence=decide.confidence, starts=params.starts, bad_rate=decide.field_rate),
+        costs=decide.costs,
+        source=source,
+        test=test,
+        reference=Reference(score=p_good, probability=p_good),
+        obstacle=None if trained else f"the model was not trained on '{question.name}'",
+    )
