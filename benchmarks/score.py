@@ -22,7 +22,7 @@ from carinspect.cli.score import ScoreOptions, score_photos
 from carinspect.core.machine import usable_cores
 from carinspect.images.decode import PhotoError, load_image
 from carinspect.inference.bundle import ModelBundle, open_bundle
-from carinspect.inference.listing import list_photos
+from carinspect.inference.photo_list import list_photos
 
 BATCH = 32
 

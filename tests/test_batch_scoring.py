@@ -21,7 +21,7 @@ from carinspect.core.errors import UserError
 from carinspect.inference import journal, predictor, session
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.decision import DecisionRule, read_rule
-from carinspect.inference.listing import list_column, list_photos
+from carinspect.inference.photo_list import list_column, list_photos
 from carinspect.inference.predictor import make_predictor
 from carinspect.inference.rows import COLUMNS
 from carinspect.inference.shards import open_folder

@@ -1,14 +1,14 @@
 """`carinspect drift`: whether the photos in use are still like those on which the promise was proved."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from carinspect.cli.inspect import promise_in_words
 from carinspect.core.errors import UserError
 from carinspect.inference.bundle import open_bundle
-from carinspect.inference.decision import DecisionRule, read_rule
 from carinspect.inference.drift import Shift, find_shifts
 from carinspect.inference.drift_log import read_log
 from carinspect.inference.histograms import add_up
+from carinspect.inference.rules import DecisionRule, rules_in_use, say_promise
 
 QUIET, DRIFT = 0, 1
 FEWEST_PHOTOS = 100
@@ -35,18 +35,19 @@ def report_drift(log: Path, model: Path, *, since: str | None) -> int:
         )
     shifts = find_shifts(reference["histograms"], add_up([line["histograms"] for line in own]))
     print(f"{photos:,} photos in use against {reference['photos']:,} of {reference['split']}")
-    print(f"{'':12} {'PSI':>6} {'KS':>6} {'p':>9}")
+    width = max(len(shift.quantity) for shift in shifts)
+    print(f"{'':{width}} {'PSI':>6} {'KS':>6} {'p':>9}")
     for shift in shifts:
         said = f"{_LEVELS[shift.level]}, {'higher' if shift.higher else 'lower'} in use" if shift.level else ""
-        print(f"{shift.quantity:12} {shift.psi:6.3f} {shift.ks:6.3f} {shift.p_value:9.2g}  {said}".rstrip())
-    print(verdict(shifts, read_rule(bundle.info["threshold"])))
+        print(f"{shift.quantity:{width}} {shift.psi:6.3f} {shift.ks:6.3f} {shift.p_value:9.2g}  {said}".rstrip())
+    print(verdict(shifts, rules_in_use(bundle.thresholds)))
     return DRIFT if any(shift.level == 2 for shift in shifts) else QUIET
 
 
-def verdict(shifts: list[Shift], rule: DecisionRule) -> str:
+def verdict(shifts: list[Shift], rules: Mapping[str, DecisionRule]) -> str:
     """What the shifts mean for the promise, in plain words."""
     drifted = [f"{shift.quantity} is {'higher' if shift.higher else 'lower'}" for shift in shifts if shift.level == 2]
-    told = "; ".join(promise_in_words(rule, word) for word in rule.promises)
+    told = "; ".join(say_promise(rule, side) for rule in rules.values() for side in rule.promises)
     promise = f"The promise ({told})" if told else "There is no promise to keep, but the figures of the test split"
     if drifted:
         return (
@@ -55,5 +56,5 @@ def verdict(shifts: list[Shift], rule: DecisionRule) -> str:
         )
     return (
         f"No drift found. {promise} still speaks of photos like these, as far as scores and image statistics can tell: "
-        "they cannot tell whether people would still call the same cars clean."
+        "they cannot tell whether people would still judge the same cars alike."
     )

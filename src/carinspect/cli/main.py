@@ -12,7 +12,6 @@ from carinspect.core.programs import run_program
 
 USAGE_ERROR = 2
 """Exit status of a mistake where 1 is an answer, as typer's own mistakes have."""
-INSTALL_ALL = "Install everything: pip install -r requirements.txt in a checkout, then pip install --no-deps ."
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -215,11 +214,13 @@ def run() -> None:
     try:
         run_program(app, "carinspect")
     except ModuleNotFoundError as error:
-        # A smaller installation: what serves and scores needs neither torch nor DVC.
+        # An installation without the extra of this command.
         package = (error.name or "").split(".")[0]
         if package in ("", "carinspect"):
             raise
-        print(f"carinspect: this command needs the package '{package}', which is not installed. {INSTALL_ALL}", file=sys.stderr)
+        extra = "serve" if sys.argv[1:2] == ["serve"] else "train"
+        install = f"Install it with its extra, in a checkout: pip install '.[{extra}]'"
+        print(f"carinspect: this command needs the package '{package}', which is not installed. {install}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
 
 

@@ -16,16 +16,16 @@ from carinspect.core.machine import usable_cores
 from carinspect.inference.batches import batch_count, score_batches
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.journal import Journal
-from carinspect.inference.listing import Listing, list_column, list_photos
+from carinspect.inference.photo_list import Listing, list_column, list_photos
 from carinspect.inference.predictor import Predictor, make_predictor
 from carinspect.inference.ray_engine import connect, score_shards
-from carinspect.inference.rows import COLUMNS, FORMATS, Row, check_format
+from carinspect.inference.rows import FORMATS, Row, check_format, columns_of
+from carinspect.inference.rules import say_promise
 from carinspect.inference.session import CPU, CUDA, Device
 from carinspect.inference.shards import open_folder
 
 ALL_SCORED, SOME_UNREADABLE, INTERRUPTED = 0, 1, 130
 _SHARD_PHOTOS = 1024
-_DECISION, _ERROR = COLUMNS.index("decision"), COLUMNS.index("error")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ def score_photos(photos: list[str], options: ScoreOptions) -> int:
     predictor = make_predictor(open_bundle(options.model, device=options.device, threads=options.threads))
     workers = options.workers or usable_cores()
     _say(f"{options.model}: {_describe(predictor)}, {workers} workers")
-    with Journal(options.out, journal_header(predictor, listing, batch=options.batch)) as journal:
+    columns = columns_of(predictor)
+    with Journal(options.out, journal_header(predictor, listing, batch=options.batch), columns) as journal:
         done = min(journal.batches * options.batch, len(listing.names))
         if done:
             _say(f"{journal.path}: going on after {done:,} of {len(listing.names):,} photos")
@@ -68,7 +69,7 @@ def score_photos(photos: list[str], options: ScoreOptions) -> int:
             _say(f"interrupted; the same command goes on from {journal.path}")
             return INTERRUPTED
         seconds = time.monotonic() - started
-        counts = _count(journal.rows())
+        counts = _count(journal.rows(), list(columns))
         journal.finish()
     speed = f", {(len(listing.names) - done) / seconds:.0f} photos/s" if len(numbers) else ""
     return _conclude(counts, options.out, speed)
@@ -80,7 +81,7 @@ def journal_header(predictor: Predictor, listing: Listing, *, batch: int) -> dic
         "model_sha256": predictor.bundle.sha256,
         "provider": predictor.bundle.provider,
         "batch": batch,
-        "columns": list(COLUMNS),
+        "columns": list(columns_of(predictor)),
         "photos": len(listing.names),
         "photos_sha256": listing.digest,
     }
@@ -106,14 +107,8 @@ def _describe(predictor: Predictor) -> str:
 
 
 def _describe_rule(predictor: Predictor) -> str:
-    rule = predictor.rule
-    if rule.T_clean is None:
-        word = "no threshold could be proved, so nothing is called clean"
-    elif rule.promise is None:
-        word = f"clean when p_clean >= {rule.T_clean:.4f}, which promises nothing"
-    else:
-        word = f"clean when p_clean >= {rule.T_clean:.4f}, which promises a precision of {rule.promise['precision']:g}"
-    return f"{predictor.bundle.sha256[:12]}, {word}"
+    told = "; ".join(say_promise(rule, "good") for rule in predictor.rules.values()) or "nothing is decided"
+    return f"{predictor.bundle.sha256[:12]}, {told}"
 
 
 def _score_on_ray(listing: Listing, options: ScoreOptions) -> int:
@@ -136,14 +131,17 @@ def _score_on_ray(listing: Listing, options: ScoreOptions) -> int:
     with tqdm(desc="scoring", total=len(listing.names), unit="photo", disable=None) as progress:
         for photos in scored:
             progress.update(photos)
-    shards = (pq.read_table(path, columns=list(COLUMNS)) for path in sorted(options.out.glob("part-*.parquet")))
-    return _conclude(_count([list(row.values()) for row in table.to_pylist()] for table in shards), options.out, "")
+    columns = list(columns_of(predictor))
+    shards = (pq.read_table(path, columns=columns) for path in sorted(options.out.glob("part-*.parquet")))
+    rows = ([list(row.values()) for row in table.to_pylist()] for table in shards)
+    return _conclude(_count(rows, columns), options.out, "")
 
 
-def _count(batches: Iterable[list[Row]]) -> Counter[str]:
+def _count(batches: Iterable[list[Row]], columns: list[str]) -> Counter[str]:
     counts: Counter[str] = Counter()
+    decision, error = columns.index("decision"), columns.index("error")
     for rows in batches:
-        counts.update("unreadable" if row[_ERROR] is not None else row[_DECISION] or "undecided" for row in rows)
+        counts.update("unreadable" if row[error] is not None else row[decision] or "undecided" for row in rows)
     return counts
 
 

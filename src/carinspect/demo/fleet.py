@@ -1,4 +1,4 @@
-"""Owns writing the fleet's CSV: several photos of each vehicle, every label, some left blank."""
+"""Writes the fleet's CSV: several photos of each vehicle, every label, some left blank."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +8,8 @@ import pandas as pd
 
 from carinspect.core.seeds import derive_seed
 from carinspect.core.tables import write_table
-from carinspect.core.tasks import WEATHER_CLASSES
 from carinspect.demo.develop import Developed
+from carinspect.demo.weather import OUTDOORS
 
 _BLANK_SHARE = 0.08
 
@@ -22,10 +22,11 @@ def write_fleet(path: Path, photos: Sequence[Developed], *, seed: int) -> None:
         labels = {
             "cleanliness_score": round(photo.truth.cleanliness, 2),
             "damage_score": round(photo.truth.damage, 2),
-            "weather_condition": WEATHER_CLASSES.index(photo.shot.plan.weather),
+            "weather_condition": OUTDOORS.index(photo.shot.plan.weather),
             "clean": photo.truth.clean,
         }
         kept = {name: value for name, value in labels.items() if rng.random() >= _BLANK_SHARE and index > 0}
         rows.append({"image_path": photo.path.removeprefix("fleet/"), "vehicle_id": photo.shot.vehicle_id, "split": photo.split} | kept)
     columns = ["image_path", "vehicle_id", "cleanliness_score", "damage_score", "weather_condition", "clean", "split"]
-    write_table(pd.DataFrame(rows).reindex(columns=columns), path)
+    table = pd.DataFrame(rows).reindex(columns=columns)
+    write_table(table.astype({"clean": "Int64", "weather_condition": "Int64"}), path)

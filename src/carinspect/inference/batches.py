@@ -1,4 +1,4 @@
-"""Owns scoring batches of photos on this machine: decoded and answered in parallel, in order, in bounded memory."""
+"""Scores batches of photos on this machine: decoded and answered in parallel, in order, in bounded memory."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from carinspect.images.decode import PhotoError
-from carinspect.inference.listing import Listing
+from carinspect.inference.photo_list import Listing
 from carinspect.inference.predictor import Predictor
 from carinspect.inference.rows import Row, row_of, row_of_error
 
@@ -32,10 +32,10 @@ def score_batch(predictor: Predictor, listing: Listing, number: int, *, batch: i
         try:
             photos[place] = predictor.load(listing.path(place))
         except PhotoError as error:
-            rows[place] = row_of_error(listing.names[place], str(error))
+            rows[place] = row_of_error(listing.names[place], str(error), predictor)
     if photos:
         for place, answer in zip(photos, predictor.answer(np.stack(list(photos.values()))), strict=True):
-            rows[place] = row_of(listing.names[place], answer)
+            rows[place] = row_of(listing.names[place], answer, predictor)
     return [rows[place] for place in places]
 
 

@@ -1,4 +1,4 @@
-"""Owns the comparison of photos in use with the calibration photos, on which the promise was proved."""
+"""Comparison of photos in use with the calibration photos, on which the promise was proved."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import kolmogorov
 
-from carinspect.inference.histograms import EDGES, Counts
+from carinspect.inference.histograms import Counts, edges_of
 
 FEW, MANY = 0.1, 0.25
 """Population stability index from which a shift counts as slight, and as drift: the usual marks of credit scoring (Siddiqi 2006)."""
@@ -37,14 +37,15 @@ def find_shifts(reference: Counts, found: Counts) -> list[Shift]:
     Two things must come together: a PSI from `FEW` or `MANY` on, which says that the difference matters, and a Kolmogorov-Smirnov test,
     which says that it is more than the luck of so few photos. PSI alone is high for small samples, the test alone for very large ones.
     """
-    names = [name for name in EDGES if name in reference and name in found]
+    names = [name for name in reference if name in found]
     return [_compare(name, np.array(reference[name], float), np.array(found[name], float), tests=len(names)) for name in names]
 
 
 def _compare(name: str, expected: Floats, actual: Floats, *, tests: int) -> Shift:
     psi, (ks, p_value) = stability_index(expected, actual), kolmogorov_smirnov(expected, actual)
     sure = p_value < ALPHA / tests
-    middles = (EDGES[name][:-1] + EDGES[name][1:]) / 2
+    edges = edges_of(name)
+    middles = (edges[:-1] + edges[1:]) / 2
     higher = bool(np.average(middles, weights=actual) > np.average(middles, weights=expected))
     return Shift(name, psi, ks, p_value, higher, level=sure * (int(psi >= FEW) + int(psi >= MANY)))
 

@@ -1,4 +1,4 @@
-"""Owns the log that a service may keep to have drift seen: JSON lines, each the histograms of one stretch of time."""
+"""The log that a service may keep to have drift seen: JSON lines, each the histograms of one stretch of time."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from carinspect.core.errors import UserError
-from carinspect.inference.histograms import EDGES, count, measure
+from carinspect.inference.histograms import count, edges_of, measure
 from carinspect.inference.predictor import Answer
 
 FEWEST_PHOTOS = 20
@@ -65,12 +65,12 @@ class DriftLog:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The lines of a log. Raises `UserError` when it is missing, and names a line that is none of a `DriftLog`."""
     if not path.is_file():
-        raise UserError(f"{path}: no such log. A service writes one when DRIFT_LOG names a file.")
+        raise UserError(f"{path}: no such log. A service writes one when CARINSPECT_DRIFT_LOG names a file.")
     lines = []
     for number, text in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         try:
             line = json.loads(text)
-            sound = all(len(line["histograms"][name]) == len(EDGES[name]) - 1 for name in line["histograms"])
+            sound = all(len(line["histograms"][name]) == len(edges_of(name)) - 1 for name in line["histograms"])
             sound = sound and {"model_sha256", "until", "photos"} <= set(line)
         except (ValueError, KeyError, TypeError):
             sound = False

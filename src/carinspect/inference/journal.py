@@ -1,4 +1,4 @@
-"""Owns the file beside a table of scores in the making, from which the same command goes on after a kill.
+"""The file beside a table of scores in the making, from which the same command goes on after a kill.
 
 A header line, then a line of JSON for each batch, in order. A line counts once it is whole, so that whatever moment a kill takes, the file
 holds each finished batch once and no other. A power cut may take the last lines with it; the batches are then scored again.
@@ -7,7 +7,7 @@ holds each finished batch once and no other. A power cut may take the last lines
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -32,11 +32,11 @@ def refuse_another(found: Any, header: dict[str, Any], path: Path) -> None:
 
 
 class Journal:
-    """Opened for `out`, for one process alone. `header`: all that decides the rows; plain values."""
+    """Opened for `out`, for one process alone. `header`: all that decides the rows, in plain values; `columns`: see `rows.columns_of`."""
 
-    def __init__(self, out: Path, header: dict[str, Any]) -> None:
+    def __init__(self, out: Path, header: dict[str, Any], columns: Mapping[str, type]) -> None:
         """Raises `UserError` when another process works on `out`, or when what lies there was begun with another header."""
-        self.out, self.path = out, journal_path(out)
+        self.out, self.path, self.columns = out, journal_path(out), columns
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = self.path.open("a+b")
         try:
@@ -71,7 +71,7 @@ class Journal:
     def finish(self) -> None:
         """Turn the journal into `out`, whole or not at all, and take it away."""
         finishing = self.out.with_name(f"{self.out.name}.finishing")
-        write_rows(self.rows(), finishing, suffix=self.out.suffix.lower())
+        write_rows(self.rows(), finishing, columns=self.columns, suffix=self.out.suffix.lower())
         with finishing.open("rb") as file:
             os.fsync(file.fileno())
         finishing.replace(self.out)

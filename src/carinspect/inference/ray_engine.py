@@ -1,4 +1,4 @@
-"""Owns scoring on a Ray cluster: actors hold the model, Ray Data hands them shards of the listing, the shards go to shared storage.
+"""Scoring on a Ray cluster: actors hold the model, Ray Data hands them shards of the listing, the shards go to shared storage.
 
 Photos, model and `out` must have the same paths on every machine, and this package must be installed there.
 """
@@ -12,9 +12,9 @@ from typing import Any
 from carinspect.core.errors import UserError, one_line
 from carinspect.inference.batches import score_listing
 from carinspect.inference.bundle import open_bundle
-from carinspect.inference.listing import Listing
+from carinspect.inference.photo_list import Listing
 from carinspect.inference.predictor import make_predictor
-from carinspect.inference.rows import Row
+from carinspect.inference.rows import Row, columns_of
 from carinspect.inference.session import Device
 from carinspect.inference.shards import shard_path, split_listing, write_shard
 
@@ -36,7 +36,7 @@ class ShardScorer:
         """Score `{number, names}` and write it; what is handed back is its number."""
         listing = Listing(tuple(shard["names"]), Path(self.settings["folder"]), 0)
         rows: list[Row] = score_listing(self.predictor, listing, batch=self.settings["batch"])
-        write_shard(rows, shard_path(Path(self.settings["out"]), int(shard["number"])))
+        write_shard(rows, shard_path(Path(self.settings["out"]), int(shard["number"])), columns_of(self.predictor))
         return {"number": shard["number"], "photos": len(rows)}
 
 

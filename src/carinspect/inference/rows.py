@@ -1,48 +1,73 @@
-"""Owns the table of scores: its columns, and writing it as CSV, JSON lines or Parquet without holding it in memory."""
+"""The table of scores: its columns, and writing it as CSV, JSON lines or Parquet without holding it in memory."""
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from carinspect.core.errors import UserError
-from carinspect.core.tasks import WEATHER_CLASSES
-from carinspect.inference.predictor import STDS, Answer
-
-TEXT = ("image_path", "label", "decision", "weather", "error")
-COLUMNS: tuple[str, ...] = (
-    "image_path", "label", "p_clean", "threshold", "decision", "cleanliness", "damage", "weather",
-    *(f"p_weather_{name}" for name in WEATHER_CLASSES), *STDS, "error",
-)  # fmt: skip
-"""Those of `predictor.Answer`, and why a photo could not be read. Blank: the model does not answer this, or `error` says why not."""
+from carinspect.inference.predictor import Answer, BinaryAnswer, ClassesAnswer, Predictor, ScoreAnswer
 
 FORMATS = (".csv", ".jsonl", ".parquet")
 
 Row = list[Any]
-"""Values in the order of `COLUMNS`: text, numbers or None."""
-
-SCHEMA = pa.schema([(name, pa.string() if name in TEXT else pa.float64()) for name in COLUMNS])
+"""Values in the order of the columns: text, numbers or None."""
 
 
-def row_of(name: str, answer: Answer) -> Row:
+def columns_of(predictor: Predictor) -> dict[str, type]:
+    """Column → `str` or `float`. Blank: there is no such answer, or `error` says why the photo could not be read.
+
+    `label`, `threshold` and `decision` are those of the first decided question.
+    """
+    columns: dict[str, type] = {"image_path": str, "label": str, "threshold": float, "decision": str}
+    spreads: dict[str, type] = {}
+    for asked in predictor.questions:
+        if asked.kind == "classes":
+            columns[asked.name] = str
+        columns |= dict.fromkeys(asked.answer_columns, float)
+        if asked.name in predictor.rules:
+            columns[f"{asked.name}_decision"] = str
+        spreads[asked.spread] = float
+    return columns | spreads | {"error": str}
+
+
+def flat_answer(predictor: Predictor, answer: Answer) -> dict[str, Any]:
+    """The answer by the names of the columns; the short names first, of the first decided question."""
+    values: dict[str, Any] = {"label": None, "threshold": None, "decision": None}
+    if predictor.lead is not None:
+        lead = answer[predictor.lead.question.name]
+        assert isinstance(lead, BinaryAnswer)
+        values = {"label": lead.label, "threshold": lead.threshold, "decision": lead.decision}
+    for asked in predictor.questions:
+        one = answer[asked.name]
+        match one:
+            case BinaryAnswer():
+                values |= {asked.answer_columns[0]: one.p, f"{asked.name}_decision": one.decision}
+            case ScoreAnswer():
+                values[asked.name] = one.value
+            case ClassesAnswer():
+                values[asked.name] = one.value
+                values |= dict(zip(asked.answer_columns, one.p.values(), strict=True))
+            case _:
+                assert_never(one)
+        values[asked.spread] = one.std
+    return values
+
+
+def row_of(name: str, answer: Answer, predictor: Predictor) -> Row:
     """One scored photo. Numbers keep six decimals, as in all tables; the label and the decision were made before."""
-    values: dict[str, Any] = {
-        "image_path": name, "label": answer.label, "p_clean": answer.p_clean, "threshold": answer.threshold, "decision": answer.decision,
-        "cleanliness": answer.cleanliness, "damage": answer.damage, "weather": answer.weather,
-    }  # fmt: skip
-    values |= {f"p_weather_{weather}": value for weather, value in (answer.p_weather or {}).items()}
-    values |= answer.uncertainty or {}
+    values = {"image_path": name} | flat_answer(predictor, answer)
     rounded = {key: round(value, 6) if isinstance(value, float) and key != "threshold" else value for key, value in values.items()}
-    return [rounded.get(column) for column in COLUMNS]
+    return [rounded.get(column) for column in columns_of(predictor)]
 
 
-def row_of_error(name: str, reason: str) -> Row:
+def row_of_error(name: str, reason: str, predictor: Predictor) -> Row:
     """One photo that could not be read."""
-    return [{"image_path": name, "error": reason}.get(column) for column in COLUMNS]
+    return [{"image_path": name, "error": reason}.get(column) for column in columns_of(predictor)]
 
 
 def check_format(out: Path) -> None:
@@ -53,32 +78,36 @@ def check_format(out: Path) -> None:
         raise UserError(f"--out is {str(out)!r}, a folder. Name a file.")
 
 
-def write_rows(batches: Iterable[list[Row]], path: Path, *, suffix: str) -> None:
+def write_rows(batches: Iterable[list[Row]], path: Path, *, columns: Mapping[str, type], suffix: str) -> None:
     """Write all rows to `path` in the format that `suffix` names, batch by batch."""
     match suffix:
         case ".csv":
             # A file name need not be UTF-8: its bytes go out as they came in.
             with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(COLUMNS)
+                writer.writerow(columns)
                 for rows in batches:
                     writer.writerows(rows)
         case ".jsonl":
             with path.open("w", encoding="utf-8") as file:
                 for rows in batches:
-                    file.writelines(f"{json.dumps(dict(zip(COLUMNS, row, strict=True)))}\n" for row in rows)
+                    file.writelines(f"{json.dumps(dict(zip(columns, row, strict=True)))}\n" for row in rows)
         case ".parquet":
-            with pq.ParquetWriter(path, SCHEMA) as writer:
+            with pq.ParquetWriter(path, _schema(columns)) as writer:
                 for rows in _grouped(batches, rows_each=10_000):
-                    writer.write_table(table_of(rows))
+                    writer.write_table(table_of(rows, columns))
         case _:
             raise AssertionError(suffix)
 
 
-def table_of(rows: list[Row]) -> pa.Table:
+def table_of(rows: list[Row], columns: Mapping[str, type]) -> pa.Table:
     """The rows as Arrow holds them. Text that is no UTF-8 is written with \\xNN in its place."""
-    columns = [[_sound(value) for value in column] for column in zip(*rows, strict=True)]
-    return pa.table(dict(zip(COLUMNS, columns, strict=True)), schema=SCHEMA)
+    values = [[_sound(value) for value in column] for column in zip(*rows, strict=True)]
+    return pa.table(dict(zip(columns, values, strict=True)), schema=_schema(columns))
+
+
+def _schema(columns: Mapping[str, type]) -> pa.Schema:
+    return pa.schema([(name, pa.string() if kind is str else pa.float64()) for name, kind in columns.items()])
 
 
 def _sound(value: Any) -> Any:

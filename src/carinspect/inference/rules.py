@@ -231,7 +231,7 @@ def _unproved(rules: QuestionRules) -> QuestionRules:
 
 
 def read_thresholds(content: Any, *, file: str) -> Thresholds:
-    """The checked content of models/threshold.json, or of what a model file carries. Raises `UserError` for another format or a broken rule."""
+    """The checked content of models/threshold.json, or of what a model file carries. Raises `UserError` for another format or a broken one."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format", "none") if isinstance(content, dict) else "none"
         raise UserError(f"{file}: its thresholds have the format {found}, and this code reads {FORMAT}. {REMAKE}")
@@ -305,7 +305,7 @@ class DecisionRule:
         if asked == {"T_label": self.T_label, "T_low": self.T_low, "T_high": self.T_high}:
             return self
         check_order(**asked)
-        return replace(self, **asked, promises={}, overridden=True)
+        return replace(self, T_label=asked["T_label"], T_low=asked["T_low"], T_high=asked["T_high"], promises={}, overridden=True)
 
 
 def say_promise(rule: DecisionRule, side: Side) -> str:

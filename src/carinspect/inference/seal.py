@@ -1,4 +1,4 @@
-"""Owns the seal of a model file: a SHA-256 of everything before it, as the file's last bytes.
+"""The seal of a model file: a SHA-256 of everything before it, as the file's last bytes.
 
 The seal is one more metadata entry of the ONNX file, in protobuf's wire format, so that any ONNX tool still reads the file. It shows that
 nothing changed since the export: a flipped bit, a cut, an edited threshold. It is no signature: whoever can compute a SHA-256 can seal

@@ -1,4 +1,4 @@
-"""Owns onnxruntime's session: on which device a model runs, said aloud and never otherwise than asked."""
+"""onnxruntime's session: on which device a model runs; it says so, and never falls back without being asked."""
 
 from typing import Literal
 

@@ -1,11 +1,11 @@
-"""Owns a folder of scores: one Parquet file for each thousand photos or so, each whole or not there, so that a killed job goes on.
+"""A folder of scores: one Parquet file for each thousand photos or so, each whole or not there, so that a killed job goes on.
 
 `pandas.read_parquet` and the like read the folder as one table; they pass over `_scores.json`, which says what the shards were made with.
 """
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from carinspect.core.errors import UserError
 from carinspect.core.files import write_json
 from carinspect.inference.journal import refuse_another
-from carinspect.inference.listing import Listing
+from carinspect.inference.photo_list import Listing
 from carinspect.inference.rows import Row, table_of
 
 HEADER = "_scores.json"
@@ -44,11 +44,11 @@ def shard_path(out: Path, number: int) -> Path:
     return out / f"part-{number:06}.parquet"
 
 
-def write_shard(rows: list[Row], path: Path) -> None:
+def write_shard(rows: list[Row], path: Path, columns: Mapping[str, type]) -> None:
     """Write it whole or not at all, also when two machines do at once."""
     temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
     try:
-        pq.write_table(table_of(rows), temporary)
+        pq.write_table(table_of(rows, columns), temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Owns which photos are to be scored: files, folders, globs or a table's column, in one order on every machine."""
+"""Which photos are to be scored: files, folders, globs or a table's column, in one order on every machine."""
 
 import glob
 import os
