@@ -1,12 +1,16 @@
-"""Owns the form of the service's answers. They are built from checked values, so nothing checks them again on their way out."""
+"""The form of the service's answers. They are built from checked values, so nothing checks them again on their way out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, assert_never
 
 from pydantic import Field
 
-from carinspect.inference.car import CarRule, judge_car
-from carinspect.inference.decision import Decision, DecisionRule, Label
+from carinspect.core.questions import Question, Side
+from carinspect.inference.car import CarAnswer, judge_car
+from carinspect.inference.predictor import Answer, BinaryAnswer, ClassesAnswer, QuestionAnswer, ScoreAnswer
+from carinspect.inference.rows import flat_answer
+from carinspect.inference.rules import DecisionRule, Promise
 from carinspect.serving.engine import Seen
 
 
@@ -21,15 +25,6 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
-    """What is proved of the photos that get one of the rule's words."""
-
-    precision: float
-    confidence: float
-    of: str
-
-
-@dataclass(frozen=True, slots=True)
 class ExplanationForm:
     """How much the answer falls when a cell of the photo is covered."""
 
@@ -38,25 +33,50 @@ class ExplanationForm:
 
 
 @dataclass(frozen=True, slots=True)
-class PhotoAnswer:
-    """The answer to one photo. None where the model was not trained on the task."""
+class PromiseForm:
+    """What is proved of the photos or cars that get a word."""
 
-    label: Label | None
-    p_clean: float | None
+    precision: float
+    confidence: float
+    of: str
+    at_rate: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionForm:
+    """The answer to one question. None where it does not apply to the question's kind, or nothing is decided about it."""
+
+    kind: Literal["binary", "score", "classes"]
+    value: Annotated[float | str | None, Field(description="The score, or the likeliest class.")]
+    p: Annotated[float | dict[str, float] | None, Field(description="Probability of class 1, or of each class.")]
+    label: Annotated[str | None, Field(description="The likelier word by the threshold alone.")]
+    decision: Annotated[str | None, Field(description="A class, or unsure.")]
+    side: Annotated[Side | None, Field(description="Whether the decision is the good or the bad class.")]
+    threshold: Annotated[float | None, Field(description="The label is the good word when its probability is at least this.")]
+    promise: Annotated[PromiseForm | None, Field(description="What is proved of photos that are decided so.")]
+    in_words: Annotated[str | None, Field(description="The decision and its promise in plain words.")]
+    std: Annotated[float | None, Field(description="Standard deviation, where the model can tell it.")]
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoAnswer:
+    """The answer to one photo. Besides the fields below each answer stands under its own name as in a table of scores, e.g. `p_clean`.
+
+    `label`, `threshold`, `decision`, `promise` and `promise_low` are those of the first decided question.
+    """
+
+    label: str | None
     threshold: float | None
-    decision: Decision | None
+    decision: str | None
     promise: Annotated[
-        Promise | None,
-        Field(description="Of what is called clean. None when nothing is proved, or when the operator replaced a threshold."),
+        PromiseForm | None,
+        Field(description="Of what gets the good word. None when nothing is proved, or when the operator replaced a threshold."),
     ]
-    promise_low: Annotated[Promise | None, Field(description="The same of what is called dirty.")]
+    promise_low: Annotated[PromiseForm | None, Field(description="The same of the bad word.")]
     overridden: Annotated[bool, Field(description="Whether the operator replaced a threshold of the model.")]
     in_words: Annotated[str, Field(description="The decision and its promise in plain words.")]
-    cleanliness: Annotated[float | None, Field(description="0..1, 1 = clean.")]
-    damage: Annotated[float | None, Field(description="0..1, 1 = undamaged.")]
-    weather: str | None
-    p_weather: dict[str, float] | None
-    uncertainty: Annotated[dict[str, float | None] | None, Field(description="Standard deviations, where the model can tell them.")]
+    answers: Annotated[dict[str, QuestionForm], Field(description="By question.")]
+    uncertainty: Annotated[dict[str, float] | None, Field(description="Standard deviations, where the model can tell them.")]
     explanation: ExplanationForm | None
     model_version: str
     timings: Timings
@@ -66,25 +86,9 @@ class PhotoAnswer:
 class BatchItem:
     """One photo of several: its answer, or why there is none."""
 
-    answer: PhotoAnswer | None
+    answer: Annotated[dict[str, Any] | None, Field(description="As of /predict/file.")]
     error: str | None
     status: Annotated[int, Field(description="The status that the photo alone would have got.")]
-
-
-@dataclass(frozen=True, slots=True)
-class CarVerdict:
-    """Of one car, from all of its photos; places count from 0."""
-
-    decision: Decision
-    p_clean: Annotated[float | None, Field(description="The lowest of its photos.")]
-    dirtiest_photo: int | None
-    cleanliness: Annotated[float | None, Field(description="The lowest of its photos.")]
-    damage: Annotated[float | None, Field(description="The lowest of its photos, 1 = undamaged.")]
-    most_damaged_photo: int | None
-    level: Annotated[
-        Literal["car", "photo"], Field(description="Whether a rule for cars decided, or the photo's, which proves nothing of cars.")
-    ]
-    proves: Promise | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,29 +96,32 @@ class BatchAnswer:
     """The answers to several photos, in the order sent."""
 
     photos: list[BatchItem]
-    car: Annotated[CarVerdict | None, Field(description="With ?car=true, where every photo has an answer.")]
+    car: Annotated[dict[str, CarAnswer] | None, Field(description="By question, with ?car=true, where every photo has an answer.")]
     model_version: str
 
 
-def form_answer(seen: Seen, *, total_s: float) -> PhotoAnswer:
-    """The answer to a photo that was seen `total_s` seconds after its last byte had come."""
-    answer, rule = seen.answer, seen.model.predictor.rule
-    busy_s = seen.decode_s + seen.model_s
-    explanation = seen.explanation
-    return PhotoAnswer(
-        label=answer.label,
-        p_clean=answer.p_clean,
-        threshold=answer.threshold,
-        decision=answer.decision,
-        promise=form_promise(rule.promise),
-        promise_low=form_promise(rule.promise_low),
-        overridden=rule.overridden,
-        in_words=say(answer.decision, rule),
-        cleanliness=answer.cleanliness,
-        damage=answer.damage,
-        weather=answer.weather,
-        p_weather=answer.p_weather,
-        uncertainty=answer.uncertainty,
+def form_answer(seen: Seen, *, total_s: float) -> dict[str, Any]:
+    """`PhotoAnswer` with the flat answers beside its fields, for a photo that was answered `total_s` seconds after its last byte came."""
+    predictor, busy_s = seen.model.predictor, seen.decode_s + seen.model_s
+    lead, explanation = predictor.lead, seen.explanation
+    answers = {asked.name: _form_question(asked, seen.answer[asked.name], predictor.rules.get(asked.name)) for asked in predictor.questions}
+    flat = flat_answer(predictor, seen.answer)
+    for asked in predictor.questions:
+        if asked.kind == "classes":
+            # One object, where a table has a column a class.
+            flat[f"p_{asked.name}"] = answers[asked.name].p
+    spreads = {asked.spread: flat.pop(asked.spread) for asked in predictor.questions}
+    uncertainty = {name: value for name, value in spreads.items() if value is not None}
+    form = PhotoAnswer(
+        label=flat["label"],
+        threshold=flat["threshold"],
+        decision=flat["decision"],
+        promise=None if lead is None else form_promise(lead.promises.get("good")),
+        promise_low=None if lead is None else form_promise(lead.promises.get("bad")),
+        overridden=any(rule.overridden for rule in predictor.rules.values()),
+        in_words="This model decides nothing." if lead is None else answers[lead.question.name].in_words or "",
+        answers=answers,
+        uncertainty=uncertainty or None,
         explanation=None if explanation is None else ExplanationForm(of=explanation.of, grid=explanation.grid),
         model_version=seen.model.version,
         timings=Timings(
@@ -124,56 +131,54 @@ def form_answer(seen: Seen, *, total_s: float) -> PhotoAnswer:
             total_ms=_milliseconds(total_s),
         ),
     )
+    return {**flat, **{name: getattr(form, name) for name in form.__slots__}}
 
 
-def form_promise(proved: dict[str, Any] | None) -> Promise | None:
-    """A rule's promise, `{precision, confidence, of}` or None."""
-    return None if proved is None else Promise(proved["precision"], proved["confidence"], proved["of"])
+def _form_question(asked: Question, answer: QuestionAnswer, rule: DecisionRule | None) -> QuestionForm:
+    match answer:
+        case BinaryAnswer():
+            promise = None if rule is None or answer.side is None else form_promise(rule.promises.get(answer.side))
+            words = None if rule is None else say(answer.side, rule)
+            return QuestionForm(
+                asked.kind, None, answer.p, answer.label, answer.decision, answer.side, answer.threshold, promise, words, answer.std
+            )
+        case ScoreAnswer():
+            return QuestionForm(asked.kind, answer.value, None, None, None, None, None, None, None, answer.std)
+        case ClassesAnswer():
+            return QuestionForm(asked.kind, answer.value, answer.p, None, None, None, None, None, None, answer.std)
+        case _:
+            assert_never(answer)
 
 
-def form_verdict(items: list[BatchItem], rule: CarRule) -> CarVerdict | None:
-    """The verdict on the car that all of the photos show; None where one of them has no answer, for it might be the dirty one."""
-    answers = [item.answer for item in items if item.answer is not None]
-    if len(answers) < len(items):
-        return None
-    verdict = judge_car(answers, rule)
-    return CarVerdict(
-        decision=verdict.decision,
-        p_clean=verdict.p_clean,
-        dirtiest_photo=verdict.dirtiest_photo,
-        cleanliness=verdict.cleanliness,
-        damage=verdict.damage,
-        most_damaged_photo=verdict.most_damaged_photo,
-        level=verdict.level,
-        proves=form_promise(verdict.proves),
-    )
+def form_promise(promise: Promise | None) -> PromiseForm | None:
+    """As JSON has it."""
+    return None if promise is None else PromiseForm(promise.precision, promise.confidence, promise.of, promise.at_rate)
 
 
-def say(decision: Decision | None, rule: DecisionRule) -> str:
+def form_verdict(answers: list[Answer | None], rules: Mapping[str, DecisionRule]) -> dict[str, CarAnswer] | None:
+    """The verdict on the car that all of the photos show; None where one of them has no answer, for it might be the bad one."""
+    known = [answer for answer in answers if answer is not None]
+    return judge_car(known, rules) if len(known) == len(answers) else None
+
+
+def say(side: Side | None, rule: DecisionRule) -> str:
     """The decision and what stands behind it, for a person who knows nothing of thresholds."""
-    words = {
-        "clean": "The car is clean.",
-        "dirty": "The car is dirty.",
-        "unsure": "The photo does not settle whether the car is clean; a person should look.",
-        None: "This model was not taught to tell clean from dirty.",
-    }[decision]
-    if decision is None:
-        return words
+    word, good = rule.say(side), rule.question.word("good")
+    words = f"The car is {word}." if side else f"The photo does not settle whether the car is {good}; a person should look at it."
     if rule.overridden:
         return f"{words} No promise: the operator of this service replaced the model's threshold."
-    promises = rule.promises
-    if not promises:
+    if not rule.promises:
         return f"{words} No promise: the photos at hand were too few to prove one."
-    if decision == "unsure":
+    if side is None:
         return words
-    if decision in promises:
-        return f"{words} Of {_say_promise(decision, promises[decision])}"
-    ((other, promise),) = promises.items()
-    return f"{words} Only “{other}” carries a promise: of {_say_promise(other, promise)}"
+    if side in rule.promises:
+        return f"{words} Of {_say_promise(word, rule.promises[side])}"
+    ((other, promise),) = rule.promises.items()
+    return f"{words} Only “{rule.say(other)}” carries a promise: of {_say_promise(rule.say(other), promise)}"
 
 
-def _say_promise(word: str, promise: dict[str, Any]) -> str:
-    precision, confidence = (f"{100 * promise[key]:g} %" for key in ("precision", "confidence"))
+def _say_promise(word: str, promise: Promise) -> str:
+    precision, confidence = f"{100 * promise.precision:g} %", f"{100 * promise.confidence:g} %"
     return f"photos like those it was tested on, at least {precision} of what is called {word} is {word} ({confidence} confidence)."
 
 

@@ -86,9 +86,10 @@ def _reload_on_hangup(service: Service, running: set[asyncio.Task[None]]) -> Non
 def _announce(service: Service) -> None:
     config, model = service.config, service.engine.model
     log.info("Serving model %s on %s, %d photos at once", model.version, model.predictor.bundle.provider, config.compute_threads)
-    if model.predictor.rule.overridden:
+    rules = model.predictor.rules.values()
+    if any(rule.overridden for rule in rules):
         log.warning("THRESH, T_LOW or T_HIGH replace the model's own thresholds: no promise holds, and every answer says so.")
-    elif not model.predictor.rule.promises:
+    elif not any(rule.promises for rule in rules):
         log.warning("The model carries no promise: no threshold could be proved when it was made.")
     if config.api_token is None:
         log.warning("No API_TOKEN: whoever reaches this port can use the service.")

@@ -78,7 +78,7 @@ class Engine:
         """The end of `admit`."""
         self.waiting -= photos
 
-    async def look(self, content: bytes, *, explained: bool = False) -> Seen:
+    async def answer(self, content: bytes, *, explained: bool = False) -> Seen:
         """The answer to one admitted photo. Raises `RefusalError` for one that cannot be answered."""
         model = self.model
         if self._batcher is None:

@@ -1,4 +1,4 @@
-"""Owns the occlusion map: where in the photo the model looks, found by covering one cell after another.
+"""The occlusion map: which places of the photo the answer depends on, found by covering one cell after another.
 
 Source: Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", 2014, section 4.2.
 """
@@ -17,7 +17,7 @@ class Explanation:
     """How much an answer falls (negative: rises) when a cell of the photo is covered."""
 
     of: str
-    """The answer in question: `p_clean`, or the first that the model has."""
+    """The output in question: the answer to the first question."""
     grid: list[list[float]]
     """(cells, cells), row by row from the upper left corner of the photo."""
 
@@ -27,10 +27,10 @@ def explain(predictor: Predictor, pixels: np.ndarray, *, grid: int) -> Explanati
     covered = _cover_cells(pixels, grid)
     photos = np.concatenate([pixels[None], covered])
     outputs = predictor.bundle.predict(photos, batch_size=CHUNK)
-    of = next(name for name in ("p_clean", "damage", "cleanliness", "p_weather") if name in outputs)
+    of = predictor.questions[0].outputs[-1]
     values = outputs[of].astype(np.float64)
     if values.ndim == 2:
-        # Of the weather: the probability of the class that is likeliest for the whole photo.
+        # Of several classes: the probability of the class that is likeliest for the whole photo.
         values = values[:, values[0].argmax()]
     falls = (values[0] - values[1:]).reshape(grid, grid)
     return Explanation(of=of, grid=[[round(float(fall), 6) for fall in row] for row in falls])

@@ -5,6 +5,7 @@ from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
+from carinspect.inference.predictor import BinaryAnswer
 from carinspect.serving.engine import Seen
 
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -22,7 +23,7 @@ class Monitor:
         request_seconds = Histogram(
             "carinspect_request_seconds", "From a request's headers to its answer.", ["route"], buckets=_SECONDS, registry=registry
         )
-        decisions = Counter("carinspect_decisions", "Answered photos by decision.", ["decision"], registry=registry)
+        decisions = Counter("carinspect_decisions", "Answered photos by decision.", ["question", "decision"], registry=registry)
         self._decode_seconds = Histogram("carinspect_decode_seconds", "Decoding a photo.", buckets=_SECONDS, registry=registry)
         self._model_seconds = Histogram("carinspect_model_seconds", "The model's run for a photo.", buckets=_SECONDS, registry=registry)
         self.reloads = Counter("carinspect_model_reloads", "Replacements of the model by outcome.", ["outcome"], registry=registry)
@@ -48,7 +49,10 @@ class Monitor:
 
     def note_answer(self, seen: Seen) -> None:
         """Count a photo's answer and what it took."""
-        self._decisions_of(seen.answer.decision or "none").inc()
+        for name in seen.model.predictor.rules:
+            one = seen.answer[name]
+            assert isinstance(one, BinaryAnswer)
+            self._decisions_of(name, one.decision).inc()
         self._decode_seconds.observe(seen.decode_s)
         self._model_seconds.observe(seen.model_s)
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_json
 
 from carinspect.core.errors import UserError
+from carinspect.inference.predictor import Answer
 from carinspect.serving.answers import BatchAnswer, BatchItem, PhotoAnswer, form_verdict
 from carinspect.serving.refusals import RefusalBody, RefusalError
 from carinspect.serving.service import Service
@@ -67,7 +68,7 @@ def _service(request: Request) -> Service:
     return service
 
 
-def _json(answer: PhotoAnswer | BatchAnswer) -> Response:
+def _json(answer: dict[str, Any] | BatchAnswer) -> Response:
     return Response(to_json(answer, inf_nan_mode="null"), media_type="application/json")
 
 
@@ -86,7 +87,7 @@ async def predict_file(request: Request) -> Response:
     with service.upload() as reservation:
         (photo,) = await read_form_photos(request, field_name="file", max_files=1, config=service.config, reservation=reservation)
         with service.admission(1):
-            return _json(await service.look(photo, explained=explain))
+            return _json((await service.answer(photo, explained=explain))[1])
 
 
 class PhotoUrl(BaseModel):
@@ -117,7 +118,7 @@ async def predict_url(request: Request) -> Response:
             raise RefusalError(422, 'Send {"url": "https://…"} and nothing else.') from None
         photo = await service.fetcher.fetch(url, reservation)
         with service.admission(1):
-            return _json(await service.look(photo, explained=explain))
+            return _json((await service.answer(photo, explained=explain))[1])
 
 
 @router.post(
@@ -137,17 +138,18 @@ async def predict_batch(request: Request) -> Response:
             request, field_name="files", max_files=service.config.max_batch_files, config=service.config, reservation=reservation
         )
         with service.admission(len(photos)):
-            items = await asyncio.gather(*(_batch_item(service, photo) for photo in photos))
+            found = await asyncio.gather(*(_batch_item(service, photo) for photo in photos))
     model = service.engine.model
-    verdict = form_verdict(items, model.car_rule) if car else None
-    return _json(BatchAnswer(photos=items, car=verdict, model_version=model.version))
+    verdict = form_verdict([answer for answer, _ in found], model.car_rules) if car else None
+    return _json(BatchAnswer(photos=[item for _, item in found], car=verdict, model_version=model.version))
 
 
-async def _batch_item(service: Service, photo: bytes) -> BatchItem:
+async def _batch_item(service: Service, photo: bytes) -> tuple[Answer | None, BatchItem]:
     try:
-        return BatchItem(answer=await service.look(photo, explained=False), error=None, status=200)
+        answer, form = await service.answer(photo, explained=False)
     except RefusalError as refusal:
-        return BatchItem(answer=None, error=refusal.reason, status=refusal.status)
+        return None, BatchItem(answer=None, error=refusal.reason, status=refusal.status)
+    return answer, BatchItem(answer=form, error=None, status=200)
 
 
 @router.get("/model", responses=_refusals({401}), tags=["model"])

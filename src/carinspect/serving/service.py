@@ -13,7 +13,8 @@ from fastapi import Request
 
 from carinspect.core.errors import UserError
 from carinspect.inference.drift_log import DriftLog
-from carinspect.serving.answers import PhotoAnswer, form_answer
+from carinspect.inference.predictor import Answer
+from carinspect.serving.answers import form_answer
 from carinspect.serving.config import ServiceConfig
 from carinspect.serving.engine import Engine
 from carinspect.serving.fetching import Fetcher
@@ -70,16 +71,16 @@ class Service:
             self.engine.release(photos)
             self.monitor.waiting.set(self.engine.waiting)
 
-    async def look(self, content: bytes, *, explained: bool) -> PhotoAnswer:
-        """The answer to one admitted photo, noted in the books. Raises `RefusalError` for one that cannot be answered."""
+    async def answer(self, content: bytes, *, explained: bool) -> tuple[Answer, dict[str, Any]]:
+        """The answer to one admitted photo, and its form; both are counted and logged. Raises `RefusalError` where there is none."""
         start = time.perf_counter()
-        seen = await self.engine.look(content, explained=explained)
+        seen = await self.engine.answer(content, explained=explained)
         self.monitor.note_answer(seen)
         # A photo that the model before answered belongs to no line of this one.
         if self.drift_log is not None and seen.model is self.engine.model:
             photo = seen.photo
             self.drift_log.add(seen.answer, photo.pixels, width_px=photo.width_px, height_px=photo.height_px)
-        return form_answer(seen, total_s=time.perf_counter() - start)
+        return seen.answer, form_answer(seen, total_s=time.perf_counter() - start)
 
     async def reload(self, path: Path) -> dict[str, Any]:
         """Replace the model by the file at `path`. Raises `UserError`, and goes on with the old one, when it is not fit."""
