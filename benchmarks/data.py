@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from growth import SPLIT, report_growth, run_step
+from growth import QUESTIONS, SPLIT, report_growth, run_step
 from PIL import Image
 
 from carinspect.annotations.config import ConvertAnnotationsParams
@@ -55,8 +55,8 @@ def measure(photos: int) -> dict[str, float]:
         ledger = Ledger({}, {})
         for suffix, numbers in (("", range(photos)), (f" +{ADDED}", range(photos, photos + ADDED))):
             draw_root(root, numbers)
-            table = run_step(f"convert{suffix}", lambda: convert(data, CONVERT), found).table
-            split = partial(split_photos, table, root, params=SPLIT, tasks=["clean"], ledger=ledger)
+            table = run_step(f"convert{suffix}", lambda: convert(data, CONVERT, QUESTIONS), found).table
+            split = partial(split_photos, table, root, params=SPLIT, questions=QUESTIONS[:1], ledger=ledger)
             ledger = run_step(f"split{suffix}", split, found).ledger
     return found
 

@@ -7,10 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
+from carinspect.core.params import load_params
+from carinspect.core.questions import read_questions
 from carinspect.splits.config import SplitParams
 
+QUESTIONS = [question.asked for question in read_questions(load_params(Path(__file__).parents[1] / "params.yaml"))]
 SPLIT = SplitParams(
     seed=1, policy="fresh", fractions={"train": 0.5, "val": 0.1, "calib": 0.2, "test": 0.2}, near_duplicate_bits=12,
     near_duplicate_correlation=0.5,

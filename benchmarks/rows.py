@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from growth import SPLIT, report_growth, run_step
+from growth import QUESTIONS, SPLIT, report_growth, run_step
 
-from carinspect.core.tables import ANNOTATION_COLUMNS, read_table, write_table
+from carinspect.core.tables import annotation_columns, read_table, write_table
 from carinspect.splits.certificate import certify_split
 from carinspect.splits.check import find_leaks, telling_hashes
 from carinspect.splits.groups import Link, label_groups, link_equal, name_groups
@@ -46,7 +46,7 @@ def measure(rows: int) -> dict[str, float]:
 
         def write_and_read() -> pd.DataFrame:
             write_table(table, path)
-            return read_table(path, columns=ANNOTATION_COLUMNS)
+            return read_table(path, columns=annotation_columns(QUESTIONS))
 
         table = run_step("table", write_and_read, found)
 
@@ -56,14 +56,14 @@ def measure(rows: int) -> dict[str, float]:
         return table.assign(group=name_groups(label_groups(len(table), links), table["image_path"])), links
 
     grouped, links = run_step("groups", group, found)
-    split = run_step("splits", lambda: assign_splits(grouped, SPLIT, Ledger({}, {})), found)
+    split = run_step("splits", lambda: assign_splits(grouped, SPLIT, QUESTIONS, Ledger({}, {})), found)
     assert not run_step("check", lambda: find_leaks(split), found)
-    run_step("certificate", lambda: certify_split(split, links, moved={}), found)
+    run_step("certificate", lambda: certify_split(split, links, questions=QUESTIONS, moved={}), found)
     return found
 
 
 def simulate(rows: int) -> pd.DataFrame:
-    """A table with `ANNOTATION_COLUMNS`, sorted by path."""
+    """A table with `annotation_columns`, sorted by path."""
     random = np.random.default_rng(rows)
     number = np.arange(rows)
     family = np.repeat(np.arange(rows), random.integers(1, 5, rows))[:rows]
@@ -83,7 +83,7 @@ def simulate(rows: int) -> pd.DataFrame:
         "damaged": damaged, "damage_score": np.where(damaged == 1, random.random(rows), np.where(damaged == 0, 1.0, np.nan)),
         "weather_condition": np.where(random.random(rows) < 0.3, random.integers(0, 4, rows), np.nan),
     })  # fmt: skip
-    return table[list(ANNOTATION_COLUMNS)].sort_values("image_path").reset_index(drop=True)
+    return table[annotation_columns(QUESTIONS)].sort_values("image_path").reset_index(drop=True)
 
 
 if __name__ == "__main__":

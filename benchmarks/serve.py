@@ -225,25 +225,34 @@ def export_random(backbone: str, side_px: int, folder: Path) -> Path:
     """A model file of this project with random weights."""
     import torch
 
-    from carinspect.export.describe import describe_model
+    from carinspect.core.params import load_params
+    from carinspect.core.questions import read_questions
     from carinspect.export.graph import AnsweringNetwork, to_onnx
+    from carinspect.export.metadata import Trained, describe_model
+    from carinspect.inference.rules import FORMAT, Thresholds
     from carinspect.inference.seal import seal
     from carinspect.model.backbones import build_backbone
+    from carinspect.model.calibration import Calibration, QuestionCalibration
     from carinspect.model.checkpoint import Checkpoint
     from carinspect.model.config import ModelRecipe
     from carinspect.model.network import CarInspectionNetwork
 
     torch.manual_seed(0)
-    recipe = ModelRecipe(
-        tasks=["clean", "cleanliness", "damage", "weather"], backbone=backbone, pretrained="none", hidden_features=128, dropout=0.2
-    )
-    network = CarInspectionNetwork(recipe, backbone=build_backbone(backbone, image_side_px=side_px))
-    offset = {"clean": [0.0, 0.0], "weather": [0.0, 0.0, 0.0, 0.0]}
-    calibration = {"temperature": {"clean": 1.0, "weather": 1.0}, "logit_offset": offset, "uncertainty": None}
+    questions = tuple(question.asked for question in read_questions(load_params(Path(__file__).parents[1] / "params.yaml")))
+    recipe = ModelRecipe(backbone=backbone, pretrained="none", hidden_features=128, dropout=0.2)
+    network = CarInspectionNetwork(recipe, questions, backbone=build_backbone(backbone, image_side_px=side_px))
+    fitted = {
+        asked.name: QuestionCalibration(
+            logit_offset=[0.0] * len(asked.classes), temperature=1.0, photos=0, nll_before=None, nll_after=None, reason=None
+        )
+        for asked in questions
+        if asked.has_classes
+    }
+    calibration = Calibration(fitted_on="val", questions=fitted, uncertainty=None)
     model = to_onnx(AnsweringNetwork(network.eval(), calibration), image_side_px=side_px)
-    checkpoint = Checkpoint(model=recipe, image_side_px=side_px, weights={}, lineage={})
-    rule = {"T_clean": 0.5, "T_low": None, "T_high": 0.5, "proves": None, "proves_low": None}
-    describe_model(model, checkpoint=checkpoint, calibration=calibration, threshold=rule, metrics={"test": {}})
+    checkpoint = Checkpoint(questions=questions, model=recipe, image_side_px=side_px, weights={}, lineage={})
+    thresholds = Thresholds(format=FORMAT, questions=list(questions), rules={}, predictions_sha256="")
+    describe_model(model, Trained(checkpoint, calibration, thresholds, {"evaluate": {"test": {}}}), image_side_px=side_px)
     path = folder / "random.onnx"
     path.write_bytes(seal(model.SerializeToString()))
     return path

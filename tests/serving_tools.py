@@ -1,7 +1,6 @@
-"""Owns what the tests of the service share: a tiny model file, photos, and the service on a port of its own."""
+"""What the tests of the service share: a tiny model file, photos, and the service on a port of its own."""
 
 import io
-import json
 import os
 import subprocess
 import sys
@@ -17,39 +16,56 @@ import numpy as np
 import onnx
 from PIL import Image
 
-from carinspect.export.describe import describe_model
-from carinspect.export.graph import AnsweringNetwork, to_onnx
-from carinspect.inference.bundle import METADATA_KEY
+from carinspect.export.metadata import amend
+from carinspect.inference.rules import Promise, Thresholds
 from carinspect.inference.seal import seal
-from carinspect.model.checkpoint import Checkpoint
-from conftest import make_recipe, untrained_network
+from conftest import QUESTIONS, make_calibration, make_model, make_rule, make_thresholds, untrained_network
 
 ROOT = Path(__file__).parent.parent
 SIDE = 32
 TOKEN = "a-token-that-is-long-enough"
-PROMISE = {"precision": 0.95, "confidence": 0.9, "of": "a photo from a new car"}
-OFFSET: dict[str, list[float]] = {"clean": [0.0, 0.0], "weather": [0.0, 0.0, 0.0, 0.0]}
-CALIBRATION: dict[str, Any] = {"temperature": {"clean": 0.05, "weather": 0.5}, "logit_offset": OFFSET, "uncertainty": None}
-CAR: dict[str, Any] = {"T_high": 0.7, "T_low": 0.6, "proves": PROMISE, "proves_low": PROMISE | {"precision": 0.8}}
-RULE: dict[str, Any] = {"T_clean": 0.5, "T_low": 0.2, "T_high": 0.5, "proves": PROMISE, "proves_low": None, "car": CAR}
+PROMISE = Promise(precision=0.95, confidence=0.9, of="a photo from a new car", at_rate=None)
+CLEAN = QUESTIONS[0]
+
+
+def thresholds(
+    *,
+    T_high: float | None = 0.5,
+    T_low: float | None = 0.2,
+    good: Promise | None = PROMISE,
+    bad: Promise | None = None,
+    car: tuple[float | None, float | None] = (0.7, 0.6),
+) -> Thresholds:
+    """Rules for clean alone: a photo's with these promises, and a car's that proves both words."""
+
+    def promised(rule: Any, **promises: Promise | None) -> Any:
+        return rule.model_copy(update={side: rule.side(side).model_copy(update={"promise": promise}) for side, promise in promises.items()})
+
+    photo = promised(make_rule(CLEAN, T_high=T_high, T_low=T_low), good=good, bad=bad)
+    of_cars = make_rule(CLEAN, unit="car", T_high=car[0], T_low=car[1])
+    if car != (None, None):
+        of_cars = promised(of_cars, good=PROMISE, bad=PROMISE.model_copy(update={"precision": 0.8}))
+    return make_thresholds({"clean": (photo, of_cars)})
+
+
+NOTHING_PROVED = {"T_high": None, "T_low": None, "good": None, "car": (None, None)}
 
 
 @cache
 def _exported(seed: int, with_spread: bool) -> bytes:
-    calibration = CALIBRATION | {"uncertainty": {"samples": 8, "dropout": 0.2, "seed": 3} if with_spread else None}
-    model = to_onnx(AnsweringNetwork(untrained_network(seed=seed).eval(), calibration), image_side_px=SIDE)
+    calibration = make_calibration(temperature={"clean": 0.05, "damaged": 0.05, "weather": 0.5}, samples=8 if with_spread else 0)
     lineage = {"data_revision": "abc", "code_revision": "def"}
-    checkpoint = Checkpoint(model=make_recipe().model, image_side_px=SIDE, weights={}, lineage=lineage)
-    figures = {"test": {"clean": {"roc_auc": 0.9}}}
-    describe_model(model, checkpoint=checkpoint, calibration=calibration, threshold=RULE, metrics=figures)
+    metrics = {"clean": {"roc_auc": 0.9}}
+    network = untrained_network(seed=seed).eval()
+    model = make_model(network, thresholds=thresholds(), calibration=calibration, lineage=lineage, metrics=metrics)
     return model.SerializeToString()
 
 
-def model_bytes(*, seed: int = 0, rule: dict[str, Any] | None = None, with_spread: bool = False) -> bytes:
-    """A sealed model file with untrained weights; rule: in place of `RULE`; with_spread: with Monte-Carlo heads."""
+def model_bytes(*, seed: int = 0, rules: Thresholds | dict[str, Any] | None = None, with_spread: bool = False) -> bytes:
+    """A sealed model file with untrained weights; rules: in place of `thresholds()`; with_spread: with Monte-Carlo heads."""
     model = onnx.load_from_string(_exported(seed, with_spread))
-    (entry,) = [entry for entry in model.metadata_props if entry.key == METADATA_KEY]
-    entry.value = json.dumps(json.loads(entry.value) | {"threshold": RULE if rule is None else rule})
+    if rules is not None:
+        amend(model, {"threshold": rules.model_dump(mode="json") if isinstance(rules, Thresholds) else rules})
     return seal(model.SerializeToString())
 
 

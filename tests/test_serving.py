@@ -17,18 +17,22 @@ from fastapi.testclient import TestClient
 from carinspect.core.errors import UserError
 from carinspect.images.decode import load_image
 from carinspect.inference.bundle import open_bundle
-from carinspect.inference.car import judge_car, read_car_rule
-from carinspect.inference.decision import read_rule
+from carinspect.inference.car import judge_car
 from carinspect.inference.drift_log import DriftLog, read_log
 from carinspect.inference.predictor import Predictor, make_predictor
-from carinspect.serving.answers import PhotoAnswer, say
+from carinspect.inference.rows import flat_answer
+from carinspect.inference.rules import car_rules_in_use, rules_in_use
+from carinspect.serving.answers import say
 from carinspect.serving.app import create_app
 from carinspect.serving.batcher import Batcher
 from carinspect.serving.config import ServiceConfig, read_config
 from carinspect.serving.explanation import explain
 from carinspect.serving.loaded_model import load_model
 from carinspect.serving.threads import Threads
-from serving_tools import PROMISE, RULE, SIDE, TOKEN, model_bytes, photo_bytes
+from conftest import QUESTIONS
+from serving_tools import NOTHING_PROVED, PROMISE, SIDE, TOKEN, model_bytes, photo_bytes, thresholds
+
+PROVED = PROMISE.model_dump()
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +93,8 @@ def test_a_token_stands_in_no_description_of_the_settings() -> None:
     ("settings", "message"),
     [
         ({"imgsz": 224}, "IMGSZ has the value 224, and .* takes photos of 32 px"),
-        ({"thresh": 0.1}, "THRESH, T_LOW, T_HIGH: .*T_low <= T_clean <= T_high"),
-        ({"t_low": 0.9}, "THRESH, T_LOW, T_HIGH: .*T_low <= T_clean <= T_high"),
+        ({"thresh": 0.1}, "THRESH, T_LOW, T_HIGH: .*T_low <= T_label <= T_high"),
+        ({"t_low": 0.9}, "THRESH, T_LOW, T_HIGH: .*T_low <= T_label <= T_high"),
     ],
 )
 def test_a_model_that_does_not_match_the_settings_is_not_served(model: Path, settings: dict[str, Any], message: str) -> None:
@@ -103,8 +107,8 @@ def test_without_a_model_or_its_threshold_nothing_is_served(tmp_path: Path) -> N
     path = tmp_path / "best.onnx"
     with pytest.raises(UserError, match=r"no such model file\. Make one \(dvc repro\)"):
         create_app(ServiceConfig(model_path=path))
-    path.write_bytes(model_bytes(rule={"T_clean": 0.5}))
-    with pytest.raises(UserError, match="the model's threshold lacks T_low, T_high, proves"):
+    path.write_bytes(model_bytes(rules={"T_clean": 0.5}))
+    with pytest.raises(UserError, match="its thresholds have the format none, and this code reads 3. Make it again"):
         create_app(ServiceConfig(model_path=path))
     path.write_bytes(model_bytes()[:-1])
     with pytest.raises(UserError, match="not a whole model file|altered or damaged"):
@@ -123,8 +127,13 @@ def test_the_service_answers_as_batch_scoring_does(model: Path, kind: str, batch
             photo = photo_bytes(seed=seed, kind=kind)
             (expected,) = predictor.answer(load_image(photo, SIDE)[None])
             found = send(client, photo).json()
-            for name in ("label", "p_clean", "threshold", "decision", "cleanliness", "damage", "weather", "p_weather"):
-                assert found[name] == getattr(expected, name), name
+            flat = flat_answer(predictor, expected)
+            for name in ("label", "p_clean", "threshold", "decision", "cleanliness", "damage", "p_damaged", "weather"):
+                assert found[name] == flat[name], name
+            assert found["p_weather"] == expected["weather"].p  # type: ignore[union-attr]
+            assert {name: one["p"] for name, one in found["answers"].items() if one["kind"] == "binary"} == {
+                "clean": flat["p_clean"], "damaged": flat["p_damaged"],
+            }  # fmt: skip
 
 
 def test_different_photos_get_different_answers(client: TestClient) -> None:
@@ -133,7 +142,7 @@ def test_different_photos_get_different_answers(client: TestClient) -> None:
 
 def test_an_answer_carries_its_promise_model_and_timings(client: TestClient, model: Path) -> None:
     answer = send(client, photo_bytes()).json()
-    assert answer["promise"] == PROMISE
+    assert answer["promise"] == PROVED
     assert answer["overridden"] is False
     assert "at least 95 %" in answer["in_words"]
     assert answer["model_version"] == open_bundle(model).sha256[:16]
@@ -148,12 +157,12 @@ def test_an_overridden_threshold_drops_the_promise_in_every_answer(model: Path, 
             answer = send(client, photo_bytes(seed=seed)).json()
             assert (answer["promise"], answer["overridden"]) == (None, True)
             assert "No promise: the operator" in answer["in_words"]
-        assert client.get("/model").json()["rule"]["overridden"] is True
+        assert client.get("/model").json()["rules"]["clean"]["overridden"] is True
 
 
 def test_the_models_own_threshold_given_again_keeps_the_promise(model: Path) -> None:
-    with client_of(model, thresh=RULE["T_clean"]) as client:
-        assert send(client, photo_bytes()).json()["promise"] == PROMISE
+    with client_of(model, thresh=0.5) as client:
+        assert send(client, photo_bytes()).json()["promise"] == PROVED
 
 
 _TESTED = "photos like those it was tested on, at least"
@@ -162,35 +171,35 @@ _DIRTY = f"{_TESTED} 80 % of what is called dirty is dirty (90 % confidence)."
 
 
 @pytest.mark.parametrize(
-    ("proved", "decision", "words"),
+    ("proved", "side", "words"),
     [
-        (["proves"], "clean", f"The car is clean. Of {_CLEAN}"),
-        (["proves"], "dirty", f"The car is dirty. Only “clean” carries a promise: of {_CLEAN}"),
-        (["proves_low"], "clean", f"The car is clean. Only “dirty” carries a promise: of {_DIRTY}"),
-        (["proves_low"], "dirty", f"The car is dirty. Of {_DIRTY}"),
-        (["proves", "proves_low"], "clean", f"The car is clean. Of {_CLEAN}"),
-        (["proves", "proves_low"], "dirty", f"The car is dirty. Of {_DIRTY}"),
-        (["proves_low"], "unsure", "The photo does not settle whether the car is clean; a person should look."),
-        ([], "dirty", "The car is dirty. No promise: the photos at hand were too few to prove one."),
+        (["good"], "good", f"The car is clean. Of {_CLEAN}"),
+        (["good"], "bad", f"The car is dirty. Only “clean” carries a promise: of {_CLEAN}"),
+        (["bad"], "good", f"The car is clean. Only “dirty” carries a promise: of {_DIRTY}"),
+        (["bad"], "bad", f"The car is dirty. Of {_DIRTY}"),
+        (["good", "bad"], "good", f"The car is clean. Of {_CLEAN}"),
+        (["good", "bad"], "bad", f"The car is dirty. Of {_DIRTY}"),
+        (["bad"], None, "The photo does not settle whether the car is clean; a person should look at it."),
+        ([], "bad", "The car is dirty. No promise: the photos at hand were too few to prove one."),
     ],
 )
-def test_the_words_promise_what_is_proved_of_them(proved: list[str], decision: str, words: str) -> None:
-    promises = {"proves": PROMISE, "proves_low": PROMISE | {"precision": 0.8}}
-    rule = read_rule({key: value if key not in promises or key in proved else None for key, value in (RULE | promises).items()})
-    assert say(decision, rule) == words
+def test_the_words_promise_what_is_proved_of_them(proved: list[str], side: Any, words: str) -> None:
+    promises = {"good": PROMISE, "bad": PROMISE.model_copy(update={"precision": 0.8})}
+    made = thresholds(**{name: promise if name in proved else None for name, promise in promises.items()})  # type: ignore[arg-type]
+    assert say(side, rules_in_use(made)["clean"]) == words
 
 
 def test_what_is_proved_of_dirty_is_told(tmp_path: Path) -> None:
     path = tmp_path / "best.onnx"
-    path.write_bytes(model_bytes(rule=RULE | {"proves_low": PROMISE}))
+    path.write_bytes(model_bytes(rules=thresholds(bad=PROMISE)))
     with client_of(path) as client:
         answer, told = send(client, photo_bytes()).json(), client.get("/model").json()
-    assert answer["promise_low"] == told["promise_low"] == PROMISE
+    assert answer["promise_low"] == told["rules"]["clean"]["promises"]["dirty"] == PROVED
 
 
 def test_a_model_without_a_proof_promises_nothing(tmp_path: Path) -> None:
     path = tmp_path / "best.onnx"
-    path.write_bytes(model_bytes(rule={"T_clean": None, "T_low": None, "T_high": None, "proves": None, "proves_low": None}))
+    path.write_bytes(model_bytes(rules=thresholds(**NOTHING_PROVED)))  # type: ignore[arg-type]
     with client_of(path) as client:
         answer = send(client, photo_bytes()).json()
     assert (answer["label"], answer["decision"], answer["promise"]) == (None, "unsure", None)
@@ -212,14 +221,20 @@ def test_photos_of_one_car_get_one_verdict_unless_one_of_them_has_no_answer(clie
         return client.post(f"/predict/batch{query}", files=[("files", ("x.jpg", photo, "image/jpeg")) for photo in photos]).json()
 
     found = ask(client, photos)
-    expected = judge_car([PhotoAnswer(**item["answer"]) for item in found["photos"]], read_car_rule(RULE)).as_dict()
-    assert found["car"] == {name: value for name, value in expected.items() if name != "photos"}
-    assert (found["car"]["level"], found["car"]["decision"], found["car"]["proves"]["precision"]) == ("car", "dirty", 0.8)
+    predictor = make_predictor(open_bundle(model, threads=1))
+    answers = [predictor.answer(load_image(photo, SIDE)[None])[0] for photo in photos]
+    expected = judge_car(answers, car_rules_in_use(predictor.bundle.thresholds, predictor.rules))
+    assert {name: (one["decision"], one["value"], one["worst_photo"]) for name, one in found["car"].items()} == {
+        name: (one.decision, one.value, one.worst_photo) for name, one in expected.items()
+    }
+    clean = found["car"]["clean"]
+    assert (clean["unit"], clean["decision"], clean["promise"]["precision"]) == ("car", "dirty", 0.8)
+    assert (found["car"]["damage"]["decision"], found["car"]["damage"]["value"]) == (None, min(a["damage"].value for a in answers))  # type: ignore[union-attr]
     assert ask(client, [*photos, b"no photo"])["car"] is None
     assert ask(client, photos, "")["car"] is None
     with client_of(model, thresh=0.6) as overridden:
-        verdict = ask(overridden, photos)["car"]
-        assert (verdict["level"], verdict["proves"]) == ("photo", None)
+        verdict = ask(overridden, photos)["car"]["clean"]
+        assert (verdict["unit"], verdict["promise"]) == ("photo", None)
 
 
 def test_a_model_that_knows_how_uncertain_it_is_says_so(tmp_path: Path, client: TestClient) -> None:
@@ -227,7 +242,7 @@ def test_a_model_that_knows_how_uncertain_it_is_says_so(tmp_path: Path, client: 
     path.write_bytes(model_bytes(with_spread=True))
     with client_of(path) as uncertain:
         found = [send(uncertain, photo_bytes()).json() for _ in range(2)]
-    assert set(found[0]["uncertainty"]) == {"p_clean_std", "cleanliness_std", "damage_std", "p_weather_std"}
+    assert set(found[0]["uncertainty"]) == {"p_clean_std", "cleanliness_std", "p_damaged_std", "damage_std", "p_weather_std"}
     assert all(0 < spread < 0.5 for spread in found[0]["uncertainty"].values())
     assert found[0]["uncertainty"] == found[1]["uncertainty"]
     assert send(client, photo_bytes()).json()["uncertainty"] is None
@@ -237,7 +252,8 @@ def test_the_model_tells_its_lineage(client: TestClient) -> None:
     told = client.get("/model").json()
     assert told["lineage"] == {"data_revision": "abc", "code_revision": "def"}
     assert told["metrics"] == {"clean": {"roc_auc": 0.9}}
-    assert (told["promise"], told["rule"]["T_clean"], told["image_side_px"]) == (PROMISE, 0.5, SIDE)
+    rule = told["rules"]["clean"]
+    assert (rule["promises"], rule["T_label"], told["image_side_px"]) == ({"clean": PROVED}, 0.5, SIDE)
 
 
 def test_the_figures_count_routes_decisions_and_seconds(model: Path) -> None:
@@ -249,7 +265,7 @@ def test_the_figures_count_routes_decisions_and_seconds(model: Path) -> None:
     assert 'carinspect_requests_total{route="/predict/file",status="200"} 1.0' in text
     assert 'carinspect_requests_total{route="/predict/file",status="415"} 1.0' in text
     assert 'carinspect_requests_total{route="other",status="404"} 1.0' in text
-    assert f'carinspect_decisions_total{{decision="{decision}"}} 1.0' in text
+    assert f'carinspect_decisions_total{{decision="{decision}",question="clean"}} 1.0' in text
     assert "carinspect_model_seconds_count 1.0" in text
     assert "carinspect_photos_waiting 0.0" in text
 
@@ -341,6 +357,8 @@ def test_the_description_says_what_asks_for_the_token_and_only_where_there_is_on
 class _BrightCell:
     """Stands in for a model file: p_clean is the brightness of one cell of eight by eight."""
 
+    questions = QUESTIONS[:1]
+
     def predict(self, photos: np.ndarray, *, batch_size: int) -> dict[str, np.ndarray]:
         return {"p_clean": photos[:, 8:12, 20:24].mean(axis=(1, 2, 3)) / 255}
 
@@ -348,7 +366,7 @@ class _BrightCell:
 def test_the_map_shows_the_one_place_that_matters() -> None:
     pixels = np.zeros((32, 32, 3), np.uint8)
     pixels[8:12, 20:24] = 255
-    explanation = explain(Predictor(_BrightCell(), rule=None), pixels, grid=8)  # type: ignore[arg-type]
+    explanation = explain(Predictor(_BrightCell(), rules={}), pixels, grid=8)  # type: ignore[arg-type]
     grid = np.array(explanation.grid)
     assert grid.shape == (8, 8)
     assert np.unravel_index(grid.argmax(), grid.shape) == (2, 5)
@@ -512,7 +530,7 @@ def test_a_new_model_takes_over_and_a_bad_one_does_not(tmp_path: Path) -> None:
         second = send(client, photo_bytes()).json()
         assert second["p_clean"] != first["p_clean"]
         assert second["model_version"] == told["model_version"] == client.get("/model").json()["model_version"]
-        for bad in (b"no model", model_bytes(rule={"T_clean": 0.5}), model_bytes()[:-9]):
+        for bad in (b"no model", model_bytes(rules={"T_clean": 0.5}), model_bytes()[:-9]):
             path.write_bytes(bad)
             refused = client.post("/admin/reload")
             assert (refused.status_code, refused.json()["model_version"]) == (409, second["model_version"])

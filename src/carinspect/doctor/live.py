@@ -1,4 +1,4 @@
-"""Owns the checks that do what a training does: one micro-batch through the recipe's network, and photos read from disk."""
+"""Checks that do what a training does: one micro-batch through the recipe's network, and photos read from disk."""
 
 import time
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from carinspect.core.machine import usable_cores
-from carinspect.core.tables import LABEL_COLUMNS
+from carinspect.core.questions import label_columns
 from carinspect.doctor.connections import alone
 from carinspect.doctor.finding import Finding
 from carinspect.images.store import load_photos
@@ -19,12 +19,12 @@ from carinspect.model.backbones import build_backbone
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.batches import Photos, Step
 from carinspect.training.config import Recipe
+from carinspect.training.losses import Objective
 from carinspect.training.micro_batch import MicroBatch, first_size
 from carinspect.training.norm_statistics import NormStatistics
-from carinspect.training.objective import Objective
 from carinspect.training.optimiser import build_optimiser, set_learning_rate, set_training_mode
 from carinspect.training.runtime import Machine
-from carinspect.training.step import train_step
+from carinspect.training.step import Share, Trainer, train_step
 
 PHOTOS_READ = 63
 """One fewer than `load_photos` starts processes for: the rate is that of one core."""
@@ -56,28 +56,29 @@ def check_training(recipe: Recipe, machine: Machine) -> Finding:
 def _build(recipe: Recipe) -> CarInspectionNetwork:
     """With random weights: no file, and no hub, is needed to see whether it trains."""
     backbone = build_backbone(recipe.model.backbone, image_side_px=recipe.train.image_side_px)
-    return CarInspectionNetwork(recipe.model, backbone=backbone)
+    return CarInspectionNetwork(recipe.model, recipe.questions, backbone=backbone)
 
 
 def noise(recipe: Recipe) -> Photos:
     """A micro-batch of random pixels and random labels."""
     count, side = recipe.train.norm_batch_size, recipe.train.image_side_px
     random = np.random.default_rng(0)
-    labels = {column: torch.from_numpy(random.random(count, np.float32).round()) for column in LABEL_COLUMNS}
+    labels = {column: torch.from_numpy(random.random(count, np.float32).round()) for column in label_columns(recipe.questions)}
     return Photos([f"{place}" for place in range(count)], random.integers(0, 256, (count, side, side, 3), np.uint8), labels)
 
 
 def _one_step(network: CarInspectionNetwork, recipe: Recipe, photos: Photos, micro_batch: MicroBatch) -> dict[str, float] | None:
     device = next(network.parameters()).device
     objective = Objective(recipe, photos.labels, device=device)
-    optimiser = build_optimiser(network, objective.task_weights, recipe.train)
+    optimiser = build_optimiser(network, objective.weights, recipe.train)
     set_learning_rate(optimiser, recipe.train.lr)
-    places = np.arange(len(photos))
-    return train_step(
-        network, optimiser, torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16"),
-        recipe=recipe, objective=objective, photos=photos, step=Step([places], [np.zeros_like(places)]), step_number=0, own_parts=[0],
-        images=[torch.from_numpy(photos.pixels)], statistics=NormStatistics(network), micro_batch=micro_batch,
+    trainer = Trainer(
+        network=network, optimiser=optimiser, scaler=torch.amp.GradScaler(device.type, enabled=recipe.train.precision == "fp16"),
+        objective=objective, recipe=recipe, statistics=NormStatistics(network), micro_batch=micro_batch,
     )  # fmt: skip
+    places = np.arange(len(photos))
+    step = Step([places], [np.zeros_like(places)])
+    return train_step(Share(trainer, photos, step, number=0, own_parts=[0], images=iter([torch.from_numpy(photos.pixels)])))
 
 
 @contextmanager
