@@ -6,7 +6,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-fast lint format repro-real metrics compare plots remote check-lock summary job
+.PHONY: help setup repro test test-slow lint format repro-real metrics compare plots remote check-lock summary job
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -22,15 +22,22 @@ $(VENV)/installed-tests: $(VENV)/installed tests/requirements.txt
 	$(VENV)/bin/python -m pip install --quiet -r tests/requirements.txt -c constraints.txt
 	touch $@
 
+$(VENV)/installed-slow-tests: $(VENV)/installed-tests tests/requirements-slow.txt
+	$(VENV)/bin/python -m pip install --quiet -r tests/requirements-slow.txt -c constraints.txt
+	touch $@
+
 repro: setup  ## run the pipeline: photos, split, model, threshold, model file
 	dvc repro
 
-test: $(VENV)/installed-tests  ## lint, types and the whole test suite
-	$(MAKE) --no-print-directory lint
-	python -m pytest
+# One test process a core, each with one thread; the tests of a file stay together and share its fixtures.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -n logical --dist loadfile
 
-test-fast: $(VENV)/installed-tests  ## the test suite without its end-to-end checks
-	python -m pytest -m "not slow"
+test: $(VENV)/installed-tests  ## lint, types and the test suite without its end-to-end tests
+	$(MAKE) --no-print-directory lint
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/installed-slow-tests  ## the end-to-end tests: pipelines, experiments, killed runs, every command of the pages
+	$(PYTEST) -m slow $(ARGS)
 
 lint: $(VENV)/installed-tests  ## formatter, linter and type checker
 	ruff format --check
