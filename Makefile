@@ -66,17 +66,22 @@ check-lock: setup  ## does dvc.lock belong to this code, these parameters and th
 summary: setup  ## Markdown: parameters, metrics and plots against BASE (default: the last commit)
 	@bash .ci/summary $(or $(BASE),HEAD)
 
+define set_remote
+dvc remote add --force --default storage "$(1)"
+dvc remote modify storage verify true
+$(if $(ENDPOINT),dvc remote modify storage endpointurl "$(ENDPOINT)")
+endef
+
 remote: setup  ## share data and models: URL=s3://bucket/path, ssh://host/path or a folder; ENDPOINT=http://… for an S3 of one's own
 	@test -n "$(URL)" || { echo "URL is empty: make remote URL=s3://bucket/path" >&2; exit 1; }
-	dvc remote add --force --default storage "$(URL)"
-	dvc remote modify storage verify true
-	$(if $(ENDPOINT),dvc remote modify storage endpointurl "$(ENDPOINT)")
+	$(call set_remote,$(URL))
 
 # Its result: dvc exp pull $(GIT) $(NAME) && dvc exp apply $(NAME). On the next machine the same line goes on where this one stopped.
 GIT ?= origin
 NAME ?= job
 job: setup  ## train on a machine that may vanish: REMOTE=<url> NAME=<experiment> ARGS="-S …"
-	$(MAKE) --no-print-directory remote URL="$(REMOTE)"
+	@test -n "$(REMOTE)" || { echo "REMOTE is empty: make job REMOTE=s3://bucket/path NAME=name" >&2; exit 1; }
+	$(call set_remote,$(REMOTE))
 	@! dvc exp list --name-only | grep -qx "$(NAME)" || dvc exp remove --quiet "$(NAME)"
 	carinspect store keep-states -- dvc exp run --pull --name "$(NAME)" $(ARGS)
 	dvc exp push --force "$(GIT)" "$(NAME)"
@@ -86,7 +91,7 @@ plots: setup  ## draw every plot into dvc_plots/index.html
 
 # What the example needs beyond params.yaml; ARGS adds more, e.g. ARGS="-S train.epochs=12".
 REAL = -S data.root="$(abspath $(CARINSPECT_REAL_DATA))" -S data.sources=examples/real_photos/sources.yaml \
-	-S 'model.tasks=[clean,damage,weather]' -S model.backbone=tf_efficientnet_lite0 -S train.image_side_px=160 \
+	-S '~questions.cleanliness' -S model.backbone=tf_efficientnet_lite0 -S train.image_side_px=160 \
 	-S train.epochs=6 -S train.lr=0.002 -S train.backbone_lr_factor=0.1
 WEIGHTS_OF = $(if $(filter true false,$(WEIGHTS)),$(WEIGHTS),$(abspath $(WEIGHTS)))
 

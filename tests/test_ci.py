@@ -76,5 +76,5 @@ def test_the_summary_says_what_changed_in_markdown(restored: Path) -> None:
     metrics = restored / "metrics" / "split.json"
     metrics.write_text(re.sub(r'"leaks": 0', '"leaks": 1', metrics.read_text()))
     said = make(restored, "summary")
-    assert re.search(r"\| params.yaml *\| select_threshold.target_precision *\| 0.95 *\| 0.9 *\|", said)
+    assert re.search(r"\| params.yaml *\| questions.clean.decide.target_precision *\| 0.95 *\| 0.9 *\|", said)
     assert re.search(r"\| metrics/split.json *\| leaks *\| 0 *\| 1 *\| 1 *\|", said)

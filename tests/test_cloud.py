@@ -53,6 +53,7 @@ def load(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_skypilot_takes_its_file(tmp_path: Path) -> None:
     done = load(LOAD_SKY, str(tmp_path), str(SKY))
     assert done.returncode == 0, done.stderr
@@ -61,12 +62,14 @@ def test_skypilot_takes_its_file(tmp_path: Path) -> None:
     assert command == yaml.safe_load(SKY.read_text())["run"]
 
 
+@pytest.mark.slow
 def test_skypilot_refuses_a_misspelt_key(tmp_path: Path) -> None:
     broken = tmp_path / "sky.yaml"
     broken.write_text(SKY.read_text().replace("use_spot", "use_spott"))
     assert load(LOAD_SKY, str(tmp_path), str(broken)).returncode != 0
 
 
+@pytest.mark.slow
 def test_azure_ml_takes_its_file(tmp_path: Path) -> None:
     done = load(LOAD_AZURE, str(AZURE))
     assert done.returncode == 0, done.stderr
@@ -105,6 +108,19 @@ def end_whole_tree(process: subprocess.Popen) -> None:
     for one in tree:
         one.send_signal(signal.SIGKILL)
     process.wait()
+
+
+def test_the_command_leaves_the_environment_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(folder)], check=True)
+
+    def planned(*old: str) -> str:
+        command = ["make", "--dry-run", f"VENV={BIN.parent}", *old, "job", "REMOTE=storage", "NAME=cloud"]
+        return subprocess.run(command, cwd=folder, env=environment(tmp_path), capture_output=True, text=True, check=True).stdout
+
+    # A new clone is younger than the environment, which would be installed again from it.
+    assert "pip install" in planned()
+    assert "pip install" not in planned(f"--assume-old={BIN.parent}/installed")
 
 
 @pytest.mark.slow
