@@ -153,7 +153,8 @@ def _draw(folder: Path, *, photos: int) -> pd.DataFrame:
     random = np.random.default_rng(5)
     rows = []
     for number in range(photos):
-        clean, intact, body, damage = int(random.integers(2)), int(random.integers(2)), int(random.integers(5)), float(random.random())
+        clean, intact, body = int(random.integers(2)), int(random.integers(2)), int(random.integers(5))
+        damage = min(1.0, 1.5 * float(random.random()))  # a third of the cars is whole
         pixels = random.integers(0, 50, (48, 64, 3)).astype(np.uint8)
         pixels[:24, :32] += np.uint8(150 * clean)
         pixels[24:, :32] += np.uint8(150 * intact)
