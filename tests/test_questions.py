@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -196,7 +197,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("dvc.lock", "data/split_ledger.json"):
         (folder / name).unlink(missing_ok=True)
     run(folder, "dvc", "repro", "describe", "export_onnx")
-    run(folder, "git", "add", "-A", "-f", "data/predictions.csv", ".")
+    run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "-qm", "own questions")
     return folder
 
@@ -272,13 +273,15 @@ def served(project: Path) -> Iterator[str]:
     with subprocess.Popen(command, cwd=project, env=environment, stderr=subprocess.DEVNULL) as process:
         address = f"http://127.0.0.1:{port}"
         try:
-            for _ in range(300):
+            deadline = time.monotonic() + 120
+            while True:
                 assert process.poll() is None, "the service ended"
+                assert time.monotonic() < deadline, "the service is not ready"
                 try:
                     urllib.request.urlopen(f"{address}/readyz", timeout=1).close()
                     break
                 except OSError:
-                    continue
+                    time.sleep(0.1)
             yield address
         finally:
             process.terminate()
