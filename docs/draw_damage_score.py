@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from carinspect.annotations.config import ConvertAnnotationsParams
-from carinspect.annotations.scores import area_shares, score_from_shares
+from carinspect.annotations.outline_kinds import area_shares, score_from_shares
 from carinspect.core.files import write_bytes
 from carinspect.core.params import read_section
 from carinspect.demo.photo import Picture, draw_photo

@@ -130,6 +130,10 @@ def params() -> dict[str, Any]:
 
 
 def is_param(key: str) -> bool:
+    """Whether params.yaml has `key`. As Hydra writes them, `~key` deletes a key that is there, and `+key` adds one to a section."""
+    if key.startswith("+"):
+        key = key.lstrip("+").split(".")[0]
+    key = key.removeprefix("~")
     found: Any = params()
     for part in key.split("."):
         if not isinstance(found, dict) or part not in found:
@@ -218,6 +222,18 @@ def test_a_page_names_only_what_is_there(page: Path) -> None:
         (unknown_params, "`train.lr: 0.1` in `train.py`", "`train.rl: 0.1`", "train.rl: not in params.yaml"),
         (unknown_params, "`runtime.workers`", "`runtime.wokers`", "runtime.wokers: not in params.yaml"),
         (unknown_params, "`dvc exp run -S model.backbone=x`", "`dvc exp run -S model.spine=x`", "model.spine: not in params.yaml"),
+        (
+            unknown_params,
+            "`dvc exp run -S '~questions.damage'`",
+            "`dvc exp run -S '~questions.dent'`",
+            "~questions.dent: not in params.yaml",
+        ),
+        (
+            unknown_params,
+            "`dvc exp run -S +questions.glass_ok.kind=binary`",
+            "`dvc exp run -S +qestions.x=1`",
+            "+qestions.x: not in params.yaml",
+        ),
         (
             unknown_files,
             "```sh\npython benchmarks/score.py data/mine.csv\n```",

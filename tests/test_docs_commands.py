@@ -184,7 +184,7 @@ def released(clone: Path) -> Path:
     run(clone, "git", "remote", "add", "origin", "../carinspect.git")
     run(clone, "dvc", "remote", "add", "--default", "storage", str(beside / "storage"))
     run(clone, "dvc", "remote", "modify", "storage", "verify", "true")
-    set_param(clone, "target_precision: 0.95\n  confidence: 0.95\n  starts", "target_precision: 0.3\n  confidence: 0.95\n  starts")
+    set_param(clone, "target_precision: 0.95 ", "target_precision: 0.3 ")
     run(clone, "dvc", "repro")
     run(clone, "git", "commit", "-qam", "A promise")
     run(clone, "git", "push", "-q", "origin", "main")
