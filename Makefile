@@ -44,7 +44,7 @@ lint: $(VENV)/installed-tests  ## formatter, linter and type checker
 	ruff check
 	mypy
 
-format: $(VENV)/installed-tests  ## let the formatter and the linter mend what they can
+format: $(VENV)/installed-tests  ## let the formatter and the linter fix what they can
 	ruff format
 	ruff check --fix
 
@@ -52,7 +52,7 @@ metrics: setup  ## what changed against the last commit
 	dvc metrics diff
 	dvc params diff
 
-# All that params.yaml says and an experiment changed, but for profiles; of some nine hundred figures, these.
+# Parameters that an experiment changed, without profiles; and these of some nine hundred metrics.
 HEADLINES := (.*:)?(test\.(clean\.(roc_auc|brier)|cleanliness\.mae|damage\.mae|weather\.accuracy)|T_clean|on_test\.(precision|recall))$$
 SECTIONS := hardware|data|render_demo|convert_annotations|split|describe|model|train|evaluate|select_threshold|decision|export_onnx
 compare: setup  ## the experiments side by side: what was changed, and the headline figures
@@ -76,7 +76,7 @@ remote: setup  ## share data and models: URL=s3://bucket/path, ssh://host/path o
 	@test -n "$(URL)" || { echo "URL is empty: make remote URL=s3://bucket/path" >&2; exit 1; }
 	$(call set_remote,$(URL))
 
-# Its result: dvc exp pull $(GIT) $(NAME) && dvc exp apply $(NAME). On the next machine the same line goes on where this one stopped.
+# Its result: dvc exp pull $(GIT) $(NAME) && dvc exp apply $(NAME). On the next machine the same line resumes the training.
 GIT ?= origin
 NAME ?= job
 job: setup  ## train on a machine that may vanish: REMOTE=<url> NAME=<experiment> ARGS="-S …"
@@ -89,7 +89,7 @@ job: setup  ## train on a machine that may vanish: REMOTE=<url> NAME=<experiment
 plots: setup  ## draw every plot into dvc_plots/index.html
 	dvc plots show
 
-# What the example needs beyond params.yaml; ARGS adds more, e.g. ARGS="-S train.epochs=12".
+# What the example changes in params.yaml; ARGS changes more, e.g. ARGS="-S train.epochs=12".
 REAL = -S data.root="$(abspath $(CARINSPECT_REAL_DATA))" -S data.sources=examples/real_photos/sources.yaml \
 	-S '~questions.cleanliness' -S model.backbone=tf_efficientnet_lite0 -S train.image_side_px=160 \
 	-S train.epochs=6 -S train.lr=0.002 -S train.backbone_lr_factor=0.1

@@ -1,4 +1,4 @@
-"""Shows how far the seeds of each backbone lie apart.
+"""Shows how much the seeds of each backbone differ.
 
 Reads: sweeps/metrics/<backbone>-<seed>.json of the command line's backbones and seeds. Writes: sweeps/spread.csv, sweeps/spread.png.
 """

@@ -1,7 +1,7 @@
 """Trains one combination of the sweep by the pipeline's own stage, and scores it on val and test.
 
 Reads: data/recipe.yaml, data/car_inspection_dataset.csv, the photos. Writes: sweeps/metrics/<backbone>-<seed>.json. Params: the recipe,
-under the backbone and the seed of the command line.
+with the backbone and the seed of the command line.
 """
 
 import argparse
