@@ -242,7 +242,8 @@ def make_dataset(folder: Path, *, photos: int = 80, seed: int = 0) -> Path:
             "image_path": name, "source": "drawn", "width_px": 64, "height_px": 48,
             "sha256": sha256((root / name).read_bytes()).hexdigest(), "phash": f"{index:016x}", "family": "", "declared_split": "",
             "clean": clean if known[0] else np.nan, "cleanliness_score": clean * 0.8 if known[1] else np.nan,
-            "damaged": float(damage < 0.98) if known[2] else 1.0 if index % 7 == 0 else np.nan, "damage_score": damage if known[2] else np.nan,
+            "damaged": float(damage < 0.98) if known[2] else 1.0 if index % 7 == 0 else np.nan,
+            "damage_score": damage if known[2] else np.nan,
             "weather_condition": weather if known[3] else np.nan,
             "group": name, "split": ("train", "train", "val", "calib", "test")[index % 5],
         })  # fmt: skip

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +15,21 @@ from scipy.stats import binomtest, norm
 
 from carinspect.core.errors import UserError
 from carinspect.core.params import load_params, parse_section
-from carinspect.inference.car import CarRule, judge_car, read_car_rule
+from carinspect.core.questions import Costs, DeclaredQuestion, read_questions
+from carinspect.inference.car import judge_car
+from carinspect.inference.predictor import BinaryAnswer, ScoreAnswer
+from carinspect.inference.rules import DecisionRule, QuestionRules, car_rules_in_use, read_thresholds, rules_in_use
 from carinspect.thresholds.binomial import accepted_needed
-from carinspect.thresholds.cars import collect_cars
 from carinspect.thresholds.choice import NEVER, Choice, break_even, choose_empirical, choose_guaranteed
-from carinspect.thresholds.config import DecisionParams, SelectThresholdParams
-from carinspect.thresholds.cost_plot import write_cost_plot
-from carinspect.thresholds.costs import Prices, forecast, map_costs
-from carinspect.thresholds.evidence import Evidence, gather, highest_wrong_rate, lower_precision_at, precision_at
+from carinspect.thresholds.config import SelectThresholdParams
+from carinspect.thresholds.costs import forecast, map_costs
+from carinspect.thresholds.evidence import Evidence, Target, gather, highest_wrong_rate, lower_precision_at, precision_at
 from carinspect.thresholds.plan import Reference, cut_points
-from carinspect.thresholds.promise import Promise
-from carinspect.thresholds.questions import ask_damage, undamaged
-from carinspect.thresholds.report import headline, say
-from carinspect.thresholds.rules import choose_rules
+from carinspect.thresholds.problems import collect_cars, pose_photo, with_p_good
+from carinspect.thresholds.report import headlines, say_rules
+from carinspect.thresholds.rule_plots import write_cost_plot
 from carinspect.thresholds.sample import Sample
+from carinspect.thresholds.selection import Selected, collect_thresholds, select_thresholds
 
 TARGET = 0.95
 DRAWS = 500
@@ -38,16 +39,39 @@ PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
 
 
 def make_params(**changes) -> SelectThresholdParams:
-    values = {"method": "guaranteed", "source": "calib", "target_precision": TARGET, "confidence": 0.95, "starts": 2}
+    values = {"method": "guaranteed", "source": "calib", "starts": 2, "car_sources": ["fleet"]}
     return parse_section("select_threshold", SelectThresholdParams, values | changes)
 
 
-def make_decision(**changes) -> DecisionParams:
-    return parse_section("decision", DecisionParams, PARAMS["decision"] | changes)
+def declared(**decide) -> tuple[DeclaredQuestion, ...]:
+    """The shipped questions; `decide`: what is promised of `clean` and what it costs, where it differs."""
+    clean = PARAMS["questions"]["clean"]
+    return read_questions({"questions": PARAMS["questions"] | {"clean": clean | {"decide": clean["decide"] | decide}}})
 
 
-def make_promise(**changes) -> Promise:
-    return Promise(**({"target_precision": TARGET, "confidence": 0.95, "starts": 2, "lower_class_rate": None} | changes))
+def select(table: pd.DataFrame, params: SelectThresholdParams | None = None, **decide) -> dict[str, Selected]:
+    return select_thresholds(table, declared(**decide), params or make_params())
+
+
+def select_clean(table: pd.DataFrame, params: SelectThresholdParams | None = None, **decide) -> QuestionRules:
+    return select(table, params, **decide)["clean"].rules
+
+
+def check_metrics(selected: dict[str, Selected]) -> None:
+    """That the metrics are JSON without a NaN."""
+    json.dumps(headlines({name: one.rules for name, one in selected.items()}), allow_nan=False)
+
+
+def say(selected: dict[str, Selected]) -> str:
+    return "\n".join(say_rules({name: one.rules for name, one in selected.items()}))
+
+
+def make_target(**changes) -> Target:
+    return Target(**({"precision": TARGET, "confidence": 0.95, "starts": 2, "bad_rate": None} | changes))
+
+
+def price(wrong_good: float, wrong_bad: float, review: float) -> Costs:
+    return Costs(wrong_good=wrong_good, wrong_bad=wrong_bad, review=review)
 
 
 SPREAD = 3.0
@@ -90,18 +114,18 @@ def mapie_threshold(sample: Sample, candidates: np.ndarray) -> float | None:
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of draws in which it finds nothing
-        controller.calibrate(sample.score, sample.upper)
+        controller.calibrate(sample.score, sample.good)
     return None if controller.best_predict_param is None else float(controller.best_predict_param)
 
 
 def test_mapie_and_this_proof_both_keep_the_promise_on_the_same_draws() -> None:
-    random, promise = np.random.default_rng(5), make_promise()
+    random, target = np.random.default_rng(5), make_target()
     ours_broken = mapies_broken = ours_found = mapies_found = empirical_broken = 0
     for _ in range(DRAWS):
         reference, sample = draw(random, 300).score, draw(random, 600)
-        ours = choose_guaranteed(sample, as_reference(reference), promise).T_high
+        ours = choose_guaranteed(sample, as_reference(reference), target).T_high
         mapies = mapie_threshold(sample, np.quantile(reference, np.linspace(0.3, 0.95, 40)))
-        naive = choose_empirical(sample, promise).T_high
+        naive = choose_empirical(sample, target).T_high
         assert naive is not None
         empirical_broken += true_precision(naive, dirty=0.5) < TARGET
         if ours is not None:
@@ -121,15 +145,15 @@ def test_mapie_and_this_proof_both_keep_the_promise_on_the_same_draws() -> None:
 
 @pytest.mark.parametrize("dirty", [0.2, 0.7])
 def test_the_promise_holds_at_the_rate_of_the_field(dirty: float) -> None:
-    random, promise = np.random.default_rng(6), make_promise(lower_class_rate=dirty)
+    random, target = np.random.default_rng(6), make_target(bad_rate=dirty)
     broken = found = naive_broken = 0
     for _ in range(DRAWS):
         reference, sample = draw(random, 300).score, draw(random, 1500)
-        threshold = choose_guaranteed(sample, as_reference(reference), promise).T_high
+        threshold = choose_guaranteed(sample, as_reference(reference), target).T_high
         if threshold is not None:
             found += 1
             broken += true_precision(threshold, dirty=dirty) < TARGET
-        naive = choose_empirical(sample, promise).T_high
+        naive = choose_empirical(sample, target).T_high
         naive_broken += naive is not None and true_precision(naive, dirty=dirty) < TARGET
     assert broken <= MOST_BROKEN
     assert found > 0.7 * DRAWS, "a rule that never speaks keeps every promise"
@@ -138,24 +162,24 @@ def test_the_promise_holds_at_the_rate_of_the_field(dirty: float) -> None:
 
 
 def test_a_promise_made_at_the_sets_own_rate_is_broken_where_more_cars_are_dirty() -> None:
-    random, promise = np.random.default_rng(7), make_promise()
-    thresholds = [choose_guaranteed(draw(random, 1500), as_reference(draw(random, 300).score), promise).T_high for _ in range(100)]
+    random, target = np.random.default_rng(7), make_target()
+    thresholds = [choose_guaranteed(draw(random, 1500), as_reference(draw(random, 300).score), target).T_high for _ in range(100)]
     found = [threshold for threshold in thresholds if threshold is not None]
     assert sum(true_precision(threshold, dirty=0.7) < TARGET for threshold in found) > 0.8 * len(found) > 0
 
 
 def test_the_break_even_rate_lies_above_the_true_one_in_few_draws() -> None:
-    random, promise = np.random.default_rng(8), make_promise()
+    random, target = np.random.default_rng(8), make_target()
     too_high = plug_in_too_high = found = 0
     for _ in range(200):
         reference, sample = as_reference(draw(random, 300).score), draw(random, 1000)
-        threshold = choose_guaranteed(sample, reference, promise).T_high
+        threshold = choose_guaranteed(sample, reference, target).T_high
         if threshold is None:
             continue
         found += 1
-        rate, truth = break_even(sample, reference, promise, threshold), true_break_even(threshold)
+        rate, truth = break_even(sample, reference, target, threshold), true_break_even(threshold)
         too_high += rate is not None and rate > truth
-        plug_in = highest_wrong_rate(gather(sample, np.array([threshold]), side="above"), target=TARGET, level=1.0)
+        plug_in = highest_wrong_rate(gather(sample, np.array([threshold]), side="good"), target=TARGET, level=1.0)
         plug_in_too_high += plug_in[0] > truth
     assert found > 150
     assert too_high <= 0.05 * found + 3 * np.sqrt(0.05 * 0.95 * found)
@@ -175,38 +199,38 @@ def test_bounds_at_a_rate_are_those_of_scipys_clopper_pearson() -> None:
 
 def test_at_the_photos_own_rate_the_restated_precision_is_the_plain_one() -> None:
     sample = draw(np.random.default_rng(3), 400)
-    found = gather(sample, np.array([0.6]), side="above")
-    assert precision_at(found, sample.labelled("below") / 400)[0] == pytest.approx(found.right[0] / (found.right[0] + found.wrong[0]))
+    found = gather(sample, np.array([0.6]), side="good")
+    assert precision_at(found, sample.labelled("bad") / 400)[0] == pytest.approx(found.right[0] / (found.right[0] + found.wrong[0]))
 
 
 # ---- costs
 
 
-def brute_force(sample: Sample, choice: Choice, prices: Prices, dirty: float | None) -> float:
+def brute_force(sample: Sample, choice: Choice, prices: Costs, dirty: float | None) -> float:
     weight = np.full(len(sample.score), 1 / len(sample.score))
     if dirty is not None:
-        weight = np.where(sample.upper == 1, (1 - dirty) / sample.labelled("above"), dirty / sample.labelled("below"))
+        weight = np.where(sample.good == 1, (1 - dirty) / sample.labelled("good"), dirty / sample.labelled("bad"))
     total = 0.0
-    for score, upper, each in zip(sample.score, sample.upper, weight, strict=True):
+    for score, good, each in zip(sample.score, sample.good, weight, strict=True):
         if choice.T_high is not None and score >= choice.T_high:
-            total += each * prices.wrong_above * (upper == 0)
+            total += each * prices.wrong_good * (good == 0)
         elif choice.T_low is not None and score < choice.T_low:
-            total += each * prices.wrong_below * (upper == 1)
+            total += each * prices.wrong_bad * (good == 1)
         else:
             total += each * prices.review
     return 1000 * total
 
 
 @pytest.mark.parametrize("dirty", [None, 0.15])
-@pytest.mark.parametrize("prices", [Prices(30.0, 8.0, 2.0), Prices(1.0, 1.0, 9.0), Prices(50.0, 60.0, 0.0)])
-def test_the_cheapest_pair_is_the_cheapest_of_all_pairs(prices: Prices, dirty: float | None) -> None:
+@pytest.mark.parametrize("prices", [price(30.0, 8.0, 2.0), price(1.0, 1.0, 9.0), price(50.0, 60.0, 0.0)])
+def test_the_cheapest_pair_is_the_cheapest_of_all_pairs(prices: Costs, dirty: float | None) -> None:
     sample = draw(np.random.default_rng(4), 40)
-    lows = [None, *cut_points(sample.score, side="below")]
-    highs = [None, *cut_points(sample.score, side="above")]
+    lows = [None, *cut_points(sample.score, side="bad")]
+    highs = [None, *cut_points(sample.score, side="good")]
     pairs = [Choice(T_high=high, T_low=low) for low in lows for high in highs if low is None or high is None or low <= high]
     costs = [brute_force(sample, pair, prices, dirty) for pair in pairs]
     found = map_costs(
-        sample, prices, low=cut_points(sample.score, side="below"), high=cut_points(sample.score, side="above"), lower_class_rate=dirty
+        sample, prices, low=cut_points(sample.score, side="bad"), high=cut_points(sample.score, side="good"), bad_rate=dirty
     ).cheapest()
     assert brute_force(sample, found, prices, dirty) == pytest.approx(min(costs))
     assert max(costs) > min(costs) + 1, "else any pair would do"
@@ -214,55 +238,54 @@ def test_the_cheapest_pair_is_the_cheapest_of_all_pairs(prices: Prices, dirty: f
 
 @pytest.mark.parametrize("dirty", [None, 0.15])
 def test_a_forecast_is_what_counting_gives(dirty: float | None) -> None:
-    sample, prices, pair = draw(np.random.default_rng(5), 200), Prices(30.0, 8.0, 2.0), Choice(T_high=0.8, T_low=0.2)
-    found = forecast(sample, pair, prices, lower_class_rate=dirty, confidence=0.95)
+    sample, prices, pair = draw(np.random.default_rng(5), 200), price(30.0, 8.0, 2.0), Choice(T_high=0.8, T_low=0.2)
+    found = forecast(sample, pair, prices, bad_rate=dirty, confidence=0.95).model_dump()
     assert found["cost"] == pytest.approx(brute_force(sample, pair, prices, dirty))
-    assert found["review"] == pytest.approx(brute_force(sample, pair, Prices(0, 0, 1), dirty))
-    assert found["wrong_above"] == pytest.approx(brute_force(sample, pair, Prices(1, 0, 0), dirty))
-    for name in ("cost", "review", "wrong_above", "wrong_below"):
+    assert found["review"] == pytest.approx(brute_force(sample, pair, price(0, 0, 1), dirty))
+    assert found["wrong_good"] == pytest.approx(brute_force(sample, pair, price(1, 0, 0), dirty))
+    for name in ("cost", "review", "wrong_good", "wrong_bad"):
         assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
 
 
 def test_the_interval_of_the_cost_holds_the_true_cost_in_at_least_its_share_of_draws() -> None:
-    random, prices, pair = np.random.default_rng(6), Prices(30.0, 8.0, 2.0), Choice(T_high=0.9, T_low=0.2)
+    random, prices, pair = np.random.default_rng(6), price(30.0, 8.0, 2.0), Choice(T_high=0.9, T_low=0.2)
     million = draw(np.random.default_rng(99), 1_000_000)
-    truth = forecast(million, pair, prices, lower_class_rate=0.2, confidence=0.95)
-    missed = {"cost": 0, "review": 0, "wrong_above": 0}
+    truth = forecast(million, pair, prices, bad_rate=0.2, confidence=0.95).model_dump()
+    missed = {"cost": 0, "review": 0, "wrong_good": 0}
     for _ in range(DRAWS):
-        found = forecast(draw(random, 150), pair, prices, lower_class_rate=0.2, confidence=0.95)
+        found = forecast(draw(random, 150), pair, prices, bad_rate=0.2, confidence=0.95).model_dump()
         for name in missed:
             missed[name] += not found[f"{name}_low"] <= truth[name] <= found[f"{name}_high"]
     assert max(missed.values()) <= MOST_BROKEN
 
 
 def test_a_word_that_is_never_said_is_certainly_never_wrong() -> None:
-    found = forecast(draw(np.random.default_rng(1), 50), NEVER, Prices(30.0, 8.0, 2.0), lower_class_rate=None, confidence=0.95)
-    assert (found["review_low"], found["review_high"], found["wrong_above_high"], found["cost_high"]) == (1000, 1000, 0, 2000)
+    found = forecast(draw(np.random.default_rng(1), 50), NEVER, price(30.0, 8.0, 2.0), bad_rate=None, confidence=0.95)
+    assert (found.review_low, found.review_high, found.wrong_good_high, found.cost_high) == (1000, 1000, 0, 2000)
 
 
 def test_no_labels_give_no_forecast() -> None:
     empty = Sample(np.zeros(0), np.zeros(0, dtype=np.int64), np.zeros(0, dtype=bool))
-    assert set(forecast(empty, NEVER, Prices(1, 1, 1), lower_class_rate=None, confidence=0.95).values()) == {None}
+    assert set(forecast(empty, NEVER, price(1, 1, 1), bad_rate=None, confidence=0.95).model_dump().values()) == {None}
 
 
-# ---- damage
+# ---- damaged, beside clean
 
 
 def make_table(random: np.random.Generator, *, groups: int = 900) -> pd.DataFrame:
-    """Photos, three a car in half of the groups, whose dirt and damage the scores tell well."""
+    """Photos, three a car in half of the groups, whose dirt and damage the probabilities tell well."""
     parts = []
     for split, share in (("val", 0.4), ("calib", 1.0), ("test", 0.5)):
         cars = int(groups * share)
         car = np.repeat(np.arange(cars), np.where(np.arange(cars) % 2, 3, 1))
         clean, whole = random.integers(0, 2, cars)[car], random.integers(0, 2, cars)[car]
         p_clean = expit(random.normal(9.0 * clean - 4.5, 2.0))
-        damage = expit(random.normal(2.0 * whole - 0.2, 0.4))
+        p_damaged = expit(random.normal(4.5 - 9.0 * whole, 2.0))
         names = [f"fleet/{split}-{index:04}" for index in car]
         parts.append(pd.DataFrame({
             "image_path": [f"{name}-{index:05}.jpg" for index, name in enumerate(names)], "source": "fleet",
             "family": names, "group": names, "split": split, "clean": clean.astype(float), "damaged": 1.0 - whole,
-            "damage_score": np.where(whole, 1.0, 0.6),
-            "p_clean": p_clean.round(6), "damage": damage.round(6),
+            "p_clean": p_clean.round(6), "p_damaged": p_damaged.round(6),
         }))  # fmt: skip
     return pd.concat(parts, ignore_index=True)
 
@@ -272,38 +295,44 @@ def table() -> pd.DataFrame:
     return make_table(np.random.default_rng(1))
 
 
-def test_damage_has_a_rule_with_a_promise_of_its_own(table: pd.DataFrame) -> None:
-    damage = choose_rules(table, make_params(), make_decision()).content["damage"]
-    assert (damage["above"], damage["below"], damage["cutoff"]) == ("undamaged", "damaged", 0.98)
-    assert damage["proves"]["precision"] == damage["proves_low"]["precision"] == 0.95
-    assert damage["confidence_of_both"] == pytest.approx(0.90)
-    assert 0 < damage["T_low"] <= damage["T_undamaged"] == damage["T_high"]
+def test_damaged_has_a_rule_with_a_promise_of_its_own(table: pd.DataFrame) -> None:
+    rule = select(table)["damaged"].rules.photo
+    assert (rule.good.word, rule.bad.word) == ("undamaged", "damaged")
+    assert rule.good.promise.precision == rule.bad.promise.precision == 0.95
+    assert rule.confidence_of_both == pytest.approx(0.90)
+    assert 0 < rule.T_low <= rule.T_high
     calib = table[table["split"] == "calib"]
-    called = calib["damage"] >= damage["T_high"]
-    assert damage["on_source"]["accepted_photos"] == called.sum()
-    assert damage["on_source"]["wrong_photos"] == (called & (calib["damage_score"] < 0.98)).sum()
-    called_damaged = calib["damage"] < damage["T_low"]
-    assert damage["damaged_on_source"]["wrong_photos"] == (called_damaged & (calib["damage_score"] >= 0.98)).sum()
+    # P(undamaged), since that is the good class and has the label 0.
+    called = 1 - calib["p_damaged"] >= rule.T_high
+    assert rule.good.on_source.accepted_photos == called.sum()
+    assert rule.good.on_source.wrong_photos == (called & (calib["damaged"] == 1)).sum()
+    called_damaged = 1 - calib["p_damaged"] < rule.T_low
+    assert rule.bad.on_source.wrong_photos == (called_damaged & (calib["damaged"] == 0)).sum()
 
 
-def test_the_cut_off_decides_who_is_undamaged_and_an_unknown_label_stays_unknown() -> None:
-    labels = pd.DataFrame({"damage_score": [1.0, 0.98, 0.6, np.nan, np.nan, np.nan], "damaged": [0, 0, 1, 1, 0, np.nan]})
-    assert undamaged(labels, cutoff=0.98).tolist()[:5] == [1, 1, 0, 0, 1]
-    assert np.isnan(undamaged(labels, cutoff=0.98).iloc[5])
-    assert undamaged(labels, cutoff=0.5).tolist()[:5] == [1, 1, 1, 0, 1]
+def test_an_unknown_label_stays_unknown_whichever_class_is_good() -> None:
+    clean, damaged = (next(one for one in declared() if one.name == name) for name in ("clean", "damaged"))
+    table = pd.DataFrame({"clean": [1, 0, np.nan], "p_clean": 0.25, "damaged": [1, 0, np.nan], "p_damaged": 0.25})
+    for question, labels, p_good in ((clean, [1, 0], 0.25), (damaged, [0, 1], 0.75)):
+        rows = with_p_good(table, question)
+        assert rows["good"].tolist()[:2] == labels
+        assert np.isnan(rows["good"].iloc[2])
+        assert (rows["p_good"] == p_good).all()
 
 
-def test_a_model_that_was_not_trained_on_damage_gets_no_rule_for_it(table: pd.DataFrame) -> None:
-    rules = choose_rules(table.assign(damage=np.nan), make_params(), make_decision()).content
-    assert rules["feasible"]
-    assert (rules["damage"]["T_high"], rules["damage"]["reason"]) == (None, "the model was not trained on 'damage'")
-    json.dumps(headline(rules), allow_nan=False)
+def test_a_model_that_was_not_trained_on_damaged_gets_no_rule_for_it(table: pd.DataFrame) -> None:
+    selected = select(table.assign(p_damaged=np.nan))
+    rule = selected["damaged"].rules.photo
+    assert selected["clean"].rules.photo.T_high is not None
+    assert (rule.T_high, rule.good.reason) == (None, "the model was not trained on 'damaged'")
+    check_metrics(selected)
 
 
-def test_the_labels_of_calib_do_not_make_the_probabilities_that_plan_the_test_of_damage(table: pd.DataFrame) -> None:
+def test_the_labels_of_calib_do_not_make_the_probabilities_that_plan_the_test(table: pd.DataFrame) -> None:
     calib = table["split"] == "calib"
-    turned = table.assign(damage_score=table["damage_score"].mask(calib, 1.6 - table["damage_score"]))
-    plans = [ask_damage(rows, make_params(), make_decision().damage).reference.probability for rows in (table, turned)]
+    turned = table.assign(damaged=table["damaged"].mask(calib, 1 - table["damaged"]))
+    damaged = next(one for one in declared() if one.name == "damaged")
+    plans = [pose_photo(rows, damaged, make_params()).reference.probability for rows in (table, turned)]
     assert (plans[0] == plans[1]).all()
 
 
@@ -311,10 +340,10 @@ def test_the_labels_of_calib_do_not_make_the_probabilities_that_plan_the_test_of
 
 
 def test_both_words_keep_their_promise_and_together_at_twice_the_risk() -> None:
-    random, promise = np.random.default_rng(9), make_promise()
+    random, target = np.random.default_rng(9), make_target()
     broken_high = broken_low = broken_any = 0
     for _ in range(DRAWS):
-        choice = choose_guaranteed(draw(random, 500), as_reference(draw(random, 300).score), promise)
+        choice = choose_guaranteed(draw(random, 500), as_reference(draw(random, 300).score), target)
         high = choice.T_high is not None and true_precision(choice.T_high, dirty=0.5) < TARGET
         # What is dirty below T is clean above 1 - T, since the draw is symmetric.
         low = choice.T_low is not None and true_precision(1 - choice.T_low, dirty=0.5) < TARGET
@@ -324,34 +353,35 @@ def test_both_words_keep_their_promise_and_together_at_twice_the_risk() -> None:
 
 
 def test_what_is_dirty_is_said_to_be_proven_or_why_it_is_not(table: pd.DataFrame) -> None:
-    rules = choose_rules(table, make_params(), make_decision()).content
-    assert rules["proves_low"]["of"].endswith("that the rule calls dirty")
+    rule = select_clean(table).photo
+    assert rule.bad.promise.of.endswith("that the rule calls dirty")
     few = table[(table["split"] != "calib") | (table["clean"] == 1) | (table.index % 40 == 0)]
-    rules = choose_rules(few, make_params(), make_decision()).content
-    assert (rules["T_low"], rules["proves_low"], rules["confidence_of_both"]) == (None, None, None)
-    assert "groups called dirty without one error" in rules["reason_low"]
+    rule = select_clean(few).photo
+    assert (rule.T_low, rule.bad.promise, rule.confidence_of_both) == (None, None, None)
+    assert "groups called dirty without one error" in rule.bad.reason
 
 
 # ---- the whole report
 
 
 def test_at_a_field_rate_the_rules_say_so_everywhere(table: pd.DataFrame) -> None:
-    rules = choose_rules(table, make_params(), make_decision(field_dirty_rate=0.3)).content
-    assert rules["proves"]["at_rate"] == rules["field"]["dirty_rate"] == 0.3
-    assert rules["field"]["break_even_rate"] >= 0.3
-    assert rules["field"]["lower_bound_on_source"] >= 0.95
-    assert rules["field"]["lower_bound_on_test"] < rules["field"]["precision_on_test"]
-    text = "\n".join(say(rules))
+    selected = select(table, field_rate=0.3)
+    rules = selected["clean"].rules
+    assert rules.photo.good.promise.at_rate == rules.field.rate == 0.3
+    assert rules.field.break_even_rate >= 0.3
+    assert rules.field.lower_bound_on_source >= 0.95
+    assert rules.field.lower_bound_on_test < rules.field.precision_on_test
+    text = say(selected)
     assert "at the field rate 0.3" in text
     assert "weighed to the field rate 0.3" in text
-    json.dumps(headline(rules), allow_nan=False)
+    check_metrics(selected)
 
 
 def test_an_infeasible_field_rate_says_how_many_dirty_cars_would_do(table: pd.DataFrame) -> None:
-    rules = choose_rules(table, make_params(), make_decision(field_dirty_rate=0.97)).content
-    assert rules["T_clean"] is None
-    enough = rules["needed"]["other_class_groups"]
-    assert f"it takes about {enough} labelled dirty groups, none of them called clean" in rules["reason"]
+    rule = select_clean(table, field_rate=0.97).photo
+    assert rule.T_high is None
+    enough = rule.good.needed.other_class_groups
+    assert f"it takes about {enough} labelled dirty groups, none of them called clean" in rule.good.reason
     assert enough > 450
 
 
@@ -366,39 +396,38 @@ def test_so_many_dirty_cars_prove_the_rate_and_fewer_do_not() -> None:
 
 
 def test_the_cost_map_is_drawn_and_the_same_twice(table: pd.DataFrame, tmp_path: Path) -> None:
-    rules = choose_rules(table, make_params(), make_decision())
+    clean = select(table)["clean"]
     for name in ("a.png", "b.png"):
-        write_cost_plot(rules.clean_costs, rules.content, tmp_path / name, above="clean", below="dirty")
+        write_cost_plot(clean.costs, clean.rules.photo, tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).std() > 20
-    write_cost_plot(None, rules.content, tmp_path / "none.png", above="clean", below="dirty")
+    write_cost_plot(None, clean.rules.photo, tmp_path / "none.png")
 
 
 def test_the_cheapest_pair_never_costs_more_than_one_that_the_promise_allows(table: pd.DataFrame) -> None:
-    rules = choose_rules(table, make_params(), make_decision()).content
-    costs = [rules[name]["forecast"]["on_source"]["cost"] for name in ("cheapest", "cheapest_allowed")]
-    assert costs[0] <= costs[1] <= rules["forecast"]["on_source"]["cost"]
+    rule = select_clean(table).photo
+    assert rule.cheapest.on_source.cost <= rule.cheapest_allowed.on_source.cost <= rule.chosen.on_source.cost
 
 
 def test_one_class_without_a_label_leaves_no_cost_at_a_field_rate(table: pd.DataFrame) -> None:
     clean_only = table[(table["split"] != "calib") | (table["clean"] == 1)]
-    rules = choose_rules(clean_only, make_params(), make_decision(field_dirty_rate=0.3))
-    assert (rules.clean_costs, rules.content["cheapest"], rules.content["T_clean"]) == (None, None, None)
-    assert say(rules.content)
+    selected = select(clean_only, field_rate=0.3)
+    clean = selected["clean"]
+    assert (clean.costs, clean.rules.photo.cheapest, clean.rules.photo.T_high) == (None, None, None)
+    assert say(selected)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"field_dirty_rate": 1.0}, "decision.field_dirty_rate: has the value 1.0. It must lie between 0 and 1"),
-        ({"costs": {"wrong_clean": -1.0, "wrong_dirty": 8.0, "review": 2.0}}, "A price is a number from 0 on"),
-        ({"damage": PARAMS["decision"]["damage"] | {"cutoff": 98.0}}, "It is a damage score"),
-        ({"costs": {"wrong_clean": 1.0, "wrong_dirt": 8.0, "review": 2.0}}, "Did you mean 'wrong_dirty'?"),
+        ({"field_rate": 1.0}, "questions.clean.decide.field_rate: has the value 1.0. It must lie between 0 and 1"),
+        ({"costs": {"wrong_good": -1.0, "wrong_bad": 8.0, "review": 2.0}}, "A price is a number from 0 on"),
+        ({"costs": {"wrong_good": 1.0, "wrong_bda": 8.0, "review": 2.0}}, "Did you mean 'wrong_bad'?"),
     ],
 )
 def test_a_wrong_parameter_is_refused_with_the_reason(changes: dict, words: str) -> None:
     with pytest.raises(UserError) as error:
-        make_decision(**changes)
+        declared(**changes)
     assert words in str(error.value)
 
 
@@ -417,10 +446,10 @@ def one_score_a_car(p_clean: np.ndarray, clean: np.ndarray) -> Sample:
 
 
 def test_the_promise_holds_for_cars_whose_photos_are_alike_and_the_photos_rule_would_break_it() -> None:
-    random, promise = np.random.default_rng(10), make_promise()
+    random, target = np.random.default_rng(10), make_target()
     truth = one_score_a_car(*draw_fleet(np.random.default_rng(98), 400_000))
     order = np.argsort(-truth.score)
-    precision, scores = np.cumsum(truth.upper[order]) / np.arange(1, len(order) + 1), truth.score[order]
+    precision, scores = np.cumsum(truth.good[order]) / np.arange(1, len(order) + 1), truth.score[order]
 
     def keeps(threshold: float | None) -> bool:
         called = 0 if threshold is None else int(np.searchsorted(-scores, -threshold, side="right"))
@@ -429,10 +458,10 @@ def test_the_promise_holds_for_cars_whose_photos_are_alike_and_the_photos_rule_w
     broken = found = photo_broken = 0
     for _ in range(DRAWS):
         reference, sample = draw_fleet(random, 200), draw_fleet(random, 600)
-        car = choose_guaranteed(one_score_a_car(*sample), as_reference(reference[0].min(axis=1)), promise).T_high
+        car = choose_guaranteed(one_score_a_car(*sample), as_reference(reference[0].min(axis=1)), target).T_high
         broken, found = broken + (not keeps(car)), found + (car is not None)
         first = Sample(sample[0][:, 0], sample[1][:, 0], np.ones(600, dtype=bool))
-        photo_broken += not keeps(choose_guaranteed(first, as_reference(reference[0][:, 0]), promise).T_high)
+        photo_broken += not keeps(choose_guaranteed(first, as_reference(reference[0][:, 0]), target).T_high)
     assert broken <= MOST_BROKEN
     assert found > 0.7 * DRAWS
     # The twin: one photo's threshold, put to each of four photos.
@@ -441,69 +470,79 @@ def test_the_promise_holds_for_cars_whose_photos_are_alike_and_the_photos_rule_w
 
 def test_a_car_is_as_clean_as_its_dirtiest_labelled_photo(table: pd.DataFrame) -> None:
     blanked = table.assign(clean=table["clean"].mask(table.index % 5 == 0))
-    cars = collect_cars(blanked, sources=["fleet"]).set_index("group")
+    rows = with_p_good(blanked, declared()[0])
+    cars = collect_cars(rows, sources=["fleet"]).set_index("group")
     for name, photos in blanked[blanked["clean"].notna()].groupby("family"):
         if len(photos) < 2:
             assert name not in cars.index
             continue
-        assert cars.loc[name, "clean"] == photos["clean"].min()
-        assert cars.loc[name, "p_clean"] == photos["p_clean"].min()
+        assert cars.loc[name, "good"] == photos["clean"].min()
+        assert cars.loc[name, "p_good"] == photos["p_clean"].min()
     # An export's family is copies of one photo, no car.
-    assert collect_cars(blanked, sources=["another"]).empty
+    assert collect_cars(rows, sources=["another"]).empty
 
 
 def test_cars_get_a_threshold_of_their_own_and_too_few_cars_are_said_to_be(table: pd.DataFrame) -> None:
-    rules = choose_rules(table, make_params(), make_decision()).content
-    assert rules["car"]["proves"]["of"].startswith("a car of several photos")
-    assert (rules["car"]["cars"], rules["car"]["photos_a_car"]) == (450, 3.0)
+    car = select_clean(table).car
+    assert car.good.promise.of.startswith("a car of several photos")
+    assert (car.units, car.photos_a_unit) == (450, 3.0)
     few = table[(table["split"] != "calib") | (table["group"] < "fleet/calib-0100")]
-    assert "it takes 72 cars called clean without one error" in choose_rules(few, make_params(), make_decision()).content["car"]["reason"]
-    none = choose_rules(table, make_params(), make_decision(car_sources=[])).content["car"]
-    assert "no car of calib has two labelled photos" in none["reason"]
+    assert "it takes 72 cars called clean without one error" in select_clean(few).car.good.reason
+    assert "no car of calib has two labelled photos" in select_clean(table, make_params(car_sources=[])).car.good.reason
 
 
-@dataclass(frozen=True)
-class Answer:
-    p_clean: float | None
-    cleanliness: float | None
-    damage: float | None
+def answer(p_clean: float, *, cleanliness: float = 0.5, damage: float = 0.5) -> dict:
+    """The answers to one photo, as far as a car's verdict takes them."""
+    return {
+        "clean": BinaryAnswer(p=p_clean, p_good=p_clean, label=None, side=None, decision=None, threshold=None, std=None),
+        "cleanliness": ScoreAnswer(cleanliness, None),
+        "damage": ScoreAnswer(damage, None),
+    }
+
+
+def car_rules(table: pd.DataFrame, params: SelectThresholdParams | None = None) -> dict[str, DecisionRule]:
+    """As a model file's reader gets them."""
+    questions = declared()
+    written = collect_thresholds(select_thresholds(table, questions, params or make_params()), questions, predictions_sha256="abc")
+    thresholds = read_thresholds(json.loads(written.model_dump_json()), file="threshold.json")
+    return car_rules_in_use(thresholds, rules_in_use(thresholds))
 
 
 def test_a_verdict_takes_the_worst_photo_of_each_question(table: pd.DataFrame) -> None:
-    rules = choose_rules(table, make_params(), make_decision()).content
-    rule = read_car_rule(rules)
-    assert (rule.level, rule.T_high) == ("car", rules["car"]["T_high"])
-    answers = [Answer(0.9999, 0.9, 0.3), Answer(rules["car"]["T_high"], 0.7, 0.8), Answer(0.99999, 0.8, 0.9)]
-    verdict = judge_car(answers, rule)
-    assert (verdict.decision, verdict.dirtiest_photo, verdict.cleanliness) == ("clean", 1, 0.7)
-    assert (verdict.damage, verdict.most_damaged_photo, verdict.photos) == (0.3, 0, 3)
-    assert verdict.proves == rules["car"]["proves"]
-    assert judge_car([*answers, Answer(0.0, 0.1, 0.9)], rule).decision == "dirty"
-    assert judge_car(answers[:1], rule).proves is None, "one photo is no car of several"
-    json.dumps(verdict.as_dict(), allow_nan=False)
+    car, rules = select_clean(table).car, car_rules(table)
+    assert (rules["clean"].unit, rules["clean"].T_high) == ("car", car.T_high)
+    answers = [answer(0.9999, cleanliness=0.9, damage=0.3), answer(car.T_high, cleanliness=0.7, damage=0.8)]
+    answers.append(answer(0.99999, cleanliness=0.8, damage=0.9))
+    verdict = judge_car(answers, rules)
+    assert (verdict["clean"].decision, verdict["clean"].worst_photo, verdict["cleanliness"].value) == ("clean", 1, 0.7)
+    assert (verdict["damage"].value, verdict["damage"].worst_photo) == (0.3, 0)
+    assert verdict["clean"].promise == car.good.promise
+    dirty = judge_car([*answers, answer(0.0, cleanliness=0.1, damage=0.9)], rules)["clean"]
+    assert (dirty.decision, dirty.promise) == ("dirty", car.bad.promise)
+    assert judge_car(answers[:1], rules)["clean"].promise is None, "one photo is no car of several"
 
 
 def test_the_decision_on_cars_is_the_one_that_the_threshold_was_chosen_by(table: pd.DataFrame) -> None:
-    rules = choose_rules(table, make_params(), make_decision()).content
-    rule = read_car_rule(rules)
+    car, rules = select_clean(table).car, car_rules(table)
     calib = table[(table["split"] == "calib") & table["family"].duplicated(keep=False)]
-    verdicts = [judge_car([Answer(p, None, None) for p in photos["p_clean"]], rule) for _, photos in calib.groupby("family")]
-    assert sum(verdict.decision == "clean" for verdict in verdicts) == rules["car"]["on_source"]["accepted_photos"] > 0
-    assert sum(verdict.decision == "dirty" for verdict in verdicts) == rules["car"]["dirty_on_source"]["accepted_photos"] > 0
+    verdicts = [judge_car([answer(p) for p in photos["p_clean"]], rules)["clean"] for _, photos in calib.groupby("family")]
+    assert sum(verdict.decision == "clean" for verdict in verdicts) == car.good.on_source.accepted_photos > 0
+    assert sum(verdict.decision == "dirty" for verdict in verdicts) == car.bad.on_source.accepted_photos > 0
 
 
 def test_without_a_rule_for_cars_the_photos_rule_stands_in_and_proves_nothing(table: pd.DataFrame) -> None:
-    rule = read_car_rule(choose_rules(table, make_params(), make_decision(car_sources=[])).content)
-    assert (rule.level, rule.promise) == ("photo", None)
-    verdict = judge_car([Answer(0.99999, None, None), Answer(0.99999, None, None)], rule)
-    assert (verdict.decision, verdict.proves, verdict.damage) == ("clean", None, None)
+    rules = car_rules(table, make_params(car_sources=[]))
+    assert (rules["clean"].unit, rules["clean"].promises) == ("photo", {})
+    verdict = judge_car([answer(0.99999), answer(0.99999)], rules)["clean"]
+    assert (verdict.decision, verdict.promise) == ("clean", None)
 
 
 def test_what_cannot_be_judged_is_unsure_or_refused() -> None:
-    never = CarRule(T_high=None, T_low=None, level="photo", promise=None, promise_low=None)
-    assert judge_car([Answer(1.0, None, None)], never).decision == "unsure"
-    assert judge_car([Answer(None, None, None)], replace(never, T_high=0.5)).decision == "unsure"
+    never = DecisionRule(declared()[0].asked, "photo", T_label=None, T_low=None, T_high=None, promises={})
+    assert judge_car([answer(1.0)], {"clean": never})["clean"].decision == "unsure"
+    assert never.decide(None) is None
+    assert replace(never, T_label=0.5, T_high=0.5).decide(None) is None
     with pytest.raises(UserError, match="without a photo"):
-        judge_car([], never)
-    with pytest.raises(UserError, match="no rule for cars"):
-        read_car_rule({"T_high": 0.5, "T_low": None})
+        judge_car([], {"clean": never})
+    with pytest.raises(UserError, match="have the format none, and this code reads 3"):
+        read_thresholds({"T_high": 0.5, "T_low": None}, file="threshold.json")

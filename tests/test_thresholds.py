@@ -15,19 +15,20 @@ from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, f1_score
 
 from carinspect.core.errors import UserError
-from carinspect.core.params import parse_section
+from carinspect.core.params import load_params, parse_section
+from carinspect.core.questions import DeclaredQuestion, read_questions
 from carinspect.core.tables import write_table
+from carinspect.inference.rules import Rule
 from carinspect.thresholds.binomial import accepted_needed, interval, lower_bound, p_value
-from carinspect.thresholds.choice import choose_empirical, choose_guaranteed
-from carinspect.thresholds.config import DecisionParams, SelectThresholdParams
-from carinspect.thresholds.guaranteed import prove
-from carinspect.thresholds.outcome import look_at
+from carinspect.thresholds.choice import choose_empirical, choose_guaranteed, prove
+from carinspect.thresholds.config import SelectThresholdParams
+from carinspect.thresholds.evidence import Target
 from carinspect.thresholds.plan import Reference, cut_points, make_plan
-from carinspect.thresholds.promise import Promise
-from carinspect.thresholds.report import MOST_POINTS, headline, make_curve
-from carinspect.thresholds.report import say as say_lines
-from carinspect.thresholds.rules import choose_rules
-from carinspect.thresholds.sample import Sample, count_decisions, take_sample
+from carinspect.thresholds.problems import with_p_good
+from carinspect.thresholds.report import MOST_POINTS, headlines, make_curve, say_rules
+from carinspect.thresholds.sample import Sample, count_decisions, count_outcome, take_sample
+from carinspect.thresholds.selection import select_thresholds
+from conftest import QUESTIONS
 
 TARGET = 0.95
 DRAWS = 500
@@ -35,38 +36,41 @@ DRAWS = 500
 MOST_BROKEN = 41
 
 
+ROOT = Path(__file__).parents[1]
+PARAMS = load_params(ROOT / "params.yaml")
+
+
 def make_params(**changes) -> SelectThresholdParams:
-    values = {"method": "guaranteed", "source": "calib", "target_precision": TARGET, "confidence": 0.95, "starts": 2}
+    values = {"method": "guaranteed", "source": "calib", "starts": 2, "car_sources": ["fleet"]}
     return parse_section("select_threshold", SelectThresholdParams, values | changes)
 
 
-DECISION = {
-    "field_dirty_rate": None,
-    "costs": {"wrong_clean": 30.0, "wrong_dirty": 8.0, "review": 2.0},
-    "damage": {
-        "cutoff": 0.98,
-        "target_precision": 0.95,
-        "confidence": 0.95,
-        "costs": {"wrong_undamaged": 60.0, "wrong_damaged": 40.0, "review": 2.0},
-    },
-    "car_sources": ["fleet"],
-}
+def declared(**decide) -> tuple[DeclaredQuestion, ...]:
+    """The shipped questions; `decide`: what is promised of `clean` where it differs."""
+    clean = PARAMS["questions"]["clean"]
+    changed = clean | {"decide": clean["decide"] | decide}
+    return read_questions({"questions": PARAMS["questions"] | {"clean": changed}})
 
 
-def make_decision(**changes) -> DecisionParams:
-    return parse_section("decision", DecisionParams, DECISION | changes)
+CLEAN = declared()[0]
 
 
-def make_promise(**changes) -> Promise:
-    return Promise(**({"target_precision": TARGET, "confidence": 0.95, "starts": 2, "lower_class_rate": None} | changes))
+def make_target(**changes) -> Target:
+    return Target(**({"precision": TARGET, "confidence": 0.95, "starts": 2, "bad_rate": None} | changes))
 
 
-def select_threshold(table: pd.DataFrame, params: SelectThresholdParams) -> dict:
-    return choose_rules(table, params, make_decision()).content
+def select_threshold(table: pd.DataFrame, params: SelectThresholdParams, **decide) -> Rule:
+    """The rule of `clean` for a photo."""
+    return select_thresholds(table, declared(**decide), params)["clean"].rules.photo
 
 
-def say(rules: dict) -> str:
-    return say_lines(rules)[0]
+def say(table: pd.DataFrame, params: SelectThresholdParams) -> str:
+    return say_rules({name: one.rules for name, one in select_thresholds(table, declared(), params).items()})[0]
+
+
+def check_metrics(table: pd.DataFrame, params: SelectThresholdParams) -> None:
+    """That the metrics are JSON without a NaN."""
+    json.dumps(headlines({name: one.rules for name, one in select_thresholds(table, declared(), params).items()}), allow_nan=False)
 
 
 def as_reference(p_clean: np.ndarray) -> Reference:
@@ -74,7 +78,7 @@ def as_reference(p_clean: np.ndarray) -> Reference:
 
 
 def labelled(table: pd.DataFrame) -> Sample:
-    return take_sample(table, score="p_clean", upper="clean")
+    return take_sample(with_p_good(table, CLEAN))
 
 
 def draw_cars(random: np.random.Generator, cars: int, photos_each: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -124,38 +128,38 @@ def count_broken(choose, truth: Truth, *, cars: int, photos_each: int, count_pho
 
 @pytest.mark.parametrize("starts", [1, 5])
 def test_the_guaranteed_threshold_keeps_its_promise(truth: Truth, starts: int) -> None:
-    promise = make_promise(starts=starts)
-    broken, found = count_broken(lambda sample, reference: choose_guaranteed(sample, reference, promise), truth, cars=600, photos_each=1)
+    target = make_target(starts=starts)
+    broken, found = count_broken(lambda sample, reference: choose_guaranteed(sample, reference, target), truth, cars=600, photos_each=1)
     assert broken <= MOST_BROKEN
     assert found > 0.7 * DRAWS, "a rule that never speaks keeps every promise"
 
 
 def test_the_empirical_threshold_breaks_it_in_about_half_of_all_draws(truth: Truth) -> None:
-    promise = make_promise()
-    broken, found = count_broken(lambda sample, _: choose_empirical(sample, promise), truth, cars=600, photos_each=1)
+    target = make_target()
+    broken, found = count_broken(lambda sample, _: choose_empirical(sample, target), truth, cars=600, photos_each=1)
     assert found == DRAWS
     assert 0.4 * DRAWS < broken < 0.7 * DRAWS
 
 
 def test_the_promise_holds_for_photos_that_come_in_groups(truth: Truth) -> None:
-    promise = make_promise()
-    broken, found = count_broken(lambda sample, reference: choose_guaranteed(sample, reference, promise), truth, cars=600, photos_each=6)
+    target = make_target()
+    broken, found = count_broken(lambda sample, reference: choose_guaranteed(sample, reference, target), truth, cars=600, photos_each=6)
     assert broken <= MOST_BROKEN
     assert found > 0.7 * DRAWS
 
 
 def test_counting_every_photo_of_a_group_would_break_it(truth: Truth) -> None:
-    promise = make_promise()
+    target = make_target()
     broken, _ = count_broken(
-        lambda sample, reference: choose_guaranteed(sample, reference, promise), truth, cars=600, photos_each=6, count_photos=True
+        lambda sample, reference: choose_guaranteed(sample, reference, target), truth, cars=600, photos_each=6, count_photos=True
     )
     assert broken > 1.5 * MOST_BROKEN
 
 
 def test_misleading_scores_cost_power_but_never_the_promise(truth: Truth) -> None:
-    promise = make_promise()
+    target = make_target()
     broken, _ = count_broken(
-        lambda sample, reference: choose_guaranteed(sample, Reference(reference.score, np.sqrt(reference.probability)), promise),
+        lambda sample, reference: choose_guaranteed(sample, Reference(reference.score, np.sqrt(reference.probability)), target),
         truth,
         cars=600,
         photos_each=1,
@@ -236,7 +240,7 @@ def make_table(random: np.random.Generator, *, cars: int = 800, photos_each: int
         parts.append(
             pd.DataFrame(
                 {"image_path": paths, "source": "fleet", "family": group, "group": group, "split": split, "clean": clean.astype(float)}
-                | {"damaged": 1.0 - clean, "damage_score": np.nan, "p_clean": p_clean, "damage": p_clean}
+                | {"damaged": 1.0 - clean, "p_clean": p_clean, "p_damaged": 1.0 - p_clean}
             )
         )
     return pd.concat(parts, ignore_index=True)
@@ -249,34 +253,34 @@ def table() -> pd.DataFrame:
 
 def test_the_confusion_at_the_deployed_rule_is_scikit_learns(table: pd.DataFrame) -> None:
     selection = select_threshold(table, make_params())
-    test, look = table[table["split"] == "test"], selection["on_test"]
-    called_clean = test["p_clean"] >= selection["T_clean"]
+    test, outcome = table[table["split"] == "test"], selection.good.on_test
+    called_clean = test["p_clean"] >= selection.T_high
     (right_dirty, wrong), (missed, right) = confusion_matrix(test["clean"], called_clean)
-    assert (look["wrong_photos"], look["missed_photos"], look["accepted_photos"]) == (wrong, missed, right + wrong)
-    assert look["photos"] == right + wrong + missed + right_dirty
-    assert look["f1"] == pytest.approx(f1_score(test["clean"], called_clean))
+    assert (outcome.wrong_photos, outcome.missed_photos, outcome.accepted_photos) == (wrong, missed, right + wrong)
+    assert outcome.photos == right + wrong + missed + right_dirty
+    assert outcome.f1 == pytest.approx(f1_score(test["clean"], called_clean))
 
 
 def test_the_rule_stands_with_its_evidence(table: pd.DataFrame) -> None:
     selection = select_threshold(table, make_params())
-    assert selection["feasible"]
-    assert selection["proves"] == {"precision": 0.95, "confidence": 0.95, "of": selection["proves"]["of"]}
-    assert selection["T_high"] == selection["T_clean"] >= selection["T_low"] > 0
+    assert selection.good.promise is not None
+    assert (selection.good.promise.precision, selection.good.promise.confidence, selection.good.promise.at_rate) == (0.95, 0.95, None)
+    assert selection.T_high >= selection.T_low > 0
     calib = table[table["split"] == "calib"]
-    accepted = calib["p_clean"] >= selection["T_clean"]
-    assert selection["on_source"]["accepted_photos"] == accepted.sum()
-    assert selection["on_source"]["wrong_photos"] == (accepted & (calib["clean"] == 0)).sum()
-    assert selection["on_source"]["recall"] == pytest.approx((accepted & (calib["clean"] == 1)).sum() / calib["clean"].sum())
-    called_dirty = calib["p_clean"] < selection["T_low"]
-    assert selection["dirty_on_source"]["accepted_photos"] == called_dirty.sum()
-    assert selection["dirty_on_source"]["wrong_photos"] == (called_dirty & (calib["clean"] == 1)).sum()
+    accepted = calib["p_clean"] >= selection.T_high
+    assert selection.good.on_source.accepted_photos == accepted.sum()
+    assert selection.good.on_source.wrong_photos == (accepted & (calib["clean"] == 0)).sum()
+    assert selection.good.on_source.recall == pytest.approx((accepted & (calib["clean"] == 1)).sum() / calib["clean"].sum())
+    called_dirty = calib["p_clean"] < selection.T_low
+    assert selection.bad.on_source.accepted_photos == called_dirty.sum()
+    assert selection.bad.on_source.wrong_photos == (called_dirty & (calib["clean"] == 1)).sum()
     dirty_found = (called_dirty & (calib["clean"] == 0)).sum() / (calib["clean"] == 0).sum()
-    assert selection["dirty_on_source"]["recall"] == pytest.approx(dirty_found)
-    assert selection["on_source"]["groups"] == calib["group"].nunique()
-    assert set(selection["methods"]) == {"guaranteed", "empirical"}
-    assert selection["methods"]["empirical"]["T_clean"] <= selection["T_clean"]
-    assert "proves a precision of 0.95" in say(selection)
-    json.dumps(headline(selection), allow_nan=False)
+    assert selection.bad.on_source.recall == pytest.approx(dirty_found)
+    assert selection.good.on_source.groups == calib["group"].nunique()
+    assert set(selection.methods) == {"guaranteed", "empirical"}
+    assert selection.methods["empirical"].T_high <= selection.T_high
+    assert "proves a precision of 0.95" in say(table, make_params())
+    check_metrics(table, make_params())
 
 
 def test_the_order_of_rows_changes_nothing(table: pd.DataFrame) -> None:
@@ -287,13 +291,13 @@ def test_the_order_of_rows_changes_nothing(table: pd.DataFrame) -> None:
 def test_the_labels_of_test_change_only_what_is_said_of_test(table: pd.DataFrame) -> None:
     turned = table.assign(clean=np.where(table["split"] == "test", 1 - table["clean"], table["clean"]))
     before, after = select_threshold(table, make_params()), select_threshold(turned, make_params())
-    assert (before["T_clean"], before["T_low"], before["on_source"]) == (after["T_clean"], after["T_low"], after["on_source"])
-    assert before["on_test"] != after["on_test"]
+    assert (before.T_high, before.T_low, before.good.on_source) == (after.T_high, after.T_low, after.good.on_source)
+    assert before.good.on_test != after.good.on_test
 
 
 def test_the_labels_of_calib_move_no_candidate(table: pd.DataFrame) -> None:
     reference = table.loc[table["split"] == "val", "p_clean"].to_numpy()
-    plan = make_plan(as_reference(reference), groups=400, promise=make_promise(), side="above")
+    plan = make_plan(as_reference(reference), groups=400, target=make_target(), side="good")
     assert (np.diff(plan.thresholds) < 0).all()
     assert not np.isin(plan.thresholds, reference).any()
     assert 0 in plan.starts
@@ -303,10 +307,10 @@ def test_the_labels_of_calib_move_no_candidate(table: pd.DataFrame) -> None:
 def test_the_empirical_threshold_is_the_lowest_that_met_the_target(table: pd.DataFrame) -> None:
     sample = labelled(table[table["split"] == "calib"])
     order = np.argsort(-sample.score, kind="stable")
-    p_clean, right = sample.score[order], np.cumsum(sample.upper[order])
+    p_clean, right = sample.score[order], np.cumsum(sample.good[order])
     last_of_score = np.append(np.diff(p_clean) < 0, True)
     met = [index + 1 for index in np.flatnonzero(last_of_score) if right[index] >= TARGET * (index + 1)]
-    T_clean = choose_empirical(sample, make_promise()).T_high
+    T_clean = choose_empirical(sample, make_target()).T_high
     assert (sample.score >= T_clean).sum() == max(met)
 
 
@@ -315,23 +319,23 @@ def test_a_photo_is_never_both_clean_and_dirty() -> None:
     p_clean = np.arange(1, 1001) / 1001
     clean = (p_clean > 0.5).astype(np.int64)
     for choice in (
-        choose_empirical(Sample(p_clean, clean, np.ones(1000, dtype=bool)), make_promise()),
-        choose_guaranteed(Sample(p_clean, clean, np.ones(1000, dtype=bool)), as_reference(p_clean), make_promise()),
+        choose_empirical(Sample(p_clean, clean, np.ones(1000, dtype=bool)), make_target()),
+        choose_guaranteed(Sample(p_clean, clean, np.ones(1000, dtype=bool)), as_reference(p_clean), make_target()),
     ):
         assert choice.T_low <= choice.T_high < 0.5, "without the rule T_low would lie above one half"
 
 
 def test_the_empirical_method_proves_nothing_and_says_so(table: pd.DataFrame) -> None:
     selection = select_threshold(table, make_params(method="empirical"))
-    assert selection["feasible"]
-    assert selection["proves"] is None
-    assert "proves nothing" in say(selection)
+    assert selection.T_high is not None
+    assert selection.good.promise is None
+    assert "proves nothing" in say(table, make_params(method="empirical"))
 
 
 def test_val_as_the_source_proves_nothing_since_it_chose_the_model(table: pd.DataFrame) -> None:
     selection = select_threshold(table, make_params(source="val"))
-    assert selection["proves"] is None
-    assert any("val" in warning for warning in selection["warnings"])
+    assert selection.good.promise is None
+    assert any("val" in warning for warning in selection.warnings)
 
 
 def test_a_photo_without_a_label_never_counts(table: pd.DataFrame) -> None:
@@ -342,34 +346,33 @@ def test_a_photo_without_a_label_never_counts(table: pd.DataFrame) -> None:
     assert select_threshold(blanked, make_params()) == select_threshold(dropped, make_params())
     # The twin: read as dirty, they would count.
     as_dirty = blanked.assign(clean=blanked["clean"].fillna(0.0))
-    assert select_threshold(as_dirty, make_params())["on_source"] != select_threshold(dropped, make_params())["on_source"]
+    assert select_threshold(as_dirty, make_params()).good.on_source != select_threshold(dropped, make_params()).good.on_source
 
 
 def test_too_few_cars_are_infeasible_and_the_number_that_would_do_is_said() -> None:
     table = make_table(np.random.default_rng(2), cars=80, photos_each=1)
     selection = select_threshold(table, make_params(starts=1))
-    assert not selection["feasible"]
-    assert (selection["T_clean"], selection["T_high"], selection["proves"]) == (None, None, None)
-    assert selection["needed"]["without_errors"] == 59
-    assert "it takes 59 groups" in selection["reason"]
-    assert say(selection).startswith("No threshold for clean: ")
-    assert selection["on_source"]["accepted_photos"] == 0
-    assert selection["on_source"]["precision"] is None
-    json.dumps(headline(selection), allow_nan=False)
+    assert (selection.T_high, selection.good.promise) == (None, None)
+    assert selection.good.needed.without_errors == 59
+    assert "it takes 59 groups" in selection.good.reason
+    assert say(table, make_params(starts=1)).startswith("No threshold for clean: ")
+    assert selection.good.on_source.accepted_photos == 0
+    assert selection.good.on_source.precision is None
+    check_metrics(table, make_params(starts=1))
 
 
 def test_a_model_that_knows_nothing_is_told_that_no_number_would_do(table: pd.DataFrame) -> None:
     guessing = table.assign(p_clean=np.random.default_rng(0).random(len(table)).round(6))
     selection = select_threshold(guessing, make_params())
-    assert not selection["feasible"]
-    assert selection["needed"]["at_observed_precision"] is None
-    assert "no number would do" in selection["reason"]
+    assert selection.T_high is None
+    assert selection.good.needed.at_observed_precision is None
+    assert "no number would do" in selection.good.reason
 
 
 def test_a_target_below_the_base_rate_is_pointed_out(table: pd.DataFrame) -> None:
-    selection = select_threshold(table, make_params(target_precision=0.4))
-    assert any("calling every car clean would reach it too" in warning for warning in selection["warnings"])
-    assert select_threshold(table, make_params())["warnings"] == []
+    selection = select_threshold(table, make_params(), target_precision=0.4)
+    assert any("calling every car clean would reach it too" in warning for warning in selection.warnings)
+    assert select_threshold(table, make_params()).warnings == []
 
 
 def test_one_photo_is_drawn_from_each_group_and_neither_score_nor_label_decides_which(table: pd.DataFrame) -> None:
@@ -382,20 +385,20 @@ def test_one_photo_is_drawn_from_each_group_and_neither_score_nor_label_decides_
 
 def test_decisions_are_counted_on_either_side_of_the_threshold() -> None:
     sample = Sample(np.array([0.1, 0.4, 0.4, 0.9]), np.array([0, 1, 0, 1]), np.ones(4, dtype=bool))
-    accepted, wrong = count_decisions(sample, np.array([0.4, 0.95]), side="above")
+    accepted, wrong = count_decisions(sample, np.array([0.4, 0.95]), side="good")
     assert (accepted.tolist(), wrong.tolist()) == ([3, 0], [1, 0])
-    accepted, wrong = count_decisions(sample, np.array([0.4, 0.95]), side="below")
+    accepted, wrong = count_decisions(sample, np.array([0.4, 0.95]), side="bad")
     assert (accepted.tolist(), wrong.tolist()) == ([1, 4], [0, 2])
 
 
-@pytest.mark.parametrize("side", ["above", "below"])
+@pytest.mark.parametrize("side", ["good", "bad"])
 def test_cut_points_lie_between_scores_and_give_every_possible_decision(side) -> None:
     scores = np.array([0.2, 0.2, 0.5, 0.999999, 1.0])
     sample = Sample(scores, np.ones(5, dtype=np.int64), np.ones(5, dtype=bool))
     cuts = cut_points(scores, side=side)
     assert not np.isin(cuts, scores[scores < 1]).any()
     accepted, _ = count_decisions(sample, cuts, side=side)
-    assert accepted.tolist() == ([1, 2, 3, 5] if side == "above" else [2, 3, 4, 4])
+    assert accepted.tolist() == ([1, 2, 3, 5] if side == "good" else [2, 3, 4, 4])
 
 
 def test_the_curve_rises_in_threshold_and_knows_the_base_rate(table: pd.DataFrame) -> None:
@@ -405,24 +408,22 @@ def test_the_curve_rises_in_threshold_and_knows_the_base_rate(table: pd.DataFram
     assert len(curve) == MOST_POINTS
     assert curve["coverage"].iloc[0] == curve["recall"].iloc[0] == 1.0
     calib = labelled(table[table["split"] == "calib"])
-    assert curve["precision"].iloc[0] == pytest.approx(calib.one_a_group().upper.mean())
+    assert curve["precision"].iloc[0] == pytest.approx(calib.one_a_group().good.mean())
     assert (curve["lower_bound"] <= curve["precision"]).all()
 
 
 def test_nothing_called_clean_has_no_precision() -> None:
-    look = look_at(Sample(np.array([0.1]), np.array([1]), np.array([True])), None, confidence=0.95)
-    assert (look["accepted_photos"], look["precision"], look["precision_low"], look["coverage"]) == (0, None, None, 0.0)
+    outcome = count_outcome(Sample(np.array([0.1]), np.array([1]), np.array([True])), None, confidence=0.95)
+    assert (outcome.accepted_photos, outcome.precision, outcome.precision_low, outcome.coverage) == (0, None, None, 0.0)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"source": "test"}, "leaves nothing to test it on"),
-        ({"source": "train"}, "learnt those answers by heart"),
+        ({"source": "train"}, "has been trained on those labels"),
         ({"source": "clib"}, "Use 'calib' or 'val'"),
-        ({"target_precision": 1.0}, "must lie between 0 and 1"),
-        ({"confidence": 95.0}, "must lie between 0 and 1"),
-        ({"starts": 0}, "at least one start"),
+        ({"starts": 0}, "greater than or equal to 1"),
         ({"method": "guarantee"}, "select_threshold.method has the value 'guarantee'"),
     ],
 )
@@ -431,20 +432,28 @@ def test_a_wrong_parameter_is_refused_with_the_reason(changes: dict, words: str)
         make_params(**changes)
 
 
-def test_a_source_without_labels_is_refused(table: pd.DataFrame) -> None:
+@pytest.mark.parametrize(("changes"), [{"target_precision": 1.0}, {"confidence": 95.0}])
+def test_a_promise_that_cannot_be_is_refused_with_the_reason(changes: dict) -> None:
+    with pytest.raises(UserError, match="must lie between 0 and 1"):
+        declared(**changes)
+
+
+def test_a_source_without_labels_gives_no_threshold_and_says_why(table: pd.DataFrame) -> None:
     blank = table.assign(clean=table["clean"].mask(table["split"] == "calib"))
-    with pytest.raises(UserError, match="no photo of that split has a 'clean' label"):
-        select_threshold(blank, make_params())
+    selection = select_threshold(blank, make_params())
+    assert (selection.T_high, selection.T_low, selection.good.promise) == (None, None, None)
+    assert selection.good.reason == selection.bad.reason == "no photo of calib has a label for 'clean'"
+    check_metrics(blank, make_params())
 
 
 def test_a_model_that_was_not_trained_on_clean_gets_no_threshold(table: pd.DataFrame) -> None:
     untrained = table.assign(p_clean=np.nan)
     selection = select_threshold(untrained, make_params())
-    assert say(selection) == "No threshold for clean: the model was not trained on 'clean'. Nothing will be called clean."
-    assert (selection["T_clean"], selection["T_low"], selection["base_rate"], selection["needed"]) == (None, None, None, None)
-    assert set(selection) == set(select_threshold(table, make_params()))
+    said = "No threshold for clean: the model was not trained on 'clean'. No decision will be clean."
+    assert say(untrained, make_params()) == said
+    assert (selection.T_high, selection.T_low, selection.base_rate, selection.good.needed) == (None, None, None, None)
     assert make_curve(labelled(untrained), confidence=0.95).empty
-    json.dumps(headline(selection), allow_nan=False)
+    check_metrics(untrained, make_params())
 
 
 def test_gaps_in_p_clean_are_refused(table: pd.DataFrame) -> None:
@@ -453,31 +462,38 @@ def test_gaps_in_p_clean_are_refused(table: pd.DataFrame) -> None:
 
 
 def test_candidates_need_another_split(table: pd.DataFrame) -> None:
-    with pytest.raises(UserError, match="no prediction in split 'val'"):
-        select_threshold(table[table["split"] != "val"], make_params())
+    selection = select_threshold(table[table["split"] != "val"], make_params())
+    assert selection.T_high is None
+    assert selection.good.reason == "no prediction in split 'val', whose scores fix the thresholds that are tried"
 
 
 def run_stage_script(folder: Path) -> subprocess.CompletedProcess[str]:
-    repository = Path(__file__).parents[1]
-    params = {"select_threshold": make_params().model_dump(), "decision": DECISION}
+    params = {"select_threshold": make_params().model_dump(), "questions": PARAMS["questions"]}
     (folder / "params.yaml").write_text(json.dumps(params))
-    command = [sys.executable, str(repository / "stages/select_threshold.py")]
-    environment = {"PYTHONPATH": str(repository / "src"), "PATH": ""}
+    command = [sys.executable, str(ROOT / "stages/select_threshold.py")]
+    environment = {"PYTHONPATH": str(ROOT / "src"), "PATH": ""}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_the_stage_writes_the_same_bytes_twice(table: pd.DataFrame, tmp_path: Path) -> None:
+    columns = {asked.column: np.nan for asked in QUESTIONS if asked.column not in table.columns}
+    columns |= dict.fromkeys(("width_px", "height_px"), 64) | dict.fromkeys(("sha256", "phash", "declared_split"), "")
     written = []
     for name in ("a", "b"):
-        write_table(table, tmp_path / name / "data/predictions.csv")
+        write_table(table.assign(**columns), tmp_path / name / "data/predictions.csv", QUESTIONS)
         done = run_stage_script(tmp_path / name)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("Clean when p_clean >= ")
+        assert done.stdout.startswith("Clean when P(clean) >= ")
         files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
         written.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
     assert written[0] == written[1]
-    outs = {"models/threshold.json", "metrics/select_threshold.json", "reports/select_threshold/threshold.csv"}
-    assert outs | {f"reports/select_threshold/{name}.png" for name in ("threshold", "costs", "damage_costs")} <= set(written[0])
+    outs = {"models/threshold.json", "metrics/select_threshold.json"}
+    reports = {
+        f"reports/select_threshold/{name}_{what}"
+        for name in ("clean", "damaged")
+        for what in ("threshold.csv", "threshold.png", "costs.png")
+    }
+    assert outs | reports <= set(written[0])
 
 
 def test_the_stage_says_in_one_line_that_predictions_are_missing(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -102,8 +102,10 @@ def _explain(name: str, kind: type[BaseModel], problem: Any, file: str) -> str:
 
 def _keys_at(kind: type[BaseModel], location: list[str]) -> list[str]:
     for part in location:
-        field = kind.model_fields.get(part)
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+        annotation = kind.model_fields[part].annotation if part in kind.model_fields else None
+        # A section may be optional: `Decide | None`.
+        sections = [one for one in (annotation, *get_args(annotation)) if isinstance(one, type) and issubclass(one, BaseModel)]
+        if not sections:
             return []
-        kind = field.annotation
+        kind = sections[0]
     return list(kind.model_fields)

@@ -231,7 +231,7 @@ def _unproved(rules: QuestionRules) -> QuestionRules:
 
 
 def read_thresholds(content: Any, *, file: str) -> Thresholds:
-    """The checked content of models/threshold.json, or of what a model file carries. Raises `UserError` for another format or a broken one."""
+    """The checked content of models/threshold.json, or of a model file. Raises `UserError` for another format or a broken one."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format", "none") if isinstance(content, dict) else "none"
         raise UserError(f"{file}: its thresholds have the format {found}, and this code reads {FORMAT}. {REMAKE}")

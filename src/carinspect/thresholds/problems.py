@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from carinspect.core.errors import UserError
 from carinspect.core.questions import Costs, DeclaredQuestion, Question
 from carinspect.inference.rules import Unit
 from carinspect.thresholds.config import SelectThresholdParams
@@ -41,8 +42,11 @@ class Problem:
 
 
 def pose_photo(table: pd.DataFrame, question: DeclaredQuestion, params: SelectThresholdParams) -> Problem:
-    """Is this photo's car good? By p_good, which is its own forecast."""
+    """Is this photo's car good? By p_good, which is its own forecast. Raises `UserError` where some predictions have none."""
     rows = with_p_good(table, question)
+    if 0 < (blank := int(rows["p_good"].isna().sum())) < len(rows):
+        answer = question.answer_columns[0]
+        raise UserError(f"{answer} is blank for {blank} of {len(rows)} predictions. Make them again: dvc repro --force evaluate.")
     problem = _pose(rows, question, params, unit="photo")
     if problem.obstacle is None and not problem.source.groups:
         obstacle = f"no photo of {params.source} has a label for '{question.name}'"

@@ -69,9 +69,9 @@ _STAGING = "WANDB_DATA_DIR"
 
 
 class WandbSink:
-    """A run at Weights & Biases, found again by the name of its folder: a resumed training goes on in the same run. WANDB_* variables apply.
+    """A run at Weights & Biases, found again by the name of its folder: a resumed training goes on in the same run.
 
-    Source: https://docs.wandb.ai/ref/python (init, log, Artifact) and its page on environment variables.
+    WANDB_* variables apply. Source: https://docs.wandb.ai/ref/python (init, log, Artifact) and its page on environment variables.
     """
 
     def __init__(self, folder: Path, *, project: str, config: dict[str, Any]) -> None:
