@@ -12,9 +12,7 @@ from carinspect.splits.groups import LINK_KINDS, Link
 from carinspect.splits.labels import label_classes
 
 
-def certify_split(
-    table: pd.DataFrame, links: Sequence[Link], *, questions: Sequence[Question], moved: dict[str, int]
-) -> dict[str, Any]:
+def certify_split(table: pd.DataFrame, links: Sequence[Link], *, questions: Sequence[Question], moved: dict[str, int]) -> dict[str, Any]:
     """The certificate of a finished table whose groups come from `links` (between its rows)."""
     labels = {column: _certify_label(table, classes) for column, classes in label_classes(table, questions).items()}
     return {
@@ -83,6 +81,4 @@ def find_gaps(table: pd.DataFrame, questions: Sequence[Question]) -> list[str]:
 
 def _remedy(judged: pd.DataFrame) -> str:
     groups = judged["group"].nunique()
-    return (
-        f"{len(judged)} labelled photos in {groups} groups are too few: add photos, change split.fractions, or take it out of questions"
-    )
+    return f"{len(judged)} labelled photos in {groups} groups are too few: add photos, change split.fractions, or take it out of questions"
