@@ -18,9 +18,9 @@ from carinspect.core.tables import write_table
 from carinspect.inference.bundle import open_bundle
 from conftest import free_port
 from test_docs import BLOCK, PAGES
-from test_pipeline import ROOT, clone, dvc_environment, run, set_param
+from test_pipeline import ROOT, clone, dvc_environment, run, set_param, small_demo
 
-__all__ = ["clone"]  # a fixture
+__all__ = ["clone", "small_demo"]  # fixtures
 
 RUN_PAGES = [page for page in PAGES if page.name != "tutorial.md"]
 
