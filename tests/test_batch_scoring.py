@@ -20,16 +20,17 @@ from PIL import Image
 from carinspect.core.errors import UserError
 from carinspect.inference import journal, predictor, session
 from carinspect.inference.bundle import open_bundle
-from carinspect.inference.decision import DecisionRule, read_rule
 from carinspect.inference.photo_list import list_column, list_photos
-from carinspect.inference.predictor import make_predictor
-from carinspect.inference.rows import COLUMNS
+from carinspect.inference.predictor import BinaryAnswer, ClassesAnswer, ScoreAnswer, make_predictor
+from carinspect.inference.rows import columns_of
+from carinspect.inference.rules import DecisionRule, read_thresholds, rule_in_use
 from carinspect.inference.shards import open_folder
-from conftest import THRESHOLD
+from conftest import PROMISE, QUESTIONS, make_rule, make_thresholds
 from test_cli import carinspect
 
 ROOT = Path(__file__).parent.parent
-RULE = DecisionRule(T_clean=0.7, T_low=0.3, T_high=0.7, promise={"precision": 0.95}, promise_low=None, overridden=False)
+CLEAN = QUESTIONS[0]
+RULE = DecisionRule(CLEAN, "photo", T_label=0.7, T_low=0.3, T_high=0.7, promises={"good": PROMISE})
 
 
 def draw_photos(folder: Path, count: int) -> Path:
@@ -59,31 +60,33 @@ def score(photos: Path, model: Path, out: Path, *words: str | Path) -> None:
 
 
 def test_the_rule_says_clean_dirty_or_unsure_and_its_edges_belong_to_clean_and_unsure() -> None:
-    assert [RULE.decide(p) for p in (0.0, 0.29, 0.3, 0.69, 0.7, 1.0)] == ["dirty", "dirty", "unsure", "unsure", "clean", "clean"]
+    decided = [RULE.say(RULE.decide(p)) for p in (0.0, 0.29, 0.3, 0.69, 0.7, 1.0)]
+    assert decided == ["dirty", "dirty", "unsure", "unsure", "clean", "clean"]
     assert [RULE.label(p) for p in (0.69, 0.7)] == ["dirty", "clean"]
 
 
 def test_without_a_proved_threshold_nothing_is_called_clean() -> None:
-    rule = read_rule({"T_clean": None, "T_low": 0.3, "T_high": None, "proves": None, "proves_low": None})
-    assert (rule.decide(1.0), rule.label(1.0), rule.decide(0.1)) == ("unsure", None, "dirty")
-    assert read_rule({"T_clean": None, "T_low": None, "T_high": None, "proves": None, "proves_low": None}).decide(0.0) == "unsure"
+    rule = rule_in_use(CLEAN, make_rule(CLEAN, T_high=None, T_low=0.3))
+    assert (rule.decide(1.0), rule.label(1.0), rule.decide(0.1)) == (None, None, "bad")
+    never = rule_in_use(CLEAN, make_rule(CLEAN, T_high=None, T_low=None))
+    assert never.say(never.decide(0.0)) == "unsure"
 
 
 def test_an_override_ends_the_promise_and_its_own_numbers_do_not() -> None:
-    assert RULE.override(T_clean=0.7, T_low=0.3) == RULE
-    other = RULE.override(T_clean=0.6)
-    assert (other.T_clean, other.T_high, other.promise, other.overridden) == (0.6, 0.6, None, True)
+    assert RULE.override(T_label=0.7, T_low=0.3) == RULE
+    other = RULE.override(T_label=0.6)
+    assert (other.T_label, other.T_high, other.promises, other.overridden) == (0.6, 0.6, {}, True)
     assert RULE.override(T_high=0.9).label(0.8) == "clean"
-    assert RULE.override(T_high=0.9).decide(0.8) == "unsure"
+    assert RULE.override(T_high=0.9).decide(0.8) is None
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"T_clean": 1.2}, "T_clean has the value 1.2"),
-        ({"T_clean": float("nan")}, "T_clean has the value nan"),
-        ({"T_low": 0.8}, "T_low 0.8, T_clean 0.7, T_high 0.7: it must hold"),
-        ({"T_high": 0.6}, "it must hold that T_low <= T_clean <= T_high"),
+        ({"T_label": 1.2}, "T_label has the value 1.2"),
+        ({"T_label": float("nan")}, "T_label has the value nan"),
+        ({"T_low": 0.8}, "T_low 0.8, T_label 0.7, T_high 0.7: it must hold"),
+        ({"T_high": 0.6}, "it must hold that T_low <= T_label <= T_high"),
     ],
 )
 def test_a_senseless_override_is_refused(asked: dict[str, float], message: str) -> None:
@@ -91,20 +94,42 @@ def test_a_senseless_override_is_refused(asked: dict[str, float], message: str) 
         RULE.override(**asked)
 
 
+def put(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """`content` with the value at the dotted `path` replaced."""
+    place: Any = content
+    *parents, last = path.split(".")
+    for key in parents:
+        place = place[key]
+    place[last] = value
+    return content
+
+
 @pytest.mark.parametrize(
-    ("threshold", "message"),
+    ("path", "value", "message"),
     [
-        (None, "lacks T_clean, T_low, T_high, proves"),
-        ({"T_clean": 0.5}, "lacks T_low, T_high, proves"),
-        (THRESHOLD | {"T_clean": "0.5"}, "T_clean has the value '0.5'"),
-        (THRESHOLD | {"T_clean": None}, "T_clean is None and T_high is 0.5"),
-        (THRESHOLD | {"T_clean": None, "T_high": None}, "promises a precision without a T_clean"),
-        (THRESHOLD | {"T_low": None, "proves_low": THRESHOLD["proves"]}, "promises a precision without a T_low"),
+        ("format", 2, "have the format 2, and this code reads 3"),
+        ("rules.clean.photo.good.threshold", "0.5", "rules.clean.photo.good.threshold has the value '0.5'"),
+        ("rules.clean.photo.bad.threshold", 0.8, "T_low 0.8, T_label 0.5, T_high 0.5: it must hold"),
+        ("rules.clean.photo.good.threshold", 1.5, "T_low 0.2|T_label has the value 1.5"),
+        ("rules.clean.photo.good.threshold", None, "a promise of 'clean' without a threshold"),
+        ("rules.clean.car.bad.promise", PROMISE.model_dump(), "a promise of 'dirty' without a threshold"),
+        ("rules.clean.photo.strictness", 1, "rules.clean.photo.strictness: unknown key"),
+        ("rules.glass", None, "rules.glass"),
+        ("questions", [], "a rule for 'clean', which is none of its questions"),
     ],
 )
-def test_a_missing_or_mismatched_threshold_is_refused_with_the_mend(threshold: Any, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        read_rule(threshold)
+def test_a_missing_or_mismatched_threshold_is_refused_with_the_fix(path: str, value: Any, message: str) -> None:
+    sound = make_thresholds().model_dump(mode="json")
+    assert read_thresholds(sound, file="threshold.json") == make_thresholds()
+    with pytest.raises(UserError, match=message) as error:
+        read_thresholds(put(sound, path, value), file="threshold.json")
+    assert "Make it again: dvc repro --force select_threshold" in str(error.value)
+
+
+@pytest.mark.parametrize("content", [None, {}, {"T_clean": 0.5}])
+def test_thresholds_of_the_old_schema_or_none_at_all_are_refused(content: Any) -> None:
+    with pytest.raises(UserError, match="have the format none, and this code reads 3. Make it again: dvc repro"):
+        read_thresholds(content, file="threshold.json")
 
 
 def test_an_answer_is_what_the_model_says(model_file: Path, photos: Path) -> None:
@@ -112,11 +137,18 @@ def test_an_answer_is_what_the_model_says(model_file: Path, photos: Path) -> Non
     pixels = np.stack([ready.load(photos / "front" / f"{number:04}.jpg") for number in (0, 2)])
     outputs = ready.bundle.predict(pixels)
     for place, answer in enumerate(ready.answer(pixels)):
-        assert answer.p_clean == outputs["p_clean"][place]
-        assert answer.decision == ready.rule.decide(answer.p_clean)
-        assert list(answer.p_weather or {}) == ["clear", "rain", "fog", "snow"]
-        assert answer.weather == ["clear", "rain", "fog", "snow"][outputs["p_weather"][place].argmax()]
-        assert (answer.threshold, answer.damage) == (0.5, outputs["damage"][place])
+        clean, damaged, damage, weather = (answer[name] for name in ("clean", "damaged", "damage", "weather"))
+        assert isinstance(clean, BinaryAnswer)
+        assert isinstance(damaged, BinaryAnswer)
+        assert isinstance(damage, ScoreAnswer)
+        assert isinstance(weather, ClassesAnswer)
+        assert (clean.p, clean.p_good, clean.threshold) == (outputs["p_clean"][place], outputs["p_clean"][place], 0.5)
+        assert clean.decision == ready.rules["clean"].say(ready.rules["clean"].decide(clean.p_good))
+        # Undamaged is the good class, and has the label 0.
+        assert (damaged.p, damaged.p_good) == (outputs["p_damaged"][place], 1 - damaged.p)
+        assert list(weather.p) == ["clear", "rain", "fog", "snow"]
+        assert weather.value == ["clear", "rain", "fog", "snow"][outputs["p_weather"][place].argmax()]
+        assert damage.value == outputs["damage"][place]
 
 
 # ---- which photos
@@ -167,17 +199,18 @@ def test_what_names_no_photo_is_a_mistake(photos: Path, model_file: Path) -> Non
 def test_every_photo_has_a_row_and_an_unreadable_one_its_reason(photos: Path, model_file: Path, tmp_path: Path) -> None:
     score(photos, model_file, tmp_path / "scores.csv")
     table = pd.read_csv(tmp_path / "scores.csv")
-    assert list(table.columns) == list(COLUMNS)
+    ready = make_predictor(open_bundle(model_file))
+    assert list(table.columns) == list(columns_of(ready))
     assert list(table["image_path"]) == list(list_photos([str(photos)]).names)
     broken = table[table["error"].notna()]
     assert list(broken["image_path"]) == [str(photos / "rear" / "0003.jpg")]
     assert "not a photo in a known format" in broken["error"].iloc[0]
-    assert broken[["p_clean", "decision", "weather"]].isna().all(axis=None)
-    ready = make_predictor(open_bundle(model_file))
+    assert broken[["p_clean", "decision", "damaged_decision", "weather"]].isna().all(axis=None)
     sound = table[table["error"].isna()]
     alone = [ready.answer(ready.load(Path(path))[None])[0] for path in sound["image_path"]]
-    assert np.allclose(sound["p_clean"], [answer.p_clean for answer in alone], atol=2e-6)
-    assert list(sound["decision"]) == [answer.decision for answer in alone]
+    assert np.allclose(sound["p_clean"], [answer["clean"].p for answer in alone], atol=2e-6)
+    assert list(sound["decision"]) == list(sound["clean_decision"]) == [answer["clean"].decision for answer in alone]
+    assert list(sound["damaged_decision"]) == [answer["damaged"].decision for answer in alone]
 
 
 def test_the_formats_hold_the_same_rows(photos: Path, model_file: Path, tmp_path: Path) -> None:
@@ -186,9 +219,10 @@ def test_the_formats_hold_the_same_rows(photos: Path, model_file: Path, tmp_path
     table = pd.read_csv(tmp_path / "scores.csv")
     lines = pd.DataFrame([json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()])
     parquet = pq.read_table(tmp_path / "scores.parquet").to_pandas()
+    columns = columns_of(make_predictor(open_bundle(model_file)))
     for other in (lines, parquet):
-        assert list(other.columns) == list(COLUMNS)
-        for column in COLUMNS:
+        assert list(other.columns) == list(columns)
+        for column in columns:
             assert other[column].isna().equals(table[column].isna()), column
             assert list(other[column].dropna()) == list(table[column].dropna()), column
 
@@ -340,7 +374,7 @@ def test_another_model_other_photos_or_other_options_refuse_to_go_on(
 
 
 def test_two_commands_never_write_one_table(photos: Path, model_file: Path, tmp_path: Path) -> None:
-    with journal.Journal(tmp_path / "scores.csv", {}):
+    with journal.Journal(tmp_path / "scores.csv", {}, {"image_path": str}):
         done = carinspect("score", photos, "--model", model_file, "--out", tmp_path / "scores.csv")
     assert done.returncode == 2
     assert "another process is writing it" in done.stderr

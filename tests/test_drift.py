@@ -10,12 +10,12 @@ import pytest
 from scipy.stats import ks_2samp
 
 from carinspect.core.errors import UserError
-from carinspect.export.variants import amend
+from carinspect.export.metadata import amend
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.drift import find_shifts, kolmogorov_smirnov, stability_index
 from carinspect.inference.drift_log import FEWEST_PHOTOS, DriftLog, read_log
-from carinspect.inference.histograms import EDGES, Counts, add_up, count, measure
-from carinspect.inference.predictor import Answer
+from carinspect.inference.histograms import Counts, add_up, count, edges_of, measure
+from carinspect.inference.predictor import Answer, BinaryAnswer, ClassesAnswer, ScoreAnswer
 from carinspect.inference.seal import SEAL_BYTES, seal
 from test_cli import carinspect
 
@@ -33,10 +33,12 @@ def draw(random: np.random.Generator, photos: int, *, darker: float = 0.0) -> li
 
 
 def answer(p_clean: float) -> Answer:
-    return Answer(
-        label="clean", p_clean=p_clean, threshold=0.5, decision="clean", cleanliness=0.9, damage=0.8, weather="rain", p_weather=None,
-        uncertainty=None,
-    )  # fmt: skip
+    return {
+        "clean": BinaryAnswer(p=p_clean, p_good=p_clean, label="clean", side="good", decision="clean", threshold=0.5, std=None),
+        "cleanliness": ScoreAnswer(0.9, None),
+        "damage": ScoreAnswer(0.8, None),
+        "weather": ClassesAnswer("rain", {"clear": 0.25, "rain": 0.75}, None),
+    }
 
 
 # ---- the comparison
@@ -79,10 +81,10 @@ def test_a_shift_that_is_sure_but_small_is_no_drift() -> None:
 
 def test_kolmogorov_smirnov_is_scipys_on_binned_values() -> None:
     random = np.random.default_rng(0)
-    middles = (EDGES["p_clean"][:-1] + EDGES["p_clean"][1:]) / 2
+    middles = (edges_of("p_clean")[:-1] + edges_of("p_clean")[1:]) / 2
     for _ in range(20):
         first, second = random.choice(middles, 400), random.choice(middles, 300, p=np.r_[np.full(20, 0.02), np.full(20, 0.03)])
-        distance, p_value = kolmogorov_smirnov(*(np.histogram(values, EDGES["p_clean"])[0].astype(float) for values in (first, second)))
+        distance, p_value = kolmogorov_smirnov(*(np.histogram(values, edges_of("p_clean"))[0].astype(float) for values in (first, second)))
         expected = ks_2samp(first, second, method="asymp")
         assert distance == pytest.approx(expected.statistic)
         assert p_value == pytest.approx(expected.pvalue, rel=0.25, abs=1e-4)
@@ -101,8 +103,8 @@ def test_the_statistics_of_a_photo_mean_what_they_say() -> None:
     flat = np.full((8, 8, 3), 100, dtype=np.uint8)
     found = measure(answer(0.7), flat, width_px=300, height_px=400)
     assert found == pytest.approx({
-        "p_clean": 0.7, "cleanliness": 0.9, "damage": 0.8, "brightness": 100.0, "contrast": 0.0, "sharpness": 0.0, "aspect": 4 / 3,
-        "megapixels": 0.12,
+        "p_clean": 0.7, "cleanliness": 0.9, "damage": 0.8, "p_weather_clear": 0.25, "p_weather_rain": 0.75,
+        "brightness": 100.0, "contrast": 0.0, "sharpness": 0.0, "aspect": 4 / 3, "megapixels": 0.12,
     })  # fmt: skip
     checkered = (np.indices((8, 8)).sum(axis=0) % 2 * 200)[..., None].repeat(3, axis=2).astype(np.uint8)
     assert measure(answer(0.7), checkered, width_px=8, height_px=8)["sharpness"] == 800.0
@@ -182,7 +184,7 @@ def test_the_command_says_whether_the_promise_stands(model_with_reference: Path,
     done = carinspect("drift", log, "--model", model_with_reference)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "900 photos were answered by another model" in done.stdout
-    assert "No drift found. The promise (clean when p_clean >= 0.5000 keeps the precision 0.95" in done.stdout
+    assert "No drift found. The promise ('clean' when P(clean) >= 0.5000 keeps the precision 0.95" in done.stdout
 
     write_log(log, digest, count(draw(random, 900, darker=60.0)), photos=900)
     done = carinspect("drift", log, "--model", model_with_reference)

@@ -115,7 +115,7 @@ def test_imports_go_down_the_layers() -> None:
     "module",
     [
         "carinspect.inference.bundle", "carinspect.inference.car", "carinspect.images.store", "carinspect.scoring.ranking",
-        "carinspect.serving.run",
+        "carinspect.serving.server",
     ],
 )  # fmt: skip
 def test_what_serves_never_imports_torch(module: str) -> None:
@@ -308,7 +308,7 @@ def test_two_experiments_are_compared_by_their_names(workspace: Path) -> None:
     (workspace / "comparison.json").unlink()
     (reference,) = run(workspace, "git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/longer").split()
     metrics = json.loads(run(workspace, "git", "show", f"{reference}:metrics/evaluate.json"))["test"]
-    found = {(metric["task"], metric["metric"]): metric for metric in comparison["metrics"]}
+    found = {(metric["question"], metric["metric"]): metric for metric in comparison["metrics"]}
     assert found["damage", "mae"]["b"] == pytest.approx(metrics["damage"]["mae"], abs=1e-5)
     assert found["damage", "mae"]["difference"] != 0
     assert "A = shorter, B = longer" in output

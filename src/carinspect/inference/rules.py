@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from carinspect.core.errors import UserError
-from carinspect.core.params import Number, Section, parse_section
+from carinspect.core.params import Section, parse_section
 from carinspect.core.questions import Question, Side, by_name, check_questions
 
 FORMAT = 3
@@ -27,12 +27,12 @@ Method = Literal["guaranteed", "empirical"]
 class Promise(Section):
     """What is proved of the photos or cars that get a word."""
 
-    precision: Number
+    precision: float
     """Least share of right answers among them."""
-    confidence: Number
+    confidence: float
     of: str
     """Which photos or cars, in words."""
-    at_rate: Number | None
+    at_rate: float | None
     """The share of the bad class that it is proved for; None: that of the calibration photos."""
 
 
@@ -48,19 +48,19 @@ class Outcome(Section):
     accepted_groups: int
     """The same for the one photo drawn from each group."""
     wrong_groups: int
-    precision: Number | None
+    precision: float | None
     """Right among accepted groups, with its exact two-sided interval at `confidence`."""
-    precision_low: Number | None
-    precision_high: Number | None
-    lower_bound: Number | None
+    precision_low: float | None
+    precision_high: float | None
+    lower_bound: float | None
     """One-sided bound of `precision`, as if this threshold alone had been tried."""
-    photo_precision: Number | None
+    photo_precision: float | None
     """Right among accepted photos, every photo counting alike."""
     missed_photos: int
     """Are so, and don't get the word: with the counts above the whole confusion."""
-    recall: Number | None
-    f1: Number | None
-    coverage: Number | None
+    recall: float | None
+    f1: float | None
+    coverage: float | None
     """Share of all labelled photos that get the word."""
 
 
@@ -69,7 +69,7 @@ class Needed(Section):
 
     without_errors: int | None
     """Groups called so, if none of them is wrong."""
-    observed_precision: Number | None
+    observed_precision: float | None
     """At the threshold that came nearest to a proof."""
     at_observed_precision: int | None
     """Groups called so with that precision; None where it does not exceed the target, since then no number would do."""
@@ -83,7 +83,7 @@ class SideRule(Section):
     """One word of a rule."""
 
     word: str
-    threshold: Number | None
+    threshold: float | None
     """T_high of the good side, T_low of the bad one. None: the word is never said."""
     promise: Promise | None
     reason: str | None
@@ -98,26 +98,26 @@ class SideRule(Section):
 class Forecast(Section):
     """For 1,000 cars: photos to review, wrong words and money, each with an interval; None without labels to tell."""
 
-    review: Number | None
-    review_low: Number | None
-    review_high: Number | None
-    wrong_good: Number | None
+    review: float | None
+    review_low: float | None
+    review_high: float | None
+    wrong_good: float | None
     """Bad cars called by the good word."""
-    wrong_good_low: Number | None
-    wrong_good_high: Number | None
-    wrong_bad: Number | None
-    wrong_bad_low: Number | None
-    wrong_bad_high: Number | None
-    cost: Number | None
-    cost_low: Number | None
-    cost_high: Number | None
+    wrong_good_low: float | None
+    wrong_good_high: float | None
+    wrong_bad: float | None
+    wrong_bad_low: float | None
+    wrong_bad_high: float | None
+    cost: float | None
+    cost_low: float | None
+    cost_high: float | None
 
 
 class Pair(Section):
     """Two thresholds and what they would cost."""
 
-    T_high: Number | None
-    T_low: Number | None
+    T_high: float | None
+    T_low: float | None
     on_source: Forecast
     on_test: Forecast
 
@@ -125,8 +125,8 @@ class Pair(Section):
 class Alternative(Section):
     """What one of the two methods would have chosen."""
 
-    T_high: Number | None
-    T_low: Number | None
+    T_high: float | None
+    T_low: float | None
     on_source: Outcome
     """Of the good word; likewise the next."""
     on_test: Outcome
@@ -140,15 +140,15 @@ class Rule(Section):
     method: Method
     source: str
     """Split whose labels decided."""
-    target_precision: Number
-    confidence: Number
+    target_precision: float
+    confidence: float
     """Of either word on its own."""
-    confidence_of_both: Number | None
+    confidence_of_both: float | None
     """At which both promises hold together; None unless both are proved."""
     starts: int
     good: SideRule
     bad: SideRule
-    base_rate: Number | None
+    base_rate: float | None
     """Share of the good class among one photo of each labelled group of the source split."""
     warnings: list[str]
     methods: dict[str, Alternative]
@@ -160,7 +160,7 @@ class Rule(Section):
     """Of the pairs that the method allows: those of `guaranteed` are proved together."""
     units: int | None
     """Of a car's rule: cars of the source split that it was chosen on."""
-    photos_a_unit: Number | None
+    photos_a_unit: float | None
     """Of a car's rule: photos of such a car on average."""
 
     @property
@@ -182,19 +182,19 @@ class Rule(Section):
 class FieldRates(Section):
     """What T_high is worth at another share of the bad class."""
 
-    rate: Number | None
+    rate: float | None
     """`field_rate` of the question; None: the promise is made at the source split's own."""
-    source_rate: Number | None
+    source_rate: float | None
     """Share of the bad class among one photo of each labelled group of the source split."""
-    break_even_rate: Number | None
+    break_even_rate: float | None
     """The highest at which T_high is still proved; None where nothing is proved."""
-    test_break_even_rate: Number | None
+    test_break_even_rate: float | None
     """The highest at which the test split alone, which had no part in the choice, proves it."""
-    precision_on_source: Number | None
+    precision_on_source: float | None
     """Plug-in precision at `rate`, and what this threshold alone proves there; None without a rate. Likewise on test."""
-    lower_bound_on_source: Number | None
-    precision_on_test: Number | None
-    lower_bound_on_test: Number | None
+    lower_bound_on_source: float | None
+    precision_on_test: float | None
+    lower_bound_on_test: float | None
 
 
 class QuestionRules(Section):
