@@ -19,13 +19,14 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from carinspect.core.errors import UserError
 from carinspect.core.params import parse_section
-from carinspect.core.tables import ANNOTATION_COLUMNS, DATASET_COLUMNS, SPLITS, read_table, write_table
+from carinspect.core.questions import by_name, dump_questions
+from carinspect.core.tables import SPLITS, annotation_columns, dataset_columns, read_table, write_table
 from carinspect.splits.assignment import balance_splits, draw_splits
 from carinspect.splits.candidates import Candidates, find_candidates
 from carinspect.splits.certificate import certify_split, declared_overlaps, find_gaps
 from carinspect.splits.check import find_leaks
 from carinspect.splits.chunks import Chunk, plan_chunks
-from carinspect.splits.config import SplitParams, read_tasks
+from carinspect.splits.config import SplitParams
 from carinspect.splits.contact_sheet import choose_pairs, write_contact_sheet
 from carinspect.splits.fingerprints import LAYOUT_PX, SIDE_PX, VARIANTS, Fingerprints, fingerprint_thumbnail, hash_variants, hold_picture
 from carinspect.splits.groups import Link, label_groups, link_equal, name_groups
@@ -36,12 +37,14 @@ from carinspect.splits.placement import assign_splits
 from carinspect.splits.report import describe_links, read_links, write_links
 from carinspect.splits.second_look import correlate_detail, correlate_layouts
 from carinspect.splits.split import require_no_leaks, split_photos
+from conftest import QUESTIONS
 
 REPOSITORY = Path(__file__).parents[1]
 FRACTIONS = {"train": 0.5, "val": 0.12, "calib": 0.22, "test": 0.16}
 PARAMS = SplitParams(seed=1, policy="fresh", fractions=FRACTIONS, near_duplicate_bits=12, near_duplicate_correlation=0.5)
 RESPECT = PARAMS.model_copy(update={"policy": "respect"})
 NO_LEDGER = Ledger({}, {})
+ASKED = by_name(QUESTIONS)
 
 
 @pytest.fixture(autouse=True)
@@ -301,11 +304,11 @@ def splits_of(table: pd.DataFrame) -> dict[str, str]:
 
 
 def deviation(table: pd.DataFrame) -> float:
-    return certify_split(table, [], moved={})["largest_deviation_points"]
+    return certify_split(table, [], questions=QUESTIONS, moved={})["largest_deviation_points"]
 
 
 def test_shares_of_every_label_agree_within_two_points() -> None:
-    table = assign_splits(make_table(2000), PARAMS, NO_LEDGER)
+    table = assign_splits(make_table(2000), PARAMS, QUESTIONS, NO_LEDGER)
     assert deviation(table) < 2.0
     sizes = table["split"].value_counts(normalize=True)
     assert all(abs(sizes[split] - FRACTIONS[split]) < 0.01 for split in SPLITS)
@@ -345,45 +348,45 @@ def test_balancing_never_worsens_the_imbalance_and_keeps_what_is_given() -> None
 
 
 def test_another_seed_is_another_split() -> None:
-    first, second = (assign_splits(make_table(500), PARAMS.model_copy(update={"seed": seed}), NO_LEDGER) for seed in (1, 2))
+    first, second = (assign_splits(make_table(500), PARAMS.model_copy(update={"seed": seed}), QUESTIONS, NO_LEDGER) for seed in (1, 2))
     assert (first["split"] != second["split"]).mean() > 0.3
 
 
 def test_the_order_of_rows_changes_nothing() -> None:
     table = make_table(400)
-    shuffled = assign_splits(table.sample(frac=1, random_state=3), PARAMS, NO_LEDGER)
-    assert splits_of(shuffled) == splits_of(assign_splits(table, PARAMS, NO_LEDGER))
+    shuffled = assign_splits(table.sample(frac=1, random_state=3), PARAMS, QUESTIONS, NO_LEDGER)
+    assert splits_of(shuffled) == splits_of(assign_splits(table, PARAMS, QUESTIONS, NO_LEDGER))
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 1000), st.integers(40, 200), st.integers(1, 200), st.sampled_from([PARAMS, RESPECT]))
 def test_adding_photos_moves_no_old_group(seed: int, old: int, new: int, params: SplitParams) -> None:
-    before = assign_splits(make_table(old, seed=seed), params, NO_LEDGER)
+    before = assign_splits(make_table(old, seed=seed), params, QUESTIONS, NO_LEDGER)
     more = pd.concat([make_table(old, seed=seed), make_table(new, seed=seed + 1, offset=old)], ignore_index=True)
-    after = assign_splits(more, params, extend_ledger(NO_LEDGER, splits_of(before)))
+    after = assign_splits(more, params, QUESTIONS, extend_ledger(NO_LEDGER, splits_of(before)))
     assert splits_of(before).items() <= splits_of(after).items()
 
 
 def test_without_the_ledger_some_group_would_move() -> None:
-    before = splits_of(assign_splits(make_table(200), PARAMS, NO_LEDGER))
+    before = splits_of(assign_splits(make_table(200), PARAMS, QUESTIONS, NO_LEDGER))
     more = pd.concat([make_table(200), make_table(100, seed=1, offset=200)], ignore_index=True)
-    assert not before.items() <= splits_of(assign_splits(more, PARAMS, NO_LEDGER)).items()
+    assert not before.items() <= splits_of(assign_splits(more, PARAMS, QUESTIONS, NO_LEDGER)).items()
 
 
 def test_new_photos_bring_the_shares_back_to_even() -> None:
     skewed = make_table(300).assign(clean=1.0)
-    ledger = extend_ledger(NO_LEDGER, splits_of(assign_splits(skewed, PARAMS, NO_LEDGER)))
+    ledger = extend_ledger(NO_LEDGER, splits_of(assign_splits(skewed, PARAMS, QUESTIONS, NO_LEDGER)))
     more = pd.concat([skewed, make_table(1700, seed=1, offset=300)], ignore_index=True)
-    assert deviation(assign_splits(more, PARAMS, ledger)) < 2.0
+    assert deviation(assign_splits(more, PARAMS, QUESTIONS, ledger)) < 2.0
 
 
 def test_a_photo_that_ties_two_old_groups_sends_both_to_what_a_model_saw_first() -> None:
     table = make_table(60, of_a_group=1)
-    before = assign_splits(table, PARAMS, NO_LEDGER)
+    before = assign_splits(table, PARAMS, QUESTIONS, NO_LEDGER)
     ledger = extend_ledger(NO_LEDGER, splits_of(before))
     test, val = (before.loc[before["split"] == split, "image_path"].iloc[0] for split in ("test", "val"))
     tied_now = table.assign(group=table["group"].where(~table["image_path"].isin([test, val]), min(test, val)))
-    after = assign_splits(tied_now, PARAMS, ledger).set_index("image_path")["split"]
+    after = assign_splits(tied_now, PARAMS, QUESTIONS, ledger).set_index("image_path")["split"]
     assert after[test] == after[val] == "val"
     digest = table.set_index("image_path")["sha256"][test]
     extended = extend_ledger(ledger, splits_of(after.reset_index().merge(table)))
@@ -402,10 +405,10 @@ def test_a_ledger_survives_the_disk_and_other_settings_start_anew(tmp_path: Path
 
 
 def test_a_photo_that_went_and_returns_has_its_old_split() -> None:
-    before = assign_splits(make_table(100), PARAMS, NO_LEDGER)
+    before = assign_splits(make_table(100), PARAMS, QUESTIONS, NO_LEDGER)
     ledger = extend_ledger(NO_LEDGER, splits_of(before))
-    without = assign_splits(make_table(100).iloc[30:], PARAMS, ledger)
-    assert splits_of(assign_splits(make_table(100), PARAMS, extend_ledger(ledger, splits_of(without)))) == splits_of(before)
+    without = assign_splits(make_table(100).iloc[30:], PARAMS, QUESTIONS, ledger)
+    assert splits_of(assign_splits(make_table(100), PARAMS, QUESTIONS, extend_ledger(ledger, splits_of(without)))) == splits_of(before)
 
 
 # Policies
@@ -418,7 +421,7 @@ def declared_table() -> pd.DataFrame:
 
 
 def test_respect_keeps_declared_splits_but_for_calib() -> None:
-    table = assign_splits(declared_table(), RESPECT, NO_LEDGER)
+    table = assign_splits(declared_table(), RESPECT, QUESTIONS, NO_LEDGER)
     known = table[table["declared_split"] != ""]
     kept = known["split"] == known["declared_split"]
     assert set(known.loc[~kept, "split"]) == {"calib"}
@@ -428,8 +431,8 @@ def test_respect_keeps_declared_splits_but_for_calib() -> None:
 
 
 def test_fresh_ignores_declared_splits() -> None:
-    assert splits_of(assign_splits(declared_table(), PARAMS, NO_LEDGER)) == splits_of(
-        assign_splits(declared_table().assign(declared_split=""), PARAMS, NO_LEDGER)
+    assert splits_of(assign_splits(declared_table(), PARAMS, QUESTIONS, NO_LEDGER)) == splits_of(
+        assign_splits(declared_table().assign(declared_split=""), PARAMS, QUESTIONS, NO_LEDGER)
     )
 
 
@@ -437,7 +440,7 @@ def test_respect_sends_a_straddling_group_to_train_so_that_test_stays_unseen() -
     table = declared_table()
     test, train = (table.loc[table["declared_split"] == split, "image_path"].iloc[0] for split in ("test", "train"))
     table.loc[table["image_path"].isin([test, train]), "group"] = min(test, train)
-    split = assign_splits(table, RESPECT, NO_LEDGER).set_index("image_path")["split"]
+    split = assign_splits(table, RESPECT, QUESTIONS, NO_LEDGER).set_index("image_path")["split"]
     assert split[test] == split[train]
     assert split[test] in ("train", "calib")
 
@@ -446,7 +449,7 @@ def test_respect_sends_a_straddling_group_to_train_so_that_test_stays_unseen() -
 
 
 def sound_table() -> pd.DataFrame:
-    return assign_splits(make_table(300), PARAMS, NO_LEDGER)
+    return assign_splits(make_table(300), PARAMS, QUESTIONS, NO_LEDGER)
 
 
 def test_a_sound_table_has_no_leak() -> None:
@@ -478,7 +481,7 @@ def test_the_certificate_counts_what_is_in_the_table() -> None:
         source="s", clean=[1, 0, 1, 0, 1, 0, np.nan, 1], split=["train"] * 3 + ["val"] * 2 + ["calib"] + ["test"] * 2
     )
     table.loc[1, "group"] = table.loc[0, "group"]
-    certificate = certify_split(table, [Link("family", 0, 1), Link("near-duplicate", 0, 1, 0.9)], moved={})
+    certificate = certify_split(table, [Link("family", 0, 1), Link("near-duplicate", 0, 1, 0.9)], questions=QUESTIONS, moved={})
     assert certificate["photos"] == {"train": 3, "val": 2, "calib": 1, "test": 2}
     assert certificate["groups"] == {"all": 7, "train": 2, "val": 2, "calib": 1, "test": 2}
     assert certificate["links"] == {
@@ -494,7 +497,7 @@ def test_the_certificate_counts_what_is_in_the_table() -> None:
 
 def test_a_missing_label_belongs_to_no_class() -> None:
     table = make_table(3).assign(clean=[1, np.nan, 0], damage_score=[1, 0.2, np.nan], cleanliness_score=np.nan)
-    classes = label_classes(table)
+    classes = label_classes(table, QUESTIONS)
     assert classes["clean"].tolist() == ["clean", "", "dirty"]
     assert classes["damage_score"].tolist() == ["perfect", "low", ""]
     assert classes["cleanliness_score"].tolist() == ["", "", ""]
@@ -535,21 +538,7 @@ def test_a_wrong_parameter_is_named_with_its_mend(change: dict[str, object], mes
 def test_the_shipped_parameters_are_sound() -> None:
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     assert parse_section("split", SplitParams, params["split"]).policy == "fresh"
-    assert read_tasks(params) == params["model"]["tasks"]
     assert tuple(params["split"]["fractions"]) == SPLITS
-
-
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
-        ({"model": {"tasks": ["clean", "wether"]}}, "model.tasks: 'wether' is no task. Did you mean 'weather'?"),
-        ({"model": {"tasks": []}}, r"model.tasks has the value \[\]. Name one or more of"),
-        ({}, "model.tasks has the value None."),
-    ],
-)
-def test_wrong_tasks_are_named(params: dict[str, object], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        read_tasks(params)
 
 
 def test_a_value_that_is_no_hash_is_named() -> None:
@@ -557,30 +546,31 @@ def test_a_value_that_is_no_hash_is_named() -> None:
         find_leaks(sound_table().assign(phash="zz"))
 
 
-def test_a_task_without_any_label_is_named() -> None:
-    (gap,) = find_gaps(sound_table().assign(cleanliness_score=np.nan), ["clean", "cleanliness"])
-    assert gap == "no photo has a label for 'cleanliness': add a source that judges it, or take it out of model.tasks."
+def test_a_question_without_any_label_is_named() -> None:
+    (gap,) = find_gaps(sound_table().assign(cleanliness_score=np.nan), [ASKED["clean"], ASKED["cleanliness"]])
+    assert gap == "no photo has a label for 'cleanliness': add a source that judges it, or take it out of questions."
 
 
 def test_a_split_without_a_label_and_one_with_a_single_class_are_named() -> None:
     table = sound_table()
     none = table.assign(weather_condition=table["weather_condition"].mask(table["split"] == "calib"))
-    (gap,) = find_gaps(none, ["weather"])
+    (gap,) = find_gaps(none, [ASKED["weather"]])
     assert gap.startswith("no photo of the split 'calib' has a label for 'weather' (")
     one = table.assign(clean=table["clean"].mask((table["split"] == "val") & (table["clean"] == 0)))
-    (gap,) = find_gaps(one, ["clean"])
-    assert gap.startswith("every photo of the split 'val' has the same label for 'clean', 1 (")
-    assert find_gaps(table, ["clean", "cleanliness", "damage", "weather"]) == []
+    (gap,) = find_gaps(one, [ASKED["clean"]])
+    assert gap.startswith("every photo of the split 'val' has the same label for 'clean', clean (")
+    assert find_gaps(table, QUESTIONS) == []
 
 
-def test_a_photo_known_only_as_damaged_is_a_label_for_damage() -> None:
-    table = sound_table()
-    assert find_gaps(table.assign(damage_score=np.nan), ["damage"]) == []
+def test_a_photo_known_only_as_damaged_is_a_label_for_damaged_and_none_for_damage() -> None:
+    table = sound_table().assign(damage_score=np.nan)
+    assert find_gaps(table, [ASKED["damaged"]]) == []
+    assert find_gaps(table, [ASKED["damage"]]) != []
 
 
 def test_too_few_groups_are_counted_with_how_many_are_needed() -> None:
     with pytest.raises(UserError, match=r"the photos form 5 groups that must each stay together; 0.12 of them for val needs at least 9\."):
-        assign_splits(make_table(5, of_a_group=1), PARAMS, NO_LEDGER)
+        assign_splits(make_table(5, of_a_group=1), PARAMS, QUESTIONS, NO_LEDGER)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"photos": {"a": "dev"}, "moved": {}, "settings": {}}', '{"photos": {}}'])
@@ -610,9 +600,11 @@ def write_root(folder: Path, *, scenes: int = 24) -> None:
                 "declared_split": "test" if name.startswith("copy") else "train", "clean": float(scene % 2),
                 "cleanliness_score": np.nan, "damaged": np.nan, "damage_score": np.nan, "weather_condition": np.nan,
             })  # fmt: skip
-    write_table(pd.DataFrame(rows)[list(ANNOTATION_COLUMNS)], folder / "data/annotations.csv")
+    asked = [ASKED["clean"]]
+    write_table(pd.DataFrame(rows)[annotation_columns(QUESTIONS)], folder / "data/annotations.csv", QUESTIONS)
+    (folder / "data/recipe.yaml").write_text(yaml.safe_dump({"questions": dump_questions(asked)}))
     split = {**PARAMS.model_dump(), "fractions": dict.fromkeys(SPLITS, 0.25)}
-    params = {"data": {"root": "photos", "sources": "none"}, "split": split, "model": {"tasks": ["clean"]}}
+    params = {"data": {"root": "photos", "sources": "none"}, "split": split}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
 
 
@@ -633,8 +625,9 @@ def test_the_stage_ties_copies_and_repeats_itself_byte_for_byte(tmp_path: Path, 
     first = run_stage_in(tmp_path, monkeypatch)
     assert run_stage_in(tmp_path, monkeypatch) == first
 
-    table = read_table(tmp_path / OUTPUTS[0], columns=DATASET_COLUMNS)
-    assert list(table.columns) == list(DATASET_COLUMNS)
+    asked = [ASKED["clean"]]
+    table = read_table(tmp_path / OUTPUTS[0], columns=dataset_columns(asked), questions=asked)
+    assert list(table.columns) == dataset_columns(asked)
     assert table["group"].nunique() == 24
     certificate = json.loads(first["metrics/split.json"])
     assert certificate["leaks"] == 0
@@ -700,6 +693,6 @@ def test_grey_equalised_turned_copies_of_real_photos_are_tied() -> None:
 
 def test_split_photos_rejects_what_no_model_could_learn(tmp_path: Path) -> None:
     write_root(tmp_path)
-    annotations = read_table(tmp_path / "data/annotations.csv", columns=ANNOTATION_COLUMNS)
+    annotations = read_table(tmp_path / "data/annotations.csv", columns=annotation_columns(QUESTIONS), questions=QUESTIONS)
     with pytest.raises(UserError, match="no photo has a label for 'weather'"):
-        split_photos(annotations, tmp_path / "photos", params=PARAMS, tasks=["clean", "weather"], ledger=NO_LEDGER)
+        split_photos(annotations, tmp_path / "photos", params=PARAMS, questions=[ASKED["clean"], ASKED["weather"]], ledger=NO_LEDGER)
