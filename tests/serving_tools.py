@@ -80,7 +80,7 @@ def photo_bytes(*, seed: int = 0, kind: str = "JPEG", width: int = 96, height: i
 @contextmanager
 def running_service(model: Path, port: int, **settings: str) -> Iterator[tuple[str, subprocess.Popen]]:
     """`carinspect serve` as a process, ready; its address and the process. Stopped afterwards if it still runs."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "MODEL_PATH": str(model), "THREADS": "1"} | settings
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "MODEL_PATH": str(model), "CARINSPECT_THREADS": "1"} | settings
     command = [sys.executable, "-m", "carinspect.cli.main", "serve", "--port", str(port)]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
     address = f"http://127.0.0.1:{port}"

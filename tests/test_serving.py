@@ -1,6 +1,7 @@
 """serving: settings, answers, back-pressure, batching, replacing the model."""
 
 import asyncio
+import pickle
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from carinspect.inference.drift_log import DriftLog, read_log
 from carinspect.inference.predictor import Predictor, make_predictor
 from carinspect.inference.rows import flat_answer
 from carinspect.inference.rules import car_rules_in_use, rules_in_use
+from carinspect.serving import server
 from carinspect.serving.answers import say
 from carinspect.serving.app import create_app
 from carinspect.serving.batcher import Batcher
@@ -30,7 +32,7 @@ from carinspect.serving.explanation import explain
 from carinspect.serving.loaded_model import load_model
 from carinspect.serving.threads import Threads
 from conftest import QUESTIONS
-from serving_tools import NOTHING_PROVED, PROMISE, SIDE, TOKEN, model_bytes, photo_bytes, thresholds
+from serving_tools import NOTHING_PROVED, PROMISE, ROOT, SIDE, TOKEN, model_bytes, photo_bytes, thresholds
 
 PROVED = PROMISE.model_dump()
 
@@ -59,34 +61,93 @@ def send(client: TestClient, photo: bytes, query: str = "") -> Any:
 # ---- settings
 
 
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ServiceConfig]:
+    """`read_config` with these variables in the environment."""
+
+    def read(**variables: str) -> ServiceConfig:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return read_config()
+
+    return read
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
         ("THRESH", "1.7", "THRESH has the value '1.7'. Input should be less than or equal to 1. Correct it, or unset it."),
+        ("CARINSPECT_THRESH", "1.7", "CARINSPECT_THRESH has the value '1.7'. Input should be less than or equal to 1."),
         ("T_LOW", "low", "T_LOW has the value 'low'. Input should be a valid number"),
         ("T_HIGH", "nan", "T_HIGH has the value 'nan'."),
         ("IMGSZ", "0", "IMGSZ has the value '0'. Input should be greater than or equal to 1."),
-        ("WORKERS", "many", "WORKERS has the value 'many'."),
-        ("DEVICE", "tpu", "DEVICE has the value 'tpu'."),
-        ("ALLOW_URLS", "perhaps", "ALLOW_URLS has the value 'perhaps'."),
-        ("API_TOKEN", "secret7", "API_TOKEN: shorter than 16 characters"),
+        ("CARINSPECT_WORKERS", "many", "CARINSPECT_WORKERS has the value 'many'."),
+        ("CARINSPECT_DEVICE", "tpu", "CARINSPECT_DEVICE has the value 'tpu'."),
+        ("CARINSPECT_MAX_BUFFERED_MB", "inf", "CARINSPECT_MAX_BUFFERED_MB has the value 'inf'."),
+        ("CARINSPECT_ALLOW_URLS", "perhaps", "CARINSPECT_ALLOW_URLS has the value 'perhaps'."),
+        ("CARINSPECT_API_TOKEN", "secret7", "CARINSPECT_API_TOKEN: shorter than 16 characters"),
+        ("CARINSPECT_TREADS", "2", "CARINSPECT_TREADS: no such setting. Did you mean 'CARINSPECT_THREADS'?"),
+        ("CARINSPECT_TOKEN", "secret7", "CARINSPECT_TOKEN: no such setting. Did you mean 'CARINSPECT_API_TOKEN'?"),
+        ("API_TOKEN", "secret7", "API_TOKEN is set, and the service reads CARINSPECT_API_TOKEN. Set that one"),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_value_and_the_mend(name: str, value: str, message: str) -> None:
+def test_a_wrong_setting_is_named_with_its_value_and_the_mend(
+    read: Callable[..., ServiceConfig], name: str, value: str, message: str
+) -> None:
+    # What another program calls by a short word changes no name in a message.
     with pytest.raises(UserError) as error:
-        read_config({name: value})
+        read(WORKERS="4", **{name: value})
     assert str(error.value).startswith(message)
     assert "secret7" not in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_settings_are_read_and_an_empty_one_is_unset() -> None:
-    config = read_config({"THRESH": "", "WORKERS": " 3 ", "ALLOW_URLS": "on", "ALLOWED_URL_HOSTS": "A.example.org, .b.org", "PATH": "/bin"})
-    assert (config.thresh, config.workers, config.allow_urls) == (None, 3, True)
+def test_settings_are_read_and_an_empty_one_is_unset(read: Callable[..., ServiceConfig]) -> None:
+    config = read(
+        THRESH="", CARINSPECT_WORKERS=" 3 ", CARINSPECT_ALLOW_URLS="on", CARINSPECT_ALLOWED_URL_HOSTS="A.example.org, .b.org",
+        CARINSPECT_API_TOKEN="", API_TOKEN="of-another-program",
+    )  # fmt: skip
+    assert (config.thresh, config.workers, config.allow_urls, config.api_token) == (None, 3, True, None)
     assert config.url_hosts == ("a.example.org", ".b.org")
 
 
-def test_a_token_stands_in_no_description_of_the_settings() -> None:
-    assert TOKEN not in repr(read_config({"API_TOKEN": TOKEN}))
+def test_five_settings_also_have_a_short_name_and_no_other_has(read: Callable[..., ServiceConfig]) -> None:
+    short = {"MODEL_PATH": "a.onnx", "IMGSZ": "32", "THRESH": "0.5", "T_LOW": "0.2", "T_HIGH": "0.9"}
+    config = read(**short, THREADS="7", WORKERS="5", DEVICE="tpu", QUEUE_LIMIT="many")
+    assert (config.model_path, config.imgsz, config.thresh, config.t_low, config.t_high) == (Path("a.onnx"), 32, 0.5, 0.2, 0.9)
+    assert (config.threads, config.workers, config.device, config.queue_limit) == (None, 1, "cpu", 64)
+    assert read(**{f"CARINSPECT_{name}": value for name, value in short.items()}) == config
+
+
+def test_two_names_of_a_setting_may_not_contradict_each_other(read: Callable[..., ServiceConfig]) -> None:
+    assert read(THRESH="0.5", CARINSPECT_THRESH="0.5").thresh == read(THRESH="", CARINSPECT_THRESH="0.5").thresh == 0.5
+    with pytest.raises(UserError, match=r"^THRESH has the value '0\.4', and CARINSPECT_THRESH has '0\.5'\. Unset one of them\.$"):
+        read(THRESH="0.4")
+
+
+def test_an_argument_goes_before_the_environment(read: Callable[..., ServiceConfig]) -> None:
+    read(MODEL_PATH="a.onnx", CARINSPECT_THREADS="2")
+    config = ServiceConfig(model_path=Path("b.onnx"), threads=3)
+    assert (config.model_path, config.threads) == (Path("b.onnx"), 3)
+
+
+def test_variables_of_the_rest_of_the_project_and_of_kubernetes_are_no_mistyped_settings(read: Callable[..., ServiceConfig]) -> None:
+    settings = {f"CARINSPECT_{field.upper()}" for field in ServiceConfig.model_fields}
+    files = [file for folder in ("src", "tests") for file in (ROOT / folder).rglob("*.py") if file != Path(__file__)]
+    named = {name for file in [*files, ROOT / "Makefile"] for name in re.findall(r"\bCARINSPECT_[A-Z_]+[A-Z]", file.read_text())} - settings
+    assert {"CARINSPECT_LEASES", "CARINSPECT_MODEL_COPY", "CARINSPECT_SUPERVISOR", "CARINSPECT_REAL_DATA"} <= named
+    # Kubernetes sets these for a service of the name carinspect.
+    named |= {"CARINSPECT_PORT", "CARINSPECT_SERVICE_HOST", "CARINSPECT_SERVICE_PORT", "CARINSPECT_PORT_8000_TCP_PROTO"}
+    assert read(**dict.fromkeys(named, "1")) == ServiceConfig()
+
+
+def test_a_token_stands_in_no_description_of_the_settings(read: Callable[..., ServiceConfig]) -> None:
+    assert TOKEN not in repr(read(CARINSPECT_API_TOKEN=TOKEN))
+
+
+def test_the_time_for_headers_reaches_workers_which_get_uvicorns_settings_pickled() -> None:
+    made = server._settings("module:app", ServiceConfig(workers=2, header_timeout_s=3), host="127.0.0.1", port=8000)
+    assert pickle.loads(pickle.dumps(made)).header_timeout_s == 3
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,7 @@ def test_the_keyboard_reaches_everything_and_everything_has_a_name(page: Page) -
 def test_a_service_with_a_token_asks_for_it(browser: Any, tmp_path: Path) -> None:
     model = tmp_path / "best.onnx"
     model.write_bytes(model_bytes())
-    with running_service(model, free_port(), API_TOKEN=TOKEN) as (address, _):
+    with running_service(model, free_port(), CARINSPECT_API_TOKEN=TOKEN) as (address, _):
         page = browser.new_page()
         page.goto(address)
         page.set_input_files("#choose", photos(0))
@@ -196,7 +196,7 @@ def test_a_page_that_loads_from_elsewhere_is_noticed_and_the_policy_holds_it_bac
 def test_the_interfaces_page_takes_the_token(browser: Any, tmp_path: Path) -> None:
     model = tmp_path / "best.onnx"
     model.write_bytes(model_bytes())
-    with running_service(model, free_port(), API_TOKEN=TOKEN) as (address, _):
+    with running_service(model, free_port(), CARINSPECT_API_TOKEN=TOKEN) as (address, _):
         page = browser.new_page()
         page.goto(f"{address}/docs")
         page.get_by_role("button", name="Authorize").first.click()

@@ -51,7 +51,7 @@ def test_sigterm_finishes_what_was_accepted_and_takes_no_more(model: Path) -> No
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_sighup_replaces_the_model_and_drops_no_request(model: Path, workers: str) -> None:
-    with running_service(model, free_port(), WORKERS=workers) as (address, process), ThreadPoolExecutor(4) as pool:
+    with running_service(model, free_port(), CARINSPECT_WORKERS=workers) as (address, process), ThreadPoolExecutor(4) as pool:
         before = version(address)
         model.write_bytes(model_bytes(seed=1))
         answers = [pool.submit(send, address) for _ in range(40)]
@@ -85,7 +85,7 @@ def kill_a_worker(pid: int) -> None:
 
 
 def test_a_killed_worker_is_replaced_while_the_others_answer(model: Path) -> None:
-    with running_service(model, free_port(), WORKERS="2") as (address, process):
+    with running_service(model, free_port(), CARINSPECT_WORKERS="2") as (address, process):
         wait_until(lambda: len(workers_of(process.pid)) == 2)
         before = {worker.pid for worker in workers_of(process.pid)}
         kill_a_worker(process.pid)
@@ -99,7 +99,7 @@ def test_a_killed_worker_is_replaced_while_the_others_answer(model: Path) -> Non
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_what_is_not_fit_to_serve_ends_with_one_line(tmp_path: Path, workers: str) -> None:
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "MODEL_PATH": str(tmp_path / "none.onnx"), "WORKERS": workers}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "MODEL_PATH": str(tmp_path / "none.onnx"), "CARINSPECT_WORKERS": workers}
     by_hand = [sys.executable, "-m", "carinspect.cli.main", "serve", "--port", str(free_port())]
     by_uvicorn = [sys.executable, "-m", "uvicorn", "--factory", "carinspect.serving.app:from_environment", "--port", str(free_port())]
     for command in (by_hand, by_uvicorn):
@@ -149,8 +149,19 @@ def test_a_refusal_of_a_body_that_came_whole_waits_for_nothing_and_keeps_the_con
     assert (found.status_code, found.headers.get("connection")) == (422, None)
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_whoever_does_not_send_the_headers_in_time_is_cut_off(model: Path, workers: str) -> None:
+    settings = {"CARINSPECT_WORKERS": workers, "CARINSPECT_HEADER_TIMEOUT_S": "1"}
+    with running_service(model, free_port(), **settings) as (address, _):
+        connection = open_slowly(address, b"POST /predict/file HTTP/1.1\r\nHo")
+        # Less than the default, which is 10 s.
+        assert closed_by_the_other_side(connection, at_most_s=6)
+        connection.close()
+
+
 def test_clients_that_misbehave_do_not_keep_others_from_their_answers(model: Path) -> None:
-    settings = {"WORKERS": "2", "HEADER_TIMEOUT_S": "3", "UPLOAD_TIMEOUT_S": "3", "QUEUE_LIMIT": "16"}
+    limits = {"WORKERS": "2", "HEADER_TIMEOUT_S": "3", "UPLOAD_TIMEOUT_S": "3", "QUEUE_LIMIT": "16"}
+    settings = {f"CARINSPECT_{name}": value for name, value in limits.items()}
     with running_service(model, free_port(), **settings) as (address, process), ThreadPoolExecutor(200) as pool:
         slow_headers = [open_slowly(address, b"POST /predict/file HTTP/1.1\r\nHo") for _ in range(50)]
         slow_bodies = [open_slowly(address, BEGUN) for _ in range(50)]

@@ -20,6 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from fastapi import APIRouter, Request, Response
+from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -30,10 +32,10 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from carinspect.serving import service
 from carinspect.serving.app import create_app
 from carinspect.serving.config import ServiceConfig
-from carinspect.serving.fetching import Fetcher, resolve
+from carinspect.serving.fetching import Fetcher, is_public, resolve
 from carinspect.serving.middleware import Surroundings
-from carinspect.serving.public_address import is_public
 from carinspect.serving.refusals import RefusalError
+from carinspect.serving.routes import open_routes, photo_routes, protected_routes
 from carinspect.serving.uploads import Reservation, UploadMemory
 from serving_tools import TOKEN, model_bytes, photo_bytes
 
@@ -297,6 +299,71 @@ def test_where_there_is_a_token_everything_that_matters_asks_for_it(model: Path)
             assert right.status_code == (403 if path == "/predict/url" else 200), path
         for path in ("/healthz", "/readyz", "/", "/docs", "/docs/swagger-ui.css", "/openapi.json"):
             assert client.get(path).status_code == 200
+
+
+OPEN = {
+    "/", "/healthz", "/readyz", "/openapi.json",
+    "/docs", "/docs/swagger-ui.css", "/docs/swagger-ui-bundle.js", "/docs/favicon-32x32.png",
+}  # fmt: skip
+
+
+def answers_without_token(app: Any) -> set[str]:
+    """The paths, of all that `app` has, that do not refuse a request for want of the token."""
+    routes = app.app.routes if isinstance(app, Surroundings) else app.routes
+    with TestClient(app) as client:
+        return {
+            str(route.path)
+            for route in iter_route_contexts(routes)
+            for method in route.methods or ()
+            if client.request(method, str(route.path)).status_code != 401
+        }
+
+
+def test_every_route_but_the_open_ones_refuses_without_the_token(model: Path) -> None:
+    app = create_app(ServiceConfig(model_path=model, api_token=SecretStr(TOKEN)))
+    assert answers_without_token(app) == OPEN
+    # The photos' routes would refuse on FastAPI's own way, too.
+    assert answers_without_token(app.app) == OPEN
+    described = app.app.openapi()["paths"]
+    assert {path for path, known in described.items() if any("security" in operation for operation in known.values())} == {
+        *described
+    } - OPEN
+
+
+@pytest.mark.parametrize(("router", "open_to_all"), [(photo_routes, False), (protected_routes, False), (open_routes, True)])
+def test_a_new_route_asks_for_what_its_router_asks(
+    model: Path, monkeypatch: pytest.MonkeyPatch, router: APIRouter, open_to_all: bool
+) -> None:
+    async def new(request: Request) -> Response:
+        return Response(request.url.path)
+
+    monkeypatch.setattr(router, "routes", [*router.routes])
+    router.add_api_route("/new", new, methods=["POST"])
+    app = create_app(ServiceConfig(model_path=model, api_token=SecretStr(TOKEN)))
+    assert ("/new" in answers_without_token(app)) == open_to_all
+    with TestClient(app, headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        assert client.post("/new").text == "/new"
+        assert 'carinspect_requests_total{route="/new",status="200"}' in client.get("/metrics").text
+
+
+def test_photos_go_past_the_layers_of_fastapi_and_nothing_else_does(model: Path) -> None:
+    app = create_app(ServiceConfig(model_path=model))
+    seen: list[str] = []
+    inner = app.app
+
+    async def noted(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            seen.append(scope["path"])
+        await inner(scope, receive, send)
+
+    noted.state = inner.state  # type: ignore[attr-defined]
+    app.app = noted  # type: ignore[assignment]
+    with TestClient(app) as client:
+        files = {"file": ("x.jpg", photo_bytes(), "image/jpeg")}
+        asked = [("POST", "/predict/file", {"files": files}), ("POST", "/predict/url", {"json": {}}), ("POST", "/predict/batch", {})]
+        for method, path, body in [*asked, ("GET", "/predict/file", {}), ("GET", "/model", {}), ("GET", "/metrics", {})]:
+            client.request(method, path, **body)
+    assert seen == ["/predict/file", "/model", "/metrics"]
 
 
 def test_tokens_are_compared_in_constant_time(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,8 +97,8 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 for all of this machine's.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen at.")] = 8000,
 ) -> None:
-    """Answer photos over HTTP, with a page at /. The environment sets the rest, MODEL_PATH first: see docs/serving.md."""
-    from carinspect.serving.run import serve
+    """Answer photos over HTTP, with a page at /. Variables CARINSPECT_… set the rest: see docs/serving.md."""
+    from carinspect.serving.server import serve
 
     serve(host=host, port=port)
 

@@ -12,6 +12,7 @@ from carinspect.inference.predictor import Answer, BinaryAnswer, ClassesAnswer, 
 from carinspect.inference.rows import flat_answer
 from carinspect.inference.rules import DecisionRule, Promise
 from carinspect.serving.engine import Seen
+from carinspect.serving.explanation import Explanation
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +26,6 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
-class ExplanationForm:
-    """How much the answer falls when a cell of the photo is covered."""
-
-    of: Annotated[str, Field(description="The answer in question, e.g. p_clean.")]
-    grid: Annotated[list[list[float]], Field(description="Row by row from the upper left corner.")]
-
-
-@dataclass(frozen=True, slots=True)
-class PromiseForm:
-    """What is proved of the photos or cars that get a word."""
-
-    precision: float
-    confidence: float
-    of: str
-    at_rate: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class QuestionForm:
     """The answer to one question. None where it does not apply to the question's kind, or nothing is decided about it."""
 
@@ -53,7 +36,7 @@ class QuestionForm:
     decision: Annotated[str | None, Field(description="A class, or unsure.")]
     side: Annotated[Side | None, Field(description="Whether the decision is the good or the bad class.")]
     threshold: Annotated[float | None, Field(description="The label is the good word when its probability is at least this.")]
-    promise: Annotated[PromiseForm | None, Field(description="What is proved of photos that are decided so.")]
+    promise: Annotated[Promise | None, Field(description="What is proved of photos that are decided so.")]
     in_words: Annotated[str | None, Field(description="The decision and its promise in plain words.")]
     std: Annotated[float | None, Field(description="Standard deviation, where the model can tell it.")]
 
@@ -69,15 +52,15 @@ class PhotoAnswer:
     threshold: float | None
     decision: str | None
     promise: Annotated[
-        PromiseForm | None,
+        Promise | None,
         Field(description="Of what gets the good word. None when nothing is proved, or when the operator replaced a threshold."),
     ]
-    promise_low: Annotated[PromiseForm | None, Field(description="The same of the bad word.")]
+    promise_low: Annotated[Promise | None, Field(description="The same of the bad word.")]
     overridden: Annotated[bool, Field(description="Whether the operator replaced a threshold of the model.")]
     in_words: Annotated[str, Field(description="The decision and its promise in plain words.")]
     answers: Annotated[dict[str, QuestionForm], Field(description="By question.")]
     uncertainty: Annotated[dict[str, float] | None, Field(description="Standard deviations, where the model can tell them.")]
-    explanation: ExplanationForm | None
+    explanation: Explanation | None
     model_version: str
     timings: Timings
 
@@ -103,7 +86,7 @@ class BatchAnswer:
 def form_answer(seen: Seen, *, total_s: float) -> dict[str, Any]:
     """`PhotoAnswer` with the flat answers beside its fields, for a photo that was answered `total_s` seconds after its last byte came."""
     predictor, busy_s = seen.model.predictor, seen.decode_s + seen.model_s
-    lead, explanation = predictor.lead, seen.explanation
+    lead = predictor.lead
     answers = {asked.name: _form_question(asked, seen.answer[asked.name], predictor.rules.get(asked.name)) for asked in predictor.questions}
     flat = flat_answer(predictor, seen.answer)
     for asked in predictor.questions:
@@ -116,13 +99,13 @@ def form_answer(seen: Seen, *, total_s: float) -> dict[str, Any]:
         label=flat["label"],
         threshold=flat["threshold"],
         decision=flat["decision"],
-        promise=None if lead is None else form_promise(lead.promises.get("good")),
-        promise_low=None if lead is None else form_promise(lead.promises.get("bad")),
+        promise=None if lead is None else lead.promises.get("good"),
+        promise_low=None if lead is None else lead.promises.get("bad"),
         overridden=any(rule.overridden for rule in predictor.rules.values()),
         in_words="This model decides nothing." if lead is None else answers[lead.question.name].in_words or "",
         answers=answers,
         uncertainty=uncertainty or None,
-        explanation=None if explanation is None else ExplanationForm(of=explanation.of, grid=explanation.grid),
+        explanation=seen.explanation,
         model_version=seen.model.version,
         timings=Timings(
             queue_ms=_milliseconds(max(0.0, total_s - busy_s)),
@@ -137,7 +120,7 @@ def form_answer(seen: Seen, *, total_s: float) -> dict[str, Any]:
 def _form_question(asked: Question, answer: QuestionAnswer, rule: DecisionRule | None) -> QuestionForm:
     match answer:
         case BinaryAnswer():
-            promise = None if rule is None or answer.side is None else form_promise(rule.promises.get(answer.side))
+            promise = None if rule is None or answer.side is None else rule.promises.get(answer.side)
             words = None if rule is None else say(answer.side, rule)
             return QuestionForm(
                 asked.kind, None, answer.p, answer.label, answer.decision, answer.side, answer.threshold, promise, words, answer.std
@@ -148,11 +131,6 @@ def _form_question(asked: Question, answer: QuestionAnswer, rule: DecisionRule |
             return QuestionForm(asked.kind, answer.value, answer.p, None, None, None, None, None, None, answer.std)
         case _:
             assert_never(answer)
-
-
-def form_promise(promise: Promise | None) -> PromiseForm | None:
-    """As JSON has it."""
-    return None if promise is None else PromiseForm(promise.precision, promise.confidence, promise.of, promise.at_rate)
 
 
 def form_verdict(answers: list[Answer | None], rules: Mapping[str, DecisionRule]) -> dict[str, CarAnswer] | None:

@@ -1,28 +1,26 @@
-"""Owns the application: the routes, what is around them, and its beginning and end.
+"""The application: the routes, what is around them, and its beginning and end.
 
 `uvicorn --factory carinspect.serving.app:from_environment` runs it; `carinspect serve` adds the time limits that strangers call for.
 """
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from uvicorn.config import STARTUP_FAILURE
 
 from carinspect.core.errors import UserError
 from carinspect.serving.config import ServiceConfig, read_config
 from carinspect.serving.fetching import Fetcher
-from carinspect.serving.interface import add_interface
-from carinspect.serving.middleware import Surroundings
+from carinspect.serving.middleware import DirectRoute, Surroundings
+from carinspect.serving.pages import add_interface
 from carinspect.serving.refusals import RefusalError, answer_fault, answer_http_error, answer_refusal
-from carinspect.serving.routes import router
+from carinspect.serving.routes import open_routes, photo_routes, protected_routes
 from carinspect.serving.service import Service
 
 log = logging.getLogger("uvicorn.error")
@@ -31,7 +29,7 @@ log = logging.getLogger("uvicorn.error")
 def from_environment() -> Surroundings:
     """The application that the environment describes; a wrong setting or an unfit model ends the process with one line."""
     try:
-        return create_app(read_config(os.environ))
+        return create_app(read_config())
     except UserError as error:
         print(f"carinspect: {error}", file=sys.stderr)
         # The status by which uvicorn knows that beginning again would not help.
@@ -56,14 +54,13 @@ def create_app(config: ServiceConfig, *, fetcher: Fetcher | None = None) -> Surr
     # FastAPI's own pages load their scripts from elsewhere; add_interface has one that doesn't.
     app = FastAPI(title="carinspect", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
-    # FastAPI's own of these stand for the description alone.
-    direct = {route.path: route.endpoint for route in router.routes if isinstance(route, APIRoute) and "answers" in route.tags}
-    app.include_router(router)
+    for router in (photo_routes, protected_routes, open_routes):
+        app.include_router(router)
     add_interface(app, with_token=config.api_token is not None)
     app.add_exception_handler(RefusalError, answer_refusal)
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(Exception, answer_fault)
-    return Surroundings(app, service.monitor, direct)
+    return Surroundings(app, service.monitor, [route for route in photo_routes.routes if isinstance(route, DirectRoute)])
 
 
 def _reload_on_hangup(service: Service, running: set[asyncio.Task[None]]) -> None:
@@ -92,4 +89,4 @@ def _announce(service: Service) -> None:
     elif not any(rule.promises for rule in rules):
         log.warning("The model carries no promise: no threshold could be proved when it was made.")
     if config.api_token is None:
-        log.warning("No API_TOKEN: whoever reaches this port can use the service.")
+        log.warning("No CARINSPECT_API_TOKEN: whoever reaches this port can use the service.")

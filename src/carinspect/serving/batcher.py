@@ -1,4 +1,4 @@
-"""Owns dynamic batching: photos of concurrent requests, answered in one run of the model."""
+"""Dynamic batching: photos of concurrent requests, answered in one run of the model."""
 
 import asyncio
 from dataclasses import dataclass

@@ -1,69 +1,81 @@
-"""Owns the service's settings: environment variables, read once, strictly, into one frozen object."""
+"""The settings of the service: environment variables, read once into one frozen object."""
 
-from collections.abc import Mapping
+import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from carinspect.core.errors import UserError
 from carinspect.core.machine import usable_cores
-from carinspect.core.params import Section
 from carinspect.inference.session import Device
 
-_WORDS = {"1": "true", "yes": "true", "on": "true", "0": "false", "no": "false", "off": "false"}
+PREFIX = "CARINSPECT_"
+MODEL_COPY = "CARINSPECT_MODEL_COPY"
+"""Variable by which the parent of several workers tells them where the proven copy of the model lies."""
+SUPERVISOR = "CARINSPECT_SUPERVISOR"
+"""Variable with the process id of that parent. It passes a reload on to all workers."""
 
 
-class ServiceConfig(Section):
-    """Each field is the environment variable of the same name in capitals."""
+class ServiceConfig(BaseSettings):
+    """Each field is the environment variable `CARINSPECT_` and its name in capitals; one with an alias is also the variable of that name.
 
-    model_path: Path = Path("models/best.onnx")
+    What is given as an argument goes before the environment.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, populate_by_name=True, extra="forbid", frozen=True, allow_inf_nan=False
+    )
+
+    model_path: Path = Field(default=Path("models/best.onnx"), validation_alias="MODEL_PATH")
     """The model file. It carries its own threshold."""
     device: Device = "cpu"
     """Where the model runs. `auto` takes a GPU where onnxruntime can use one."""
-    imgsz: int | None = Field(None, ge=1)
+    imgsz: int | None = Field(default=None, ge=1, validation_alias="IMGSZ")
     """Image side in pixels that the operator expects; the service does not start with a model of another. None: the model's own."""
 
-    thresh: float | None = Field(None, ge=0, le=1)
+    thresh: float | None = Field(default=None, ge=0, le=1, validation_alias="THRESH")
     """In place of the model's T_clean. Any number but the model's own ends the promise, and every answer says so."""
-    t_low: float | None = Field(None, ge=0, le=1)
+    t_low: float | None = Field(default=None, ge=0, le=1, validation_alias="T_LOW")
     """In place of the model's T_low."""
-    t_high: float | None = Field(None, ge=0, le=1)
+    t_high: float | None = Field(default=None, ge=0, le=1, validation_alias="T_HIGH")
     """In place of the model's T_high."""
 
-    max_upload_mb: float = Field(15.0, gt=0, le=200)
+    max_upload_mb: float = Field(default=15.0, gt=0, le=200)
     """Of one photo, in units of 1,000,000 bytes."""
-    max_pixels: int = Field(60_000_000, ge=1, le=200_000_000)
+    max_pixels: int = Field(default=60_000_000, ge=1, le=200_000_000)
     """Width times height of a photo, as its header says before anything is decoded."""
-    max_aspect_ratio: float = Field(8.0, ge=1)
+    max_aspect_ratio: float = Field(default=8.0, ge=1)
     """Longer side over shorter side. A strip squeezed into the model's square shows nothing that it was trained on."""
-    min_side_px: int = Field(16, ge=1)
+    min_side_px: int = Field(default=16, ge=1)
     """Shorter side of a photo."""
-    max_batch_files: int = Field(16, ge=1, le=256)
+    max_batch_files: int = Field(default=16, ge=1, le=256)
     """Photos in one request to /predict/batch."""
-    max_buffered_mb: float = Field(256.0, gt=0)
+    max_buffered_mb: float = Field(default=256.0, gt=0)
     """Bytes of all uploads that a worker holds at once; beyond it new ones are sent away with 503."""
 
-    queue_limit: int = Field(64, ge=1)
+    queue_limit: int = Field(default=64, ge=1)
     """Photos that a worker has accepted and not yet answered; beyond it new ones are sent away with 503."""
-    workers: int = Field(1, ge=1, le=64)
+    workers: int = Field(default=1, ge=1, le=64)
     """Processes, each with a model of its own."""
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(default=None, ge=1)
     """Photos that a worker decodes at once, and on a CPU answers at once. None: the usable cores over the workers."""
-    batch_size: int | None = Field(None, ge=1, le=1024)
+    batch_size: int | None = Field(default=None, ge=1, le=1024)
     """Photos of concurrent requests that are answered in one run of the model. None: 1 on a CPU, 32 on a GPU."""
-    batch_wait_ms: float = Field(2.0, ge=0, le=1000)
+    batch_wait_ms: float = Field(default=2.0, ge=0, le=1000)
     """How long the first photo of a batch waits for others."""
 
-    connection_limit: int = Field(1000, ge=1)
+    connection_limit: int = Field(default=1000, ge=1)
     """Open connections of a worker; beyond it requests get 503."""
-    header_timeout_s: float = Field(10.0, gt=0)
+    header_timeout_s: float = Field(default=10.0, gt=0)
     """Until the headers of a request have come in whole."""
-    upload_timeout_s: float = Field(30.0, gt=0)
+    upload_timeout_s: float = Field(default=30.0, gt=0)
     """Until the body of a request has come in whole."""
-    keep_alive_s: int = Field(15, ge=1)
+    keep_alive_s: int = Field(default=15, ge=1)
     """That an idle connection stays open."""
-    shutdown_timeout_s: int = Field(30, ge=1)
+    shutdown_timeout_s: int = Field(default=30, ge=1)
     """That accepted requests have to finish after SIGTERM."""
 
     api_token: SecretStr | None = None
@@ -75,14 +87,19 @@ class ServiceConfig(Section):
 
     `photos.example.org` names one, `.example.org` all below it, `photos.example.org:8443` another port than 80 or 443.
     """
-    url_timeout_s: float = Field(10.0, gt=0)
+    url_timeout_s: float = Field(default=10.0, gt=0)
     """For one photo, redirects included."""
-    explain_grid: int = Field(8, ge=0, le=16)
+    explain_grid: int = Field(default=8, ge=0, le=16)
     """Cells along each side of the occlusion map that `?explain=true` asks for. 0 switches it off."""
     drift_log: Path | None = None
     """File that histograms of answers are appended to, for `carinspect drift`; no photo, name or address. None: nothing is logged."""
-    drift_window_s: float = Field(3600.0, gt=0)
+    drift_window_s: float = Field(default=3600.0, gt=0)
     """That one line of it speaks of."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _strip(cls, value: Any) -> Any:
+        return value.strip() if isinstance(value, str) else value
 
     @field_validator("api_token")
     @classmethod
@@ -106,25 +123,52 @@ class ServiceConfig(Section):
         return self.threads or max(1, usable_cores() // self.workers)
 
 
-def read_config(environment: Mapping[str, str]) -> ServiceConfig:
-    """The settings in `environment`; a variable that is empty counts as unset. Raises `UserError` that names each wrong one."""
-    values: dict[str, Any] = {}
-    for field, about in ServiceConfig.model_fields.items():
-        text = environment.get(field.upper(), "").strip()
-        if not text:
-            continue
-        if about.annotation is bool:
-            values[field] = _WORDS.get(text.lower(), text.lower())
-        else:
-            values[field] = text
+def read_config() -> ServiceConfig:
+    """The settings of the environment; a variable that is empty counts as unset. Raises `UserError` that names each wrong one."""
+    problems = [*_misnamed(), *_contradictions()]
+    if problems:
+        raise UserError(" ".join(problems))
     try:
-        return ServiceConfig.model_validate_strings(values)
+        return ServiceConfig()
     except ValidationError as error:
         raise UserError(" ".join(_explain(problem) for problem in error.errors())) from None
 
 
+def _misnamed() -> list[str]:
+    """Variables that are probably meant for a setting and set none. Others may begin with `CARINSPECT_`, e.g. what Kubernetes sets."""
+    known = [field.upper() for field in ServiceConfig.model_fields]
+    problems = []
+    for name in sorted(os.environ):
+        # Names are compared without the prefix, which makes all of them alike.
+        word = name.removeprefix(PREFIX)
+        if word != name and word not in known and name not in (MODEL_COPY, SUPERVISOR):
+            nearest = get_close_matches(word, known, n=1, cutoff=0.7)
+            problems += [f"{name}: no such setting. Did you mean '{PREFIX}{one}'?" for one in nearest]
+    if os.environ.get("API_TOKEN") and f"{PREFIX}API_TOKEN" not in os.environ:
+        # The name of older versions. If it were ignored, the service would be open to everybody.
+        mend = "Set that one; set it to nothing to serve without a token."
+        problems.append(f"API_TOKEN is set, and the service reads {PREFIX}API_TOKEN. {mend}")
+    return problems
+
+
+def _contradictions() -> list[str]:
+    """Settings that have two names, and a value for each."""
+    problems = []
+    for name in _short_names():
+        old, new = os.environ.get(name, "").strip(), os.environ.get(PREFIX + name, "").strip()
+        if old and new and old != new:
+            problems.append(f"{name} has the value {old!r}, and {PREFIX}{name} has {new!r}. Unset one of them.")
+    return problems
+
+
+def _short_names() -> list[str]:
+    return [about.validation_alias for about in ServiceConfig.model_fields.values() if isinstance(about.validation_alias, str)]
+
+
 def _explain(problem: Any) -> str:
     name = str(problem["loc"][0]).upper()
+    if name not in _short_names() or not os.environ.get(name):
+        name = PREFIX + name
     if problem["type"] == "value_error":
         # The value may be a secret.
         return f"{name}: {problem['ctx']['error']}"

@@ -1,4 +1,4 @@
-"""Owns the work behind the routes: which model is current, how many photos wait, and where they are decoded and answered."""
+"""The work behind the routes: which model is current, how many photos wait, and where they are decoded and answered."""
 
 import asyncio
 import logging
@@ -103,7 +103,7 @@ class Engine:
 
     async def _explained(self, seen: Seen) -> Seen:
         if self.config.explain_grid == 0:
-            raise RefusalError(403, "Explanations are switched off here (EXPLAIN_GRID).")
+            raise RefusalError(403, "Explanations are switched off here (CARINSPECT_EXPLAIN_GRID).")
         if self._explaining >= 2:
             raise busy("Too many explanations are under way")
         self._explaining += 1

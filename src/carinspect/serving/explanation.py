@@ -4,8 +4,10 @@ Source: Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
 from carinspect.inference.predictor import Predictor
 
@@ -16,10 +18,8 @@ CHUNK = 32
 class Explanation:
     """How much an answer falls (negative: rises) when a cell of the photo is covered."""
 
-    of: str
-    """The output in question: the answer to the first question."""
-    grid: list[list[float]]
-    """(cells, cells), row by row from the upper left corner of the photo."""
+    of: Annotated[str, Field(description="The output in question: the answer to the first question, e.g. p_clean.")]
+    grid: Annotated[list[list[float]], Field(description="Cells, row by row from the upper left corner of the photo.")]
 
 
 def explain(predictor: Predictor, pixels: np.ndarray, *, grid: int) -> Explanation:

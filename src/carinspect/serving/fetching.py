@@ -1,4 +1,4 @@
-"""Owns fetching a photo from a stranger's URL without being led anywhere else.
+"""Fetches a photo from a stranger's URL without being led anywhere else.
 
 The host is resolved once and the connection goes to the address that was checked, so that a name cannot point elsewhere a moment later
 (DNS rebinding). Every redirect goes through the same checks. Source of the rules: OWASP, Server-Side Request Forgery Prevention.
@@ -8,18 +8,31 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import urljoin, urlsplit
 
 import httpx
 
 from carinspect.serving.config import ServiceConfig
-from carinspect.serving.public_address import is_public
 from carinspect.serving.refusals import RefusalError
 from carinspect.serving.uploads import Reservation, too_large
 
 MAX_REDIRECTS = 3
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = (301, 302, 303, 307, 308)
+_NEVER = tuple(
+    ip_network(network)
+    for network in (
+        "192.0.0.0/24",  # protocol assignments; Oracle's metadata service, which Python calls global
+        "168.63.129.16/32",  # Azure's WireServer: a public number with a machine's secrets behind it
+        "64:ff9b::/96",  # NAT64: an IPv4 address inside, which this machine's gateway may lead to
+        "64:ff9b:1::/48",
+        "2002::/16",  # 6to4, likewise
+        "2001::/32",  # Teredo, likewise
+        "::/96",  # IPv4-compatible, likewise
+        "fec0::/10",  # site-local, the predecessor of fc00::/7
+    )
+)
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 
@@ -28,6 +41,21 @@ async def resolve(host: str, port: int) -> list[str]:
     """All addresses of a host, as the system resolves them. Raises `OSError` when it has none."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in found]
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the open internet: not private, loopback, link-local (cloud metadata), multicast or reserved."""
+    try:
+        found: IPv4Address | IPv6Address = ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(found, IPv6Address) and found.scope_id is not None:
+        return False
+    if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    if any(found.version == network.version and found in network for network in _NEVER):
+        return False
+    return found.is_global and not (found.is_multicast or found.is_reserved or found.is_unspecified)
 
 
 class Fetcher:
@@ -47,7 +75,9 @@ class Fetcher:
     async def fetch(self, url: str, reservation: Reservation) -> bytes:
         """The bytes at `url`, one photo's worth at most. Raises `RefusalError`; its reason never tells what lies inside the network."""
         if not self._config.allow_urls:
-            raise RefusalError(403, "Fetching photos by URL is switched off here (ALLOW_URLS). Upload the photo to /predict/file.")
+            raise RefusalError(
+                403, "Fetching photos by URL is switched off here (CARINSPECT_ALLOW_URLS). Upload the photo to /predict/file."
+            )
         try:
             async with asyncio.timeout(self._config.url_timeout_s):
                 for _ in range(MAX_REDIRECTS + 1):
@@ -119,7 +149,7 @@ class Fetcher:
         if any(names[0] == entry or (entry.startswith(".") and names[1].endswith(entry)) for entry in allowed):
             return
         if allowed:
-            raise RefusalError(403, "The URL's host is not one of those that photos are fetched from here (ALLOWED_URL_HOSTS).")
+            raise RefusalError(403, "The URL's host is not one of those that photos are fetched from here (CARINSPECT_ALLOWED_URL_HOSTS).")
         if not usual:
             raise RefusalError(403, "The URL names a port other than 80 for http or 443 for https.")
 

@@ -1,16 +1,17 @@
-"""Owns what happens around every request: counting it, the headers that keep a browser from doing more with an answer than show it, and
-the short way to the routes that take photos."""
+"""What happens around every request: it is counted, and its answer gets headers that keep a browser from doing more than show it.
+
+A request to a `DirectRoute` is answered from here.
+"""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Iterable
 
 from fastapi import FastAPI, Request, Response
+from fastapi.routing import APIRoute
 from starlette.types import Message, Receive, Scope, Send
 
 from carinspect.serving.monitoring import Monitor
 from carinspect.serving.refusals import RefusalError, answer_fault, answer_refusal
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -20,13 +21,29 @@ _HEADERS = [
 ]
 
 
+class DirectRoute(APIRoute):
+    """A route whose requests go past the layers of FastAPI, which cost much beside a small model; it knows the route for its description.
+
+    Its path has no parameters, its endpoint takes the request alone and returns a response. So do its router's dependencies, all of them
+    coroutines; what they return is not used.
+    """
+
+    async def answer(self, request: Request) -> Response:
+        """The answer of the endpoint, once the router's dependencies have let the request pass."""
+        for dependency in self.dependencies:
+            assert dependency.dependency is not None
+            await dependency.dependency(request)
+        response: Response = await self.endpoint(request)
+        return response
+
+
 class Surroundings:
     """The application as the server meets it: `app` with what surrounds each of its requests."""
 
-    def __init__(self, app: FastAPI, monitor: Monitor, direct: Mapping[str, Endpoint]) -> None:
-        """direct: path → what answers a POST there, past the layers of FastAPI, which cost much beside a small model."""
+    def __init__(self, app: FastAPI, monitor: Monitor, direct: Iterable[DirectRoute]) -> None:
         self.app = app
-        self._monitor, self._direct = monitor, direct
+        self._monitor = monitor
+        self._direct = {(method, route.path): route for route in direct for method in route.methods or ()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -42,22 +59,22 @@ class Surroundings:
                 message["headers"] = [*message.get("headers", []), *_HEADERS]
             await send(message)
 
-        endpoint = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
+        direct = self._direct.get((scope["method"], scope["path"]))
         try:
-            if endpoint is None:
+            if direct is None:
                 await self.app(scope, receive, send_marked)
             else:
-                await self._answer(endpoint, scope, receive, send_marked)
+                await self._answer(direct, scope, receive, send_marked)
         finally:
             # A path that is no route's is a stranger's word: it must not become a name of a figure.
-            route = scope["path"] if endpoint is not None else getattr(scope.get("route"), "path", "other")
-            self._monitor.note_request(route, status, time.perf_counter() - start)
+            path = scope["path"] if direct is not None else getattr(scope.get("route"), "path", "other")
+            self._monitor.note_request(path, status, time.perf_counter() - start)
 
-    async def _answer(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, route: DirectRoute, scope: Scope, receive: Receive, send: Send) -> None:
         scope["app"] = self.app
         request = Request(scope, receive)
         try:
-            response = await endpoint(request)
+            response = await route.answer(request)
         except RefusalError as refusal:
             response = await answer_refusal(request, refusal)
         except Exception as error:

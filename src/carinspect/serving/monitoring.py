@@ -1,4 +1,4 @@
-"""Owns the service's figures for Prometheus, over all of its worker processes."""
+"""The service's figures for Prometheus, over all of its worker processes."""
 
 import os
 from functools import cache

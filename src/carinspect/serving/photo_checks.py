@@ -1,4 +1,4 @@
-"""Owns what an uploaded photo must be before it is decoded: its size, its shape, and nothing but a photo."""
+"""What an uploaded photo must be before it is decoded: its size, its shape, and nothing but a photo."""
 
 import io
 import zipfile

@@ -1,4 +1,4 @@
-"""Owns the refusal of a request: its status, its one-line reason, and the answer that carries it."""
+"""The refusal of a request: its status, its one-line reason, and the answer that carries it."""
 
 from fastapi import Request
 from fastapi.responses import JSONResponse

@@ -1,11 +1,11 @@
-"""Owns the service's routes: what each takes, and the form of its answers."""
+"""The routes of the service: what each takes, who may ask, and the form of its answers."""
 
 import asyncio
 import os
 import signal
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import to_json
@@ -13,14 +13,11 @@ from pydantic_core import to_json
 from carinspect.core.errors import UserError
 from carinspect.inference.predictor import Answer
 from carinspect.serving.answers import BatchAnswer, BatchItem, PhotoAnswer, form_verdict
+from carinspect.serving.config import SUPERVISOR
+from carinspect.serving.middleware import DirectRoute
 from carinspect.serving.refusals import RefusalBody, RefusalError
 from carinspect.serving.service import Service
 from carinspect.serving.uploads import read_form_photos, read_json_body
-
-SUPERVISOR = "CARINSPECT_SUPERVISOR"
-"""Variable with the process id of the parent of several workers. It passes a reload on to all of them."""
-
-router = APIRouter()
 
 _PHOTO = {"type": "string", "format": "binary"}
 _REASONS = {
@@ -33,11 +30,30 @@ _REASONS = {
     422: "The photo, or a value, cannot be used.",
     503: "Too much at once; Retry-After says when to try again.",
 }
-_TAKING = {400, 401, 408, 413, 415, 422, 503}
+_TAKING = {400, 408, 413, 415, 422, 503}
 
 
 def _refusals(statuses: set[int]) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": RefusalBody, "description": _REASONS[status]} for status in sorted(statuses)}
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+async def _authorise(request: Request) -> None:
+    _service(request).authorise(request)
+
+
+_ASKS, _MAY_REFUSE = [Depends(_authorise)], _refusals({401})
+
+photo_routes = APIRouter(route_class=DirectRoute, dependencies=_ASKS, responses=_MAY_REFUSE)
+"""They take photos. They ask for the token, and are answered past the layers of FastAPI."""
+protected_routes = APIRouter(dependencies=_ASKS, responses=_MAY_REFUSE)
+"""They ask for the token."""
+open_routes = APIRouter()
+"""They answer everybody, and tell nothing of photos, figures or where the model comes from."""
 
 
 def _form(field: str, schema: dict[str, Any]) -> dict[str, Any]:
@@ -63,16 +79,11 @@ def _flag(request: Request, name: str) -> bool:
     return given == "true"
 
 
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
 def _json(answer: dict[str, Any] | BatchAnswer) -> Response:
     return Response(to_json(answer, inf_nan_mode="null"), media_type="application/json")
 
 
-@router.post(
+@photo_routes.post(
     "/predict/file",
     response_model=PhotoAnswer,
     responses=_refusals({*_TAKING, 403}),
@@ -82,7 +93,6 @@ def _json(answer: dict[str, Any] | BatchAnswer) -> Response:
 async def predict_file(request: Request) -> Response:
     """One photo's answers."""
     service = _service(request)
-    service.authorise(request)
     explain = _flag(request, "explain")
     with service.upload() as reservation:
         (photo,) = await read_form_photos(request, field_name="file", max_files=1, config=service.config, reservation=reservation)
@@ -98,7 +108,7 @@ class PhotoUrl(BaseModel):
     url: str
 
 
-@router.post(
+@photo_routes.post(
     "/predict/url",
     response_model=PhotoAnswer,
     responses=_refusals({*_TAKING, 403}),
@@ -108,7 +118,6 @@ class PhotoUrl(BaseModel):
 async def predict_url(request: Request) -> Response:
     """The answers for a photo on the public internet. Off unless the operator allows it."""
     service = _service(request)
-    service.authorise(request)
     explain = _flag(request, "explain")
     with service.upload() as reservation:
         body = await read_json_body(request, config=service.config, reservation=reservation)
@@ -121,7 +130,7 @@ async def predict_url(request: Request) -> Response:
             return _json((await service.answer(photo, explained=explain))[1])
 
 
-@router.post(
+@photo_routes.post(
     "/predict/batch",
     response_model=BatchAnswer,
     responses=_refusals(_TAKING),
@@ -131,7 +140,6 @@ async def predict_url(request: Request) -> Response:
 async def predict_batch(request: Request) -> Response:
     """Several photos' answers, each with an answer or an error of its own."""
     service = _service(request)
-    service.authorise(request)
     car = _flag(request, "car")
     with service.upload() as reservation:
         photos = await read_form_photos(
@@ -152,11 +160,10 @@ async def _batch_item(service: Service, photo: bytes) -> tuple[Answer | None, Ba
     return answer, BatchItem(answer=form, error=None, status=200)
 
 
-@router.get("/model", responses=_refusals({401}), tags=["model"])
+@protected_routes.get("/model", tags=["model"])
 async def model(request: Request) -> dict[str, Any]:
     """What is served: its lineage, its figures on the test split, its rule and promise."""
     service = _service(request)
-    service.authorise(request)
     return service.engine.model.describe()
 
 
@@ -166,13 +173,14 @@ class ReloadRefusal(RefusalBody):
     model_version: str
 
 
-@router.post("/admin/reload", responses={**_refusals({401, 403}), 409: {"model": ReloadRefusal}}, tags=["model"])
+@protected_routes.post("/admin/reload", responses={**_refusals({403}), 409: {"model": ReloadRefusal}}, tags=["model"])
 async def reload(request: Request, response: Response) -> dict[str, Any]:
     """Replace the model by the file that now lies at MODEL_PATH; no request is dropped. Asks for the token, so it needs one."""
     service = _service(request)
     if service.config.api_token is None:
-        raise RefusalError(403, "There is no token to ask for (API_TOKEN), so this is switched off. Send the process SIGHUP instead.")
-    service.authorise(request)
+        raise RefusalError(
+            403, "There is no token to ask for (CARINSPECT_API_TOKEN), so this is switched off. Send the process SIGHUP instead."
+        )
     try:
         described = await service.reload(service.config.model_path)
     except UserError:
@@ -184,13 +192,13 @@ async def reload(request: Request, response: Response) -> dict[str, Any]:
     return described
 
 
-@router.get("/healthz", tags=["state"])
+@open_routes.get("/healthz", tags=["state"])
 async def healthz() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
-@router.get("/readyz", responses=_refusals({503}), tags=["state"])
+@open_routes.get("/readyz", responses=_refusals({503}), tags=["state"])
 async def readyz(request: Request) -> dict[str, str]:
     """A photo sent now would be taken."""
     service = _service(request)
@@ -199,15 +207,14 @@ async def readyz(request: Request) -> dict[str, str]:
     return {"status": "ready", "model_version": service.engine.model.version}
 
 
-@router.get("/metrics", response_class=Response, responses=_refusals({401}), tags=["state"])
+@protected_routes.get("/metrics", response_class=Response, tags=["state"])
 async def metrics(request: Request) -> Response:
     """Figures for Prometheus."""
     service = _service(request)
-    service.authorise(request)
     return Response(service.monitor.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-@router.get("/", include_in_schema=False)
+@open_routes.get("/", include_in_schema=False)
 async def page(request: Request) -> Response:
     """The page for people."""
     service = _service(request)

@@ -1,4 +1,4 @@
-"""Owns what the routes share: the settings, the model's engine, the books, and who may ask."""
+"""What the routes share: the settings, the model's engine, the books, and who may ask."""
 
 import hmac
 import logging
@@ -15,17 +15,14 @@ from carinspect.core.errors import UserError
 from carinspect.inference.drift_log import DriftLog
 from carinspect.inference.predictor import Answer
 from carinspect.serving.answers import form_answer
-from carinspect.serving.config import ServiceConfig
+from carinspect.serving.config import MODEL_COPY, ServiceConfig
 from carinspect.serving.engine import Engine
 from carinspect.serving.fetching import Fetcher
 from carinspect.serving.loaded_model import load_model
 from carinspect.serving.monitoring import Monitor
-from carinspect.serving.page import read_page
+from carinspect.serving.pages import read_page
 from carinspect.serving.refusals import RefusalError, busy
 from carinspect.serving.uploads import Reservation, UploadMemory
-
-MODEL_COPY = "CARINSPECT_MODEL_COPY"
-"""Variable by which the parent of several workers tells them where the proven copy of the model lies."""
 
 log = logging.getLogger("uvicorn.error")
 

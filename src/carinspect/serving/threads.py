@@ -1,4 +1,4 @@
-"""Owns the threads that photos are decoded and answered on, off the event loop."""
+"""The threads that photos are decoded and answered on, off the event loop."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Owns reading request bodies: every limit holds while the bytes come in, and a slow or broken sender costs little."""
+"""Reading request bodies: every limit holds while the bytes come in, and a slow or broken sender costs little."""
 
 import asyncio
 from collections.abc import Callable
