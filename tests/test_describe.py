@@ -19,28 +19,25 @@ from sklearn.metrics import mean_squared_error, roc_auc_score
 
 from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.annotations.drawn import read_drawn_outlines, trace
-from carinspect.describe.config import DescribeParams
-from carinspect.describe.counts import count_labels, count_sources, draw_histograms
-from carinspect.describe.examination import Evidence, Examination, examine, make_metrics, summarise
-from carinspect.describe.examples import PHOTOS_PER_SOURCE, choose_examples
-from carinspect.describe.labels import ask
-from carinspect.describe.oddities import find_oddities
-from carinspect.describe.page import draw_page
-from carinspect.describe.photo_statistics import Measured, measure_photos
-from carinspect.describe.pictures import COLOURS, PICTURE_PX, draw_picture
-from carinspect.describe.prediction import make_folds, measure_skill, predict_from_source
-from carinspect.describe.shortcuts import deal_labels, find_shortcuts
-from carinspect.describe.source_profiles import find_grey_sources, profile_sources
-from carinspect.describe.suspects import find_contradictions, find_doubts
 from carinspect.core.data import DataParams
 from carinspect.core.errors import UserError
 from carinspect.core.files import write_json
 from carinspect.core.params import parse_section
-from carinspect.core.tables import DATASET_COLUMNS, LABEL_COLUMNS, read_table
+from carinspect.core.questions import label_columns
+from carinspect.core.tables import dataset_columns, read_table
+from carinspect.describe.config import DescribeParams
+from carinspect.describe.counts import count_labels, count_sources, draw_histograms, find_grey_sources, profile_sources
+from carinspect.describe.examination import Evidence, Examination, examine, make_metrics, summarise
+from carinspect.describe.oddities import Measured, find_oddities, measure_photos
+from carinspect.describe.page import COLOURS, PHOTOS_PER_SOURCE, PICTURE_PX, choose_examples, draw_page, draw_picture
+from carinspect.describe.prediction import LabelledPhotos, make_folds, measure_skill, predict_from_source, take_labelled
+from carinspect.describe.shortcuts import deal_labels, find_shortcuts
+from carinspect.describe.suspects import find_contradictions, find_doubts
 from carinspect.images.look import LAYOUT_SIDE, LOOK, look_at
 from carinspect.images.statistics import STATISTICS
-from conftest import make_dataset
+from conftest import QUESTIONS, make_dataset
 
+BY_COLUMN = {asked.column: asked for asked in QUESTIONS}
 PARAMS = DescribeParams(seed=1, folds=4, shortcut_auc=0.8, shortcut_r2=0.3, chance_draws=2, suspicious_labels=5)
 PAIR_COLUMNS = ("first", "second", "reason", "correlation", "first_declared_split", "second_declared_split", "group")
 
@@ -141,11 +138,15 @@ def make_rows(photos: int, *, seed: int = 0, sources: int = 2, per_group: int = 
     """A table without labels and statistics that mean nothing, row by row."""
     random = np.random.default_rng(seed)
     names = [f"{index:04}.jpg" for index in range(photos)]
-    table = pd.DataFrame(dict.fromkeys(DATASET_COLUMNS, ""), index=range(photos))
+    table = pd.DataFrame(dict.fromkeys(dataset_columns(QUESTIONS), ""), index=range(photos))
     table = table.assign(image_path=names, group=[names[index - index % per_group] for index in range(photos)])
     table = table.assign(source=[f"source{(index // per_group) % sources}" for index in range(photos)])
-    table = table.astype(object).assign(**dict.fromkeys(LABEL_COLUMNS, np.nan))
+    table = table.astype(object).assign(**dict.fromkeys(label_columns(QUESTIONS), np.nan))
     return table, pd.DataFrame(random.normal(100, 20, (photos, len(STATISTICS))), columns=list(STATISTICS)).assign(grey=0.0)
+
+
+def ask(table: pd.DataFrame, column: str) -> LabelledPhotos:
+    return take_labelled(table, BY_COLUMN[column])
 
 
 def group_labels(table: pd.DataFrame, *, classes: int, seed: int = 0) -> np.ndarray:
@@ -224,7 +225,7 @@ def test_a_label_that_the_jpeg_quality_gives_away_is_found_and_named() -> None:
     table, statistics = make_rows(160)
     table["damaged"] = group_labels(table, classes=2)
     statistics["jpeg_quality"] = np.where(table["damaged"] == 1, 88.0, 75.0)
-    found = {shortcut.evidence: shortcut for shortcut in find_shortcuts(table, statistics, PARAMS) if not shortcut.within}
+    found = {shortcut.evidence: shortcut for shortcut in find_shortcuts(table, QUESTIONS, statistics, PARAMS) if not shortcut.within}
     assert found["statistics"].skill > 0.95
     assert found["statistics"].chance is not None
     assert found["statistics"].chance < 0.8
@@ -239,7 +240,7 @@ def test_labels_that_mean_nothing_are_no_shortcut() -> None:
     table["damaged"] = group_labels(table, classes=2)
     table["damage_score"] = np.random.default_rng(1).random(160)
     table["weather_condition"] = group_labels(table, classes=4, seed=1)
-    found = find_shortcuts(table, statistics, PARAMS)
+    found = find_shortcuts(table, QUESTIONS, statistics, PARAMS)
     assert {shortcut.column for shortcut in found} == {"damaged", "damage_score", "weather_condition"}
     assert not [str(shortcut) for shortcut in found if shortcut.warns]
 
@@ -249,7 +250,9 @@ def test_a_label_that_goes_with_the_source_is_found() -> None:
     table["clean"] = (table["source"] == "source0").astype(float)
     table["damage_score"] = np.where(table["source"] == "source0", 0.9, 0.3) + np.random.default_rng(0).normal(0, 0.05, 160)
     found = {
-        (shortcut.column, shortcut.evidence): shortcut for shortcut in find_shortcuts(table, statistics, PARAMS) if not shortcut.within
+        (shortcut.column, shortcut.evidence): shortcut
+        for shortcut in find_shortcuts(table, QUESTIONS, statistics, PARAMS)
+        if not shortcut.within
     }
     assert found["clean", "source"].skill == 1.0
     assert found["damage_score", "source"].skill > 0.8
@@ -263,7 +266,7 @@ def test_a_shortcut_within_one_source_does_not_hide_behind_the_others() -> None:
     table["clean"] = group_labels(table, classes=2)
     inside = table["source"] == "source2"
     statistics.loc[inside, "width_px"] = np.where(table.loc[inside, "clean"] == 1, 640.0, 320.0)
-    warned = [shortcut for shortcut in find_shortcuts(table, statistics, PARAMS) if shortcut.warns]
+    warned = [shortcut for shortcut in find_shortcuts(table, QUESTIONS, statistics, PARAMS) if shortcut.warns]
     assert [(shortcut.column, shortcut.within) for shortcut in warned] == [("clean", "source2")]
 
 
@@ -272,8 +275,8 @@ def test_copies_in_one_group_do_not_make_statistics_look_telling() -> None:
     table, statistics = make_rows(240, per_group=6)
     table["clean"] = group_labels(table, classes=2)
     statistics = statistics.iloc[np.repeat(np.arange(0, 240, 6), 6)].reset_index(drop=True)
-    grouped = find_shortcuts(table, statistics, PARAMS)[0]
-    alone = find_shortcuts(table.assign(group=table["image_path"]), statistics, PARAMS)[0]
+    grouped = find_shortcuts(table, QUESTIONS, statistics, PARAMS)[0]
+    alone = find_shortcuts(table.assign(group=table["image_path"]), QUESTIONS, statistics, PARAMS)[0]
     assert grouped.skill < 0.75
     assert alone.skill > 0.95
 
@@ -289,7 +292,7 @@ def test_one_grey_source_stands_out_and_all_grey_ones_do_not() -> None:
 def test_the_same_rows_give_the_same_shortcuts() -> None:
     table, statistics = make_rows(80)
     table["clean"] = group_labels(table, classes=2)
-    assert find_shortcuts(table, statistics, PARAMS) == find_shortcuts(table, statistics, PARAMS)
+    assert find_shortcuts(table, QUESTIONS, statistics, PARAMS) == find_shortcuts(table, QUESTIONS, statistics, PARAMS)
 
 
 # ---- doubtful labels
@@ -306,7 +309,7 @@ def test_labels_that_were_turned_round_are_the_first_to_be_doubted() -> None:
     statistics["brightness"] += 400 * truth
     turned = [4, 50, 111, 160]
     table["clean"] = np.where(np.isin(np.arange(200), turned), 1 - truth, truth)
-    doubts = {doubt.column: doubt for doubt in find_doubts(table, measured_from(statistics), PARAMS)}
+    doubts = {doubt.column: doubt for doubt in find_doubts(table, QUESTIONS, measured_from(statistics), PARAMS)}
     assert doubts["clean"].trusted
     assert {suspect.image_path for suspect in doubts["clean"].suspects} >= {f"{index:04}.jpg" for index in turned}
     first = doubts["clean"].suspects[0]
@@ -320,14 +323,14 @@ def test_a_score_far_from_its_like_is_doubted() -> None:
     statistics["brightness"] += 400 * truth
     table["damage_score"] = 0.2 + 0.6 * truth
     table.loc[60, "damage_score"] = 1.0 - table.loc[60, "damage_score"]
-    (doubts,) = find_doubts(table, measured_from(statistics), PARAMS)
+    (doubts,) = find_doubts(table, QUESTIONS, measured_from(statistics), PARAMS)
     assert [suspect.image_path for suspect in doubts.suspects] == ["0060.jpg"]
 
 
 def test_a_predictor_that_knows_nothing_doubts_nothing() -> None:
     table, statistics = make_rows(200)
     table["clean"] = group_labels(table, classes=2)
-    (doubts,) = find_doubts(table, measured_from(statistics), PARAMS)
+    (doubts,) = find_doubts(table, QUESTIONS, measured_from(statistics), PARAMS)
     assert not doubts.trusted
     assert doubts.suspects == ()
 
@@ -337,7 +340,7 @@ def test_copies_of_one_suspect_are_listed_once() -> None:
     truth = group_labels(table, classes=2)
     statistics["brightness"] += 400 * truth
     table["clean"] = np.where(np.isin(np.arange(200), [10, 11]), 1 - truth, truth)
-    (doubts,) = find_doubts(table, measured_from(statistics), PARAMS)
+    (doubts,) = find_doubts(table, QUESTIONS, measured_from(statistics), PARAMS)
     assert len({suspect.image_path for suspect in doubts.suspects} & {"0010.jpg", "0011.jpg"}) == 1
 
 
@@ -354,7 +357,7 @@ def test_copies_with_different_labels_contradict_and_photos_of_one_vehicle_do_no
         ("0000.jpg", "0001.jpg", "bytes"), ("0002.jpg", "0003.jpg", "family"), ("0004.jpg", "0005.jpg", "near-duplicate"),
         ("0006.jpg", "0007.jpg", "near-duplicate"),
     )  # fmt: skip
-    found = [(suspect.image_path, suspect.column, suspect.label) for suspect in find_contradictions(table, pairs)]
+    found = [(suspect.image_path, suspect.column, suspect.label) for suspect in find_contradictions(table, QUESTIONS, pairs)]
     assert found == [("0000.jpg", "clean", "clean"), ("0006.jpg", "damage_score", "0.10"), ("0004.jpg", "damage_score", "1.00")]
 
 
@@ -376,27 +379,27 @@ def test_each_kind_of_odd_photo_is_found_and_ordinary_ones_are_not() -> None:
 
 
 def test_counts_are_those_of_the_table(tmp_path: Path) -> None:
-    table = read_table(make_dataset(tmp_path), columns=DATASET_COLUMNS)
-    sources, labels = count_sources(table), count_labels(table)
+    table = read_table(make_dataset(tmp_path), columns=dataset_columns(QUESTIONS), questions=QUESTIONS)
+    sources, labels = count_sources(table, QUESTIONS), count_labels(table, QUESTIONS)
     assert sources.loc["drawn", ["photos", "groups", "train", "val", "calib", "test"]].tolist() == [80, 80, 32, 16, 16, 16]
     assert sources.loc["drawn", "clean"] == table["clean"].notna().sum()
     assert labels.loc["clean: dirty", "all"] == (table["clean"] == 0).sum()
     assert labels.loc["weather_condition: snow", "test"] == ((table["weather_condition"] == 3) & (table["split"] == "test")).sum()
-    for histogram in draw_histograms(table):
+    for histogram in draw_histograms(table, QUESTIONS):
         assert sum(photos for _, photos in histogram.bars) == table[histogram.column].notna().sum()
 
 
 def test_examples_are_few_and_of_different_groups_and_labels() -> None:
     table, _ = make_rows(100, sources=2, per_group=5)
     table["clean"] = [0.0] * 95 + [1.0] * 5
-    examples = choose_examples(table)
+    examples = choose_examples(table, QUESTIONS)
     assert set(examples) == {"source0", "source1"}
     groups = table.set_index("image_path")["group"]
     for paths in examples.values():
         assert len(paths) == PHOTOS_PER_SOURCE
         assert groups[paths].nunique() == len(paths)
     assert table.set_index("image_path").loc[examples["source1"], "clean"].max() == 1
-    shuffled = choose_examples(table.sample(frac=1, random_state=1))
+    shuffled = choose_examples(table.sample(frac=1, random_state=1), QUESTIONS)
     assert shuffled == examples
 
 
@@ -430,7 +433,7 @@ def test_the_outlines_of_an_export_are_read_by_meaning(tmp_path: Path) -> None:
     params = ConvertAnnotationsParams(
         damage_severity={"scratch": 1.0}, dirt_severity={"dirt": 1.0}, area_exponent=0.5, min_dimension_px=8, misnamed="reject"
     )
-    found = read_drawn_outlines(data, params, ["shop/train/a.jpg"])
+    found = read_drawn_outlines(data, params, QUESTIONS, ["shop/train/a.jpg"])
     assert [(kind, name) for kind, name, _ in found["shop/train/a.jpg"]] == [("vehicle", "vehicle"), ("damage", "scratch")]
     (line,) = found["shop/train/a.jpg"][1].lines
     assert np.allclose([line.min(axis=0), line.max(axis=0)], [[0.1, 0.1], [0.6, 0.6]], atol=0.02)
@@ -456,14 +459,14 @@ def test_an_outline_is_drawn_where_it_lies(tmp_path: Path) -> None:
 def evidence(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     """60 photos, one with a hostile name, a near-duplicate pair, a rejected file."""
     folder = tmp_path_factory.mktemp("audit")
-    table = read_table(make_dataset(folder, photos=60), columns=DATASET_COLUMNS)
+    table = read_table(make_dataset(folder, photos=60), columns=dataset_columns(QUESTIONS), questions=QUESTIONS)
     hostile = "<b>x&y.jpg"
     (folder / "root" / table["image_path"][7]).rename(folder / "root" / hostile)
     table.loc[7, "image_path"] = hostile
     table = table.sort_values("image_path").reset_index(drop=True)
     pairs = pairs_of((hostile, "0001.jpg", "near-duplicate"))
     rejected = pd.DataFrame([{"image_path": "<script>alert(1)</script>.jpg", "source": "drawn", "reason": "empty file (0 bytes)"}])
-    return Evidence(root=folder / "root", table=table, rejected=rejected, pairs=pairs, shown_pairs=pairs, leaks=[])
+    return Evidence(questions=QUESTIONS, root=folder / "root", table=table, rejected=rejected, pairs=pairs, shown_pairs=pairs, leaks=[])
 
 
 @pytest.fixture(scope="module")
@@ -532,7 +535,7 @@ def test_that_check_sees_what_a_page_must_not_do() -> None:
 
 
 def test_the_page_shows_leaks_and_outlines(examination: Examination) -> None:
-    path = choose_examples(examination.evidence.table)["drawn"][0]
+    path = choose_examples(examination.evidence.table, QUESTIONS)["drawn"][0]
     square = np.array([[0.2, 0.2], [0.8, 0.2], [0.8, 0.8]])
     asked: list[str] = []
 
@@ -561,7 +564,7 @@ def test_the_figures_are_json_and_say_what_the_page_says(examination: Examinatio
     metrics = json.loads((tmp_path / "describe.json").read_text())
     assert (metrics["photos"], metrics["groups"], metrics["rejected"], metrics["leaks"]) == (60, 60, 1, 0)
     assert metrics["warnings"] == examination.warnings
-    assert set(metrics["shortcuts"]) == set(LABEL_COLUMNS) - {"cleanliness_score", "damaged"} | {
+    assert set(metrics["shortcuts"]) == set(label_columns(QUESTIONS)) - {"cleanliness_score", "damaged"} | {
         shortcut.column for shortcut in examination.shortcuts
     }
     for warning in examination.warnings:
@@ -592,7 +595,7 @@ def test_on_real_photos_the_damage_classes_are_told_by_their_files_and_the_grey_
     table = table.assign(image_path=paths, group=families, source=sources)
     table["damaged"] = [float("/damaged/" in path) if path.startswith("damage") else np.nan for path in paths]
     statistics = measure_photos(root, paths).statistics
-    found = find_shortcuts(table, statistics, PARAMS)[0]
+    found = find_shortcuts(table, QUESTIONS, statistics, PARAMS)[0]
     assert found.evidence == "statistics"
     assert found.skill > 0.97
     assert find_grey_sources(profile_sources(table, statistics)) == ["grey"]

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from carinspect.describe.photo_statistics import measure_photos
 from carinspect.core.files import sha256_of
+from carinspect.describe.oddities import measure_photos
 from carinspect.images import look, reading
 from carinspect.images.decode import PhotoError
 from carinspect.images.look import read_looks
