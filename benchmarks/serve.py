@@ -22,10 +22,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
 
+from carinspect.core.errors import UserError
+from carinspect.core.programs import run_program
 from carinspect.images.decode import PhotoError
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.predictor import Predictor, make_predictor
@@ -68,6 +71,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=400, help="of each way in each round")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    if find_spec("litserve") is None:
+        mend = "pip install -r tests/requirements.txt -c constraints.txt"
+        raise UserError(f"LitServe, which the service is compared with, is not installed: {mend}")
     with tempfile.TemporaryDirectory() as folder:
         model = export_random(arguments.backbone, arguments.side, Path(folder)) if arguments.backbone else arguments.model
         compare(model, arguments.photos, requests=arguments.requests, rounds=arguments.rounds)
@@ -185,7 +191,7 @@ def run_server(name: str, model: Path) -> Iterator[Server]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    environment = os.environ | {"MODEL_PATH": str(model), "THREADS": "1", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"MODEL_PATH": str(model), "CARINSPECT_THREADS": "1", "OMP_NUM_THREADS": "1"}
     if name == "service":
         command, path, field = ["-m", "carinspect.cli.main", "serve", "--port", str(port)], "/predict/file", "file"
         ready = "/readyz"
@@ -193,22 +199,24 @@ def run_server(name: str, model: Path) -> Iterator[Server]:
         command, path, field = [str(Path(__file__).with_name("serve_litserve.py")), str(port)], "/predict", "request"
         ready = "/health"
     process = subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.DEVNULL)
+    parent = psutil.Process(process.pid)
     try:
-        wait_until_ready(port, ready, process)
-        yield Server(port, path, field, psutil.Process(process.pid))
+        wait_until_ready(name, port, ready, process)
+        yield Server(port, path, field, parent)
     finally:
         # LitServe's processes outlive their parent.
-        family = psutil.Process(process.pid).children(recursive=True)
+        family = parent.children(recursive=True) if parent.is_running() else []
         process.terminate()
         process.wait(60)
         for member in psutil.wait_procs(family, timeout=5)[1]:
             member.kill()
 
 
-def wait_until_ready(port: int, path: str, process: subprocess.Popen[bytes]) -> None:
+def wait_until_ready(name: str, port: int, path: str, process: subprocess.Popen[bytes]) -> None:
     end = time.monotonic() + 120
     while time.monotonic() < end:
-        assert process.poll() is None, "the server ended"
+        if process.poll() is not None:
+            raise UserError(f"{name} ended before it was ready. Its reason stands above.")
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         try:
             connection.request("GET", path)
@@ -218,7 +226,7 @@ def wait_until_ready(port: int, path: str, process: subprocess.Popen[bytes]) -> 
             time.sleep(0.2)
         finally:
             connection.close()
-    raise AssertionError("the server never got ready")
+    raise UserError(f"{name} was not ready after two minutes.")
 
 
 def export_random(backbone: str, side_px: int, folder: Path) -> Path:
@@ -259,4 +267,4 @@ def export_random(backbone: str, side_px: int, folder: Path) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main, "benchmarks/serve.py")

@@ -5,6 +5,7 @@ MODEL_PATH=models/best.onnx PYTHONPATH=src python benchmarks/serve_litserve.py P
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import litserve
@@ -28,7 +29,7 @@ class Api(litserve.LitAPI):
         return self.predictor.answer(photo[None])[0]
 
     def encode_response(self, answer: Answer) -> dict[str, object]:
-        return vars(answer)
+        return {name: asdict(one) for name, one in answer.items()}
 
 
 if __name__ == "__main__":
