@@ -19,15 +19,16 @@ from pycocotools import mask as coco_mask
 
 from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.annotations.convert import Conversion, convert
-from carinspect.annotations.outlines import read_outline, union_area
-from carinspect.annotations.run_lengths import decompress
-from carinspect.annotations.scores import area_shares, score_from_shares
+from carinspect.annotations.outline_kinds import area_shares, score_from_shares
+from carinspect.annotations.outlines import decompress, read_outline, union_area
 from carinspect.core.data import DataParams
 from carinspect.core.errors import UserError
 from carinspect.core.params import parse_section, read_section
-from carinspect.core.tables import ANNOTATION_COLUMNS, LABEL_COLUMNS, read_table, write_table
+from carinspect.core.questions import dump_questions, label_columns
+from carinspect.core.tables import annotation_columns, read_table, write_table
 from carinspect.images import look
 from carinspect.images.decode import decode_photo
+from conftest import QUESTIONS
 
 REPOSITORY = Path(__file__).parents[1]
 PARAMS = {
@@ -81,7 +82,7 @@ def run(*sources: dict[str, Any], processes: int | None = 1, **changes: Any) -> 
     Path("root").mkdir(exist_ok=True)
     Path("sources.yaml").write_text(yaml.safe_dump({"sources": list(sources)}))
     params = ConvertAnnotationsParams.model_validate(PARAMS | changes)
-    return convert(DataParams(root="root", sources="sources.yaml"), params, processes=processes)
+    return convert(DataParams(root="root", sources="sources.yaml"), params, QUESTIONS, processes=processes)
 
 
 SHOP = {"name": "shop", "format": "coco", "judges": ["damage"], "categories": {"scratch": "scratch"}}
@@ -96,7 +97,7 @@ def labels_of(conversion: Conversion, ending: str) -> dict[str, float]:
     """The labels that are not blank of the one photo whose path ends so."""
     row = conversion.table[conversion.table["image_path"].str.endswith(ending)]
     assert len(row) == 1, ending
-    return row.iloc[0][list(LABEL_COLUMNS)].dropna().to_dict()
+    return row.iloc[0][label_columns(QUESTIONS)].dropna().to_dict()
 
 
 def message_of(action: Any) -> str:
@@ -270,13 +271,14 @@ def test_more_damage_never_scores_better(small: float, large: float, exponent: f
 
 def test_the_smallest_mark_on_the_largest_photo_is_still_below_one_in_the_file() -> None:
     found = run_shop(coco(["a.jpg"], [(0, "scratch", [], [0, 0, 1, 1])], side_px=14_000))
-    write_table(found.table, Path("a.csv"))
+    write_table(found.table, Path("a.csv"), QUESTIONS)
     strict = run(SHOP, area_exponent=3.0)
-    write_table(strict.table, Path("b.csv"))
+    write_table(strict.table, Path("b.csv"), QUESTIONS)
     for file in ("a.csv", "b.csv"):
-        row = read_table(Path(file), columns=ANNOTATION_COLUMNS).iloc[0]
-        assert row["damaged"] == 1
-        assert row["damage_score"] < 1
+        row = read_table(Path(file), columns=annotation_columns(QUESTIONS), questions=QUESTIONS).iloc[0]
+        # A mark, though not enough of one to be below the cut-off of `damaged`.
+        assert 0.98 < row["damage_score"] < 1
+        assert row["damaged"] == 0
 
 
 def test_the_area_field_of_an_export_is_never_read() -> None:
@@ -296,7 +298,7 @@ def test_a_missing_label_is_not_a_perfect_score() -> None:
     found = run_shop(content, categories=categories)
     # Damage was judged, so a photo without a mark is whole; dirt was not, so nothing is known of any photo's dirt.
     assert labels_of(found, "bare.jpg") == labels_of(found, "dirty.jpg") == {"damaged": 0, "damage_score": 1}
-    assert found.metrics["repairs"]["annotations_of_unjudged_tasks"] == 1
+    assert found.metrics["repairs"]["annotations_of_unjudged_questions"] == 1
     judged = run_shop(content, categories=categories, judges=["clean", "cleanliness"])
     assert labels_of(judged, "bare.jpg") == {"clean": 1, "cleanliness_score": 1}
     assert labels_of(judged, "dirty.jpg") == {"clean": 0, "cleanliness_score": pytest.approx(1 - (200 / 1600) ** 0.5)}
@@ -493,7 +495,7 @@ def test_copies_with_contradicting_labels_are_shown_and_kept() -> None:
     assert found.metrics["copies"] == {"photos_with_copies": 2, "contradicting": 1, "contradicting_examples": [example]}
 
 
-def test_a_task_that_nobody_judged_shows_zeros() -> None:
+def test_a_question_that_nobody_judged_shows_zeros() -> None:
     metrics = run_shop(coco(["a.jpg"])).metrics
     assert metrics["labelled"] == {"clean": 0, "cleanliness_score": 0, "damaged": 1, "damage_score": 1, "weather_condition": 0}
     assert metrics["provenance"]["weather"] == {"annotation": 0, "folder": 0, "csv": 0}
@@ -509,10 +511,10 @@ def test_every_category_without_a_meaning_is_named_with_a_line_to_paste() -> Non
     message = message_of(lambda: run(SHOP, {"name": "f", "format": "folders"}))
     assert "sources.yaml: source 'shop' has no meaning for 0 (annotations: 1), scracth (annotations: 2)." in message
     assert "source 'f' has no meaning for dirtyy (photos: 1)." in message
-    for line in ("{\"0\": '?', scracth: scratch}", "{dirtyy: {clean: 0}}"):
+    for line in ("{\"0\": '?', scracth: scratch}", "{dirtyy: {clean: dirty}}"):
         assert line in message
     pasted = yaml.safe_load('{"0": scratch, scracth: scratch}') | SHOP["categories"]
-    run(SHOP | {"categories": pasted}, {"name": "f", "format": "folders", "categories": yaml.safe_load("{dirtyy: {clean: 0}}")})
+    run(SHOP | {"categories": pasted}, {"name": "f", "format": "folders", "categories": yaml.safe_load("{dirtyy: {clean: dirty}}")})
 
 
 def test_a_category_of_two_lines_is_named_in_one() -> None:
@@ -530,35 +532,35 @@ def test_the_undecided_meaning_of_the_pasted_line_is_refused() -> None:
         ({"formt": "coco"}, "shop.formt: unknown key. Did you mean 'format'?"),
         ({"format": "cocoo"}, "shop.format has the value 'cocoo'"),
         ({"format": None}, "shop.format has the value None"),
-        ({"judges": ["dammage"]}, "shop.judges.0 has the value 'dammage'"),
+        ({"judges": ["dammage"]}, "shop.judges: no question is called 'dammage'. Did you mean 'damage'?"),
         ({"judges": ["weather"]}, "outlines cannot tell"),
-        ({"judges": []}, "shop.judges: missing. Say which tasks"),
+        ({"judges": []}, "shop.judges: missing. Say which questions"),
         ({"path": "../elsewhere"}, "leaves the data root"),
         ({"path": "/data"}, "leaves the data root"),
         ({"path": "nowhere"}, "shop.path: 'root/nowhere' does not exist"),
         ({"path": "shop/a.jpg"}, "is a file; this format takes a folder"),
         ({"family_pattern": "(("}, "is not a regular expression"),
         ({"family_pattern": "abc"}, "has no group"),
-        ({"family_column": "id"}, "family_column is for format csv"),
+        ({"family_column": "id"}, "shop.family_column: format coco does not take it. It is for csv."),
         ({"categories": {0: "scratch"}}, "Put it in quotes: '0'"),
         ({"categories": {"scratch": "scrach"}}, "categories.scratch has the meaning 'scrach'. Did you mean 'scratch'?"),
         ({"categories": {"scratch": {}}}, "which says nothing"),
-        ({"categories": {"scratch": {"damagd": 1}}}, "scratch.damagd: unknown label. Did you mean 'damaged'?"),
-        ({"categories": {"scratch": {"damaged": 2}}}, "It must be 0 or 1"),
-        ({"categories": {"scratch": {"clean": True}}}, "It must be 0 or 1"),
+        ({"categories": {"scratch": {"damagd": 1}}}, "scratch.damagd: no question has this name. Did you mean 'damaged'?"),
+        ({"categories": {"scratch": {"damaged": 2}}}, "It must be a whole number from 0 to 1, or one of undamaged, damaged"),
+        ({"categories": {"scratch": {"clean": True}}}, "It must be a whole number from 0 to 1, or one of dirty, clean"),
         ({"categories": {"scratch": {"cleanliness": 1.5}}}, "a number from 0 to 1"),
         ({"categories": {"scratch": {"weather": "rainy"}}}, "Did you mean 'rain'?"),
-        ({"categories": {"scratch": {"damaged": 0, "damage": 0.5}}}, "damaged is 0, but the damage score is 0.5"),
-        ({"categories": {"scratch": {"damaged": 0}}}, "categories.scratch states damage, which `judges` leaves to the outlines"),
-        ({"format": "folders"}, "judges is for format coco"),
+        ({"categories": {"scratch": {"damaged": 0, "damage": 0.5}}}, "damaged is 0 (undamaged), but damage_score is 0.5"),
+        ({"categories": {"scratch": {"damaged": 0}}}, "categories.scratch states damaged, which `judges` leaves to the outlines"),
+        ({"format": "folders"}, "shop.judges: format folders does not take it. It is for coco."),
         ({"format": "folders", "judges": []}, "a class folder takes labels such as"),
-        ({"format": "csv", "judges": []}, "categories and exclude are for formats coco and folders"),
+        ({"format": "csv", "judges": []}, "shop.categories: format csv does not take it. It is for coco and folders."),
         ({"format": "csv", "judges": [], "categories": {}}, "format csv takes the CSV itself"),
         ({"name": "a/b"}, "cannot be the folder's name as well"),
         ({"exclude": ["*.json"]}, "no .json file below"),
     ],
 )
-def test_a_mistake_in_a_source_names_the_source_the_value_and_the_mend(changes: dict[str, Any], expected: str) -> None:
+def test_a_mistake_in_a_source_names_the_source_the_value_and_the_fix(changes: dict[str, Any], expected: str) -> None:
     write_coco(Path("root/shop"), coco(["a.jpg"]))
     message = message_of(lambda: run(SHOP | changes))
     assert expected in message
@@ -581,15 +583,17 @@ def test_a_mistake_in_the_list_of_sources_is_said(content: str, expected: str) -
     Path("root").mkdir()
     Path("sources.yaml").write_text(content)
     data, params = DataParams(root="root", sources="sources.yaml"), ConvertAnnotationsParams.model_validate(PARAMS)
-    assert expected in message_of(lambda: convert(data, params))
+    assert expected in message_of(lambda: convert(data, params, QUESTIONS))
 
 
 def test_a_missing_root_or_sources_file_says_how_to_get_it() -> None:
     params = ConvertAnnotationsParams.model_validate(PARAMS)
-    message = message_of(lambda: convert(DataParams(root="data/raw", sources="x.yaml"), params))
+    message = message_of(lambda: convert(DataParams(root="data/raw", sources="x.yaml"), params, QUESTIONS))
     assert message.startswith("data.root is 'data/raw': no such folder. Fetch it (dvc pull)")
     Path("data/raw").mkdir(parents=True)
-    assert "data.sources is 'x.yaml': no such file" in message_of(lambda: convert(DataParams(root="data/raw", sources="x.yaml"), params))
+    assert "data.sources is 'x.yaml': no such file" in message_of(
+        lambda: convert(DataParams(root="data/raw", sources="x.yaml"), params, QUESTIONS)
+    )
 
 
 def broken(**changes: Any) -> dict[str, Any]:
@@ -637,7 +641,7 @@ def test_a_broken_coco_file_is_named_with_what_is_wrong(content: str, expected: 
         ("image_path,clean\na.jpg,1\n./a.jpg,0\n", "is described twice"),
         ("image_path,clean\n,1\n", "image_path is blank in row 2"),
         ("image_path,clean,split\na.jpg,1,holdout\n", "split has the value 'holdout'"),
-        ("image_path,damaged,damage_score\na.jpg,0,0.5\n", "damaged is 0, but the damage score is 0.5"),
+        ("image_path,damaged,damage_score\na.jpg,0,0.5\n", "damaged is 0 (undamaged), but damage_score is 0.5"),
         ("image_path,clean\na.jpg,1,7,8\n", "not a readable CSV"),
         ("image_path;clean\na.jpg;1\n", "column 'image_path' is missing."),
     ],
@@ -717,7 +721,7 @@ def output_of(folder: Path, monkeypatch: pytest.MonkeyPatch, *, seed: int, proce
     monkeypatch.chdir(folder)
     found = run(*drawn_root(random.Random(seed)), processes=processes)
     assert found.table["image_path"].is_monotonic_increasing
-    write_table(found.table, Path("a.csv"))
+    write_table(found.table, Path("a.csv"), QUESTIONS)
     write_table(found.rejected, Path("r.csv"))
     return Path("a.csv").read_bytes(), Path("r.csv").read_bytes(), json.dumps(found.metrics, sort_keys=True)
 
@@ -730,7 +734,7 @@ def test_neither_the_order_of_files_nor_the_number_of_processes_changes_a_byte(t
 
 def test_a_label_that_depends_on_the_order_of_files_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     turn = iter(range(10**6))
-    monkeypatch.setattr("carinspect.annotations.marks.score_from_shares", lambda *_, **__: 1 / (2 + next(turn)))
+    monkeypatch.setattr("carinspect.annotations.outline_kinds.score_from_shares", lambda *_, **__: 1 / (2 + next(turn)))
     assert output_of(tmp_path / "0", monkeypatch, seed=0, processes=1) != output_of(tmp_path / "1", monkeypatch, seed=1, processes=1)
 
 
@@ -827,14 +831,14 @@ def _convert_or_refuse(content: bytes) -> None:
         (root / "sources.yaml").write_text(yaml.safe_dump({"sources": sources}))
         data = DataParams(root=folder, sources=str(root / "sources.yaml"))
         try:
-            table = convert(data, ConvertAnnotationsParams.model_validate(PARAMS), processes=1).table
+            table = convert(data, ConvertAnnotationsParams.model_validate(PARAMS), QUESTIONS, processes=1).table
         except UserError as refusal:
             message, table = str(refusal), None
         if table is None:
             assert "\n" not in message
         else:
-            write_table(table, root / "a.csv")
-            read_table(root / "a.csv", columns=ANNOTATION_COLUMNS)
+            write_table(table, root / "a.csv", QUESTIONS)
+            read_table(root / "a.csv", columns=annotation_columns(QUESTIONS), questions=QUESTIONS)
 
 
 # The stage
@@ -847,6 +851,8 @@ def run_stage_script() -> subprocess.CompletedProcess[str]:
 
 def test_the_stage_writes_its_three_files_and_a_mistake_in_one_line() -> None:
     Path("params.yaml").write_text(yaml.safe_dump({"data": {"root": "root", "sources": "s.yaml"}, "convert_annotations": PARAMS}))
+    Path("data").mkdir()
+    Path("data/recipe.yaml").write_text(yaml.safe_dump({"questions": dump_questions(QUESTIONS)}))
     refused = run_stage_script()
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert refused.stderr.startswith("convert_annotations: data.root is 'root': no such folder.")
@@ -854,7 +860,7 @@ def test_the_stage_writes_its_three_files_and_a_mistake_in_one_line() -> None:
     Path("s.yaml").write_text(yaml.safe_dump({"sources": [SHOP]}))
     done = run_stage_script()
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(read_table(Path("data/annotations.csv"), columns=ANNOTATION_COLUMNS)) == 1
+    assert len(read_table(Path("data/annotations.csv"), columns=annotation_columns(QUESTIONS), questions=QUESTIONS)) == 1
     assert Path("data/rejected.csv").read_text() == "image_path,source,reason\n"
     assert json.loads(Path("metrics/convert_annotations.json").read_text())["photos"] == 1
 
@@ -863,7 +869,7 @@ def test_the_stage_writes_its_three_files_and_a_mistake_in_one_line() -> None:
 def test_real_exports_give_the_counts_that_their_readme_states() -> None:
     data = DataParams(root=os.environ["CARINSPECT_REAL_DATA"], sources=str(REPOSITORY / "examples/real_photos/sources.yaml"))
     params = read_section("convert_annotations", ConvertAnnotationsParams, yaml.safe_load((REPOSITORY / "params.yaml").read_text()))
-    found = convert(data, params)
+    found = convert(data, params, QUESTIONS)
     assert found.table["source"].value_counts().to_dict() == {
         "bilgi_car_damage": 278, "car_scratch": 267, "car_scratch_and_dent": 229, "rust_and_scrach": 102,
         "dirt_car": 600, "damage_folders": 501, "weather": 527,

@@ -8,6 +8,7 @@ outlines of one dent cost no more than one; saturating, so that a wreck scores 0
 This is the one place, beside the demo, that knows label columns by name: the meaning of an outline of damage or of dirt.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,7 +114,9 @@ class Outlined:
             return None
         areas_px = {name: union_area(masks) for (marked, name), masks in self.masks.items() if marked == kind}
         shares = area_shares(areas_px, vehicle_px=union_area(self.masks.get(("vehicle", ""), [])), photo_px=self.photo_px)
-        return score_from_shares(shares, severities, exponent=exponent)
+        score = score_from_shares(shares, severities, exponent=exponent)
+        # However small, a mark leaves no perfect photo: the sum may round to 1.
+        return min(score, math.nextafter(1.0, 0.0)) if areas_px else score
 
 
 def label_photo(

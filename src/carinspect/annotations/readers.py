@@ -18,5 +18,5 @@ def reader_of(source: Source, *, where: str) -> Reader:
     for key, field in Source.model_fields.items():
         if key not in ("name", "format", "path", *reader.keys) and getattr(source, key) != field.get_default():
             takers = " and ".join(name for name, other in READERS.items() if key in other.keys)
-            raise UserError(f"{where}.{key}: format {source.format} does not take it; {takers} does. Remove it.")
+            raise UserError(f"{where}.{key}: format {source.format} does not take it. It is for {takers}. Remove it.")
     return reader
