@@ -10,19 +10,20 @@ from torch import distributed
 
 from carinspect.core.errors import UserError
 from carinspect.core.params import load_params
-from carinspect.core.tables import DATASET_COLUMNS, read_table
+from carinspect.core.questions import by_name
+from carinspect.core.tables import dataset_columns, read_table
 from carinspect.model.backbones import build_backbone
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.batches import MicroBatchLoader, Photos, Step, labels_as_tensors, plan_epoch
 from carinspect.training.config import Profile, Recipe, Runtime
+from carinspect.training.losses import Objective
 from carinspect.training.micro_batch import MicroBatch
 from carinspect.training.norm_statistics import NormStatistics
-from carinspect.training.objective import Objective
 from carinspect.training.recipe import read_profiles, read_recipe, resolve_recipe, write_recipe
 from carinspect.training.runtime import Machine, settle_runtime
-from carinspect.training.step import train_step
+from carinspect.training.step import Share, Trainer, train_step
 from carinspect.training.validation import skill_scores, validation_score
-from conftest import make_dataset
+from conftest import QUESTIONS, make_dataset
 
 ROOT = Path(__file__).parent.parent
 LINE = Machine(device="cpu", processes=1, workers=0, compile=False, pin_memory=False, micro_batch="norm", checkpoint_steps=0)
@@ -71,7 +72,7 @@ def test_a_runtime_knob_and_another_profile_leave_the_recipe_as_it_is(tmp_path: 
     assert read_recipe(tmp_path / "3.yaml").train.batch_size == 64
 
 
-def test_an_unknown_profile_and_a_batch_that_does_not_divide_name_the_mend() -> None:
+def test_an_unknown_profile_and_a_batch_that_does_not_divide_name_the_fix() -> None:
     with pytest.raises(UserError, match=r"no profile is called 'rtx4090'\. Did you mean 'rtx4090_x[12]'"):
         read_profiles(shipped_params(hardware="rtx4090"))
     with pytest.raises(UserError, match=r"batch_size 40 is no multiple of norm_batch_size 16\. Set train\.norm_batch_size, to 10"):
@@ -122,13 +123,13 @@ def test_the_ordered_profiles_are_as_ordered() -> None:
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Photos:
-    table = read_table(make_dataset(tmp_path), columns=DATASET_COLUMNS)
+    table = read_table(make_dataset(tmp_path), columns=dataset_columns(QUESTIONS), questions=QUESTIONS)
     pixels = np.random.default_rng(0).integers(0, 256, (len(table), 32, 32, 3), dtype=np.uint8)
-    return Photos(image_paths=table["image_path"].tolist(), pixels=pixels, labels=labels_as_tensors(table))
+    return Photos(image_paths=table["image_path"].tolist(), pixels=pixels, labels=labels_as_tensors(table, QUESTIONS))
 
 
 def test_an_epoch_takes_each_photo_once_and_another_epoch_another_order(tiny_recipe: Recipe) -> None:
-    plans = [plan_epoch(tiny_recipe.train, clean=torch.zeros(70), epoch=epoch) for epoch in (0, 1, 0)]
+    plans = [plan_epoch(tiny_recipe, {"clean": torch.zeros(70)}, epoch=epoch) for epoch in (0, 1, 0)]
     taken = [np.concatenate([step.positions for step in plan]) for plan in plans]
     assert all(len(set(positions)) == len(positions) == 64 for positions in taken)
     assert (taken[0] == taken[2]).all()
@@ -137,15 +138,15 @@ def test_an_epoch_takes_each_photo_once_and_another_epoch_another_order(tiny_rec
 
 
 def test_a_set_smaller_than_a_batch_still_makes_a_step(tiny_recipe: Recipe) -> None:
-    (step,) = plan_epoch(tiny_recipe.train, clean=torch.zeros(5), epoch=0)
+    (step,) = plan_epoch(tiny_recipe, {"clean": torch.zeros(5)}, epoch=0)
     assert sorted(step.positions) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_any_number_of_workers_gives_the_same_batches(photos: Photos, tiny_recipe: Recipe, workers: int) -> None:
     def batches(machine: Machine) -> list[torch.Tensor]:
-        loader = MicroBatchLoader(photos, tiny_recipe.train, machine)
-        epochs = [plan_epoch(tiny_recipe.train, clean=photos.labels["clean"], epoch=epoch) for epoch in range(2)]
+        loader = MicroBatchLoader(photos, tiny_recipe, machine)
+        epochs = [plan_epoch(tiny_recipe, photos.labels, epoch=epoch) for epoch in range(2)]
         return [
             images.clone()
             for epoch, plan in enumerate(epochs)
@@ -171,15 +172,21 @@ def one_process(tmp_path: Path):
 
 def take_step(recipe: Recipe, photos: Photos, step: Step) -> tuple[CarInspectionNetwork, dict[str, float]]:
     torch.manual_seed(0)
-    network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=32)).train()
+    backbone = build_backbone(recipe.model.backbone, image_side_px=32)
+    network = CarInspectionNetwork(recipe.model, recipe.questions, backbone=backbone).train()
     objective = Objective(recipe, photos.labels, device=torch.device("cpu"))
-    optimiser = torch.optim.SGD([*network.parameters(), *objective.task_weights.parameters()], lr=1.0)
-    losses = train_step(
-        network, optimiser, torch.amp.GradScaler("cpu", enabled=False),
-        recipe=recipe, objective=objective, photos=photos, step=step, step_number=0, own_parts=list(range(len(step.micro_batches))),
-        images=[torch.from_numpy(photos.pixels[part]) for part in step.micro_batches], statistics=NormStatistics(network),
+    trainer = Trainer(
+        network=network,
+        optimiser=torch.optim.SGD([*network.parameters(), *objective.weights.parameters()], lr=1.0),
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+        objective=objective,
+        recipe=recipe,
+        statistics=NormStatistics(network),
         micro_batch=MicroBatch(1000, on_change=print),
-    )  # fmt: skip
+    )
+    images = iter([torch.from_numpy(photos.pixels[part]) for part in step.micro_batches])
+    own_parts = list(range(len(step.micro_batches)))
+    losses = train_step(Share(trainer, photos=photos, step=step, number=0, own_parts=own_parts, images=images))
     assert losses is not None
     return network, losses
 
@@ -187,7 +194,7 @@ def take_step(recipe: Recipe, photos: Photos, step: Step) -> tuple[CarInspection
 def test_accumulation_is_true(photos: Photos, tiny_recipe: Recipe, one_process: None) -> None:
     """The same photos in two micro-batches or in four: without batch norm and dropout, the same step within float noise."""
     model = tiny_recipe.model.model_copy(update={"backbone": "test_convnext", "dropout": 0.0})
-    recipe = Recipe(model=model, train=tiny_recipe.train)
+    recipe = tiny_recipe.model_copy(update={"model": model})
     positions = np.arange(32)
     whole, whole_losses = take_step(recipe, photos, Step([positions]))
     parts, parts_losses = take_step(recipe, photos, Step(np.array_split(positions, 5)))
@@ -199,8 +206,8 @@ def test_accumulation_is_true(photos: Photos, tiny_recipe: Recipe, one_process: 
     assert np.mean([losses["clean"] for losses in part_losses]) != pytest.approx(whole_losses["clean"], rel=1e-3)
 
 
-def test_batch_norm_statistics_do_not_hang_on_the_order_of_micro_batches(photos: Photos, tiny_recipe: Recipe, one_process: None) -> None:
-    recipe = Recipe(model=tiny_recipe.model.model_copy(update={"dropout": 0.0}), train=tiny_recipe.train)
+def test_batch_norm_statistics_do_not_depend_on_the_order_of_micro_batches(photos: Photos, tiny_recipe: Recipe, one_process: None) -> None:
+    recipe = tiny_recipe.model_copy(update={"model": tiny_recipe.model.model_copy(update={"dropout": 0.0})})
     parts = np.array_split(np.arange(32), 4)
     networks = [take_step(recipe, photos, Step(order))[0] for order in (parts, parts[::-1])]
     states = [network.state_dict() for network in networks]
@@ -209,14 +216,16 @@ def test_batch_norm_statistics_do_not_hang_on_the_order_of_micro_batches(photos:
     assert all(torch.allclose(states[0][name], states[1][name], atol=1e-6) for name in running)
 
 
-def test_a_task_without_labels_in_the_batch_is_left_out_and_nothing_is_nan(photos: Photos, tiny_recipe: Recipe, one_process: None) -> None:
+def test_a_question_without_labels_in_the_batch_is_left_out_and_nothing_is_nan(
+    photos: Photos, tiny_recipe: Recipe, one_process: None
+) -> None:
     photos.labels["weather_condition"][:] = float("nan")
     network, losses = take_step(tiny_recipe, photos, Step([np.arange(8)]))
     assert "weather" not in losses
     assert all(torch.isfinite(values).all() for values in network.state_dict().values())
 
 
-def test_a_loss_that_is_not_finite_stops_with_task_step_and_photos(photos: Photos, tiny_recipe: Recipe, one_process: None) -> None:
+def test_a_loss_that_is_not_finite_stops_with_question_step_and_photos(photos: Photos, tiny_recipe: Recipe, one_process: None) -> None:
     photos.labels["cleanliness_score"][:] = float("inf")
     with pytest.raises(UserError, match=r"the loss of 'cleanliness' is not finite at step 0 for 0000\.jpg"):
         take_step(tiny_recipe, photos, Step([np.arange(8)]))
@@ -224,7 +233,7 @@ def test_a_loss_that_is_not_finite_stops_with_task_step_and_photos(photos: Photo
 
 def test_a_step_in_bfloat16_is_near_the_one_in_float32(photos: Photos, tiny_recipe: Recipe, one_process: None) -> None:
     step = Step([np.arange(8)])
-    half = Recipe(model=tiny_recipe.model, train=tiny_recipe.train.model_copy(update={"precision": "bf16"}))
+    half = tiny_recipe.model_copy(update={"train": tiny_recipe.train.model_copy(update={"precision": "bf16"})})
     losses, half_losses = take_step(tiny_recipe, photos, step)[1], take_step(half, photos, step)[1]
     assert half_losses == pytest.approx(losses, rel=0.05)
     assert half_losses != losses
@@ -232,15 +241,16 @@ def test_a_step_in_bfloat16_is_near_the_one_in_float32(photos: Photos, tiny_reci
 
 def test_skill_is_one_for_the_truth_and_zero_for_the_best_constant(photos: Photos) -> None:
     labels = photos.labels
+    asked = [by_name(QUESTIONS)[name] for name in ("clean", "damage", "weather")]
     truth = {
         "clean": (labels["clean"].nan_to_num() * 2 - 1) * 20,
         "damage": torch.logit(labels["damage_score"].nan_to_num(0.5)),
         "weather": torch.nn.functional.one_hot(labels["weather_condition"].nan_to_num().long(), 4) * 40.0,
     }
-    perfect = skill_scores(truth, labels)
+    perfect = skill_scores(asked, truth, labels)
     assert all(skill == pytest.approx(1, abs=1e-3) for skill in perfect.values())
     share = labels["clean"].nanmean()
-    constant = skill_scores({"clean": torch.logit(share).expand(len(photos))}, labels)
+    constant = skill_scores(asked[:1], {"clean": torch.logit(share).expand(len(photos))}, labels)
     assert constant["clean"] == pytest.approx(0, abs=0.01)
     assert validation_score(perfect) == pytest.approx(1, abs=1e-3)
 
