@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, assert_never
 
 from pydantic import Field
 
-from carinspect.core.questions import Question, Side
+from carinspect.core.questions import Side
 from carinspect.inference.car import CarAnswer, judge_car
 from carinspect.inference.predictor import Answer, BinaryAnswer, ClassesAnswer, QuestionAnswer, ScoreAnswer
 from carinspect.inference.rows import flat_answer
@@ -30,15 +30,15 @@ class QuestionForm:
     """The answer to one question. None where it does not apply to the question's kind, or nothing is decided about it."""
 
     kind: Literal["binary", "score", "classes"]
-    value: Annotated[float | str | None, Field(description="The score, or the likeliest class.")]
-    p: Annotated[float | dict[str, float] | None, Field(description="Probability of class 1, or of each class.")]
-    label: Annotated[str | None, Field(description="The likelier word by the threshold alone.")]
-    decision: Annotated[str | None, Field(description="A class, or unsure.")]
-    side: Annotated[Side | None, Field(description="Whether the decision is the good or the bad class.")]
-    threshold: Annotated[float | None, Field(description="The label is the good word when its probability is at least this.")]
-    promise: Annotated[Promise | None, Field(description="What is proved of photos that are decided so.")]
-    in_words: Annotated[str | None, Field(description="The decision and its promise in plain words.")]
-    std: Annotated[float | None, Field(description="Standard deviation, where the model can tell it.")]
+    value: Annotated[float | str | None, Field(description="The score, or the likeliest class.")] = None
+    p: Annotated[float | dict[str, float] | None, Field(description="Probability of class 1, or of each class.")] = None
+    label: Annotated[str | None, Field(description="The likelier word by the threshold alone.")] = None
+    decision: Annotated[str | None, Field(description="A class, or unsure.")] = None
+    side: Annotated[Side | None, Field(description="Whether the decision is the good or the bad class.")] = None
+    threshold: Annotated[float | None, Field(description="The label is the good word when its probability is at least this.")] = None
+    promise: Annotated[Promise | None, Field(description="What is proved of photos that are decided so.")] = None
+    in_words: Annotated[str | None, Field(description="The decision and its promise in plain words.")] = None
+    std: Annotated[float | None, Field(description="Standard deviation, where the model can tell it.")] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,8 @@ class BatchAnswer:
 def form_answer(seen: Seen, *, total_s: float) -> dict[str, Any]:
     """`PhotoAnswer` with the flat answers beside its fields, for a photo that was answered `total_s` seconds after its last byte came."""
     predictor, busy_s = seen.model.predictor, seen.decode_s + seen.model_s
-    lead = predictor.lead
-    answers = {asked.name: _form_question(asked, seen.answer[asked.name], predictor.rules.get(asked.name)) for asked in predictor.questions}
+    promises = {} if predictor.lead is None else predictor.lead.promises
+    answers = {asked.name: _form_question(seen.answer[asked.name], predictor.rules.get(asked.name)) for asked in predictor.questions}
     flat = flat_answer(predictor, seen.answer)
     for asked in predictor.questions:
         if asked.kind == "classes":
@@ -99,10 +99,10 @@ def form_answer(seen: Seen, *, total_s: float) -> dict[str, Any]:
         label=flat["label"],
         threshold=flat["threshold"],
         decision=flat["decision"],
-        promise=None if lead is None else lead.promises.get("good"),
-        promise_low=None if lead is None else lead.promises.get("bad"),
+        promise=promises.get("good"),
+        promise_low=promises.get("bad"),
         overridden=any(rule.overridden for rule in predictor.rules.values()),
-        in_words="This model decides nothing." if lead is None else answers[lead.question.name].in_words or "",
+        in_words="This model decides nothing." if predictor.lead is None else answers[predictor.lead.question.name].in_words or "",
         answers=answers,
         uncertainty=uncertainty or None,
         explanation=seen.explanation,
@@ -117,18 +117,19 @@ def form_answer(seen: Seen, *, total_s: float) -> dict[str, Any]:
     return {**flat, **{name: getattr(form, name) for name in form.__slots__}}
 
 
-def _form_question(asked: Question, answer: QuestionAnswer, rule: DecisionRule | None) -> QuestionForm:
+def _form_question(answer: QuestionAnswer, rule: DecisionRule | None) -> QuestionForm:
     match answer:
-        case BinaryAnswer():
-            promise = None if rule is None or answer.side is None else rule.promises.get(answer.side)
-            words = None if rule is None else say(answer.side, rule)
+        case BinaryAnswer(side=side):
+            promise = None if rule is None or side is None else rule.promises.get(side)
+            words = None if rule is None else say(side, rule)
             return QuestionForm(
-                asked.kind, None, answer.p, answer.label, answer.decision, answer.side, answer.threshold, promise, words, answer.std
-            )
+                "binary", p=answer.p, label=answer.label, decision=answer.decision, side=side, threshold=answer.threshold,
+                promise=promise, in_words=words, std=answer.std,
+            )  # fmt: skip
         case ScoreAnswer():
-            return QuestionForm(asked.kind, answer.value, None, None, None, None, None, None, None, answer.std)
+            return QuestionForm("score", value=answer.value, std=answer.std)
         case ClassesAnswer():
-            return QuestionForm(asked.kind, answer.value, answer.p, None, None, None, None, None, None, answer.std)
+            return QuestionForm("classes", value=answer.value, p=answer.p, std=answer.std)
         case _:
             assert_never(answer)
 

@@ -1,6 +1,7 @@
 """The settings of the service: environment variables, read once into one frozen object."""
 
 import os
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -125,8 +126,7 @@ class ServiceConfig(BaseSettings):
 
 def read_config() -> ServiceConfig:
     """The settings of the environment; a variable that is empty counts as unset. Raises `UserError` that names each wrong one."""
-    problems = [*_misnamed(), *_contradictions()]
-    if problems:
+    if problems := [*_wrong_names()]:
         raise UserError(" ".join(problems))
     try:
         return ServiceConfig()
@@ -134,31 +134,24 @@ def read_config() -> ServiceConfig:
         raise UserError(" ".join(_explain(problem) for problem in error.errors())) from None
 
 
-def _misnamed() -> list[str]:
-    """Variables that are probably meant for a setting and set none. Others may begin with `CARINSPECT_`, e.g. what Kubernetes sets."""
+def _wrong_names() -> Iterator[str]:
+    """What is wrong with the names of the variables that are set."""
     known = [field.upper() for field in ServiceConfig.model_fields]
-    problems = []
     for name in sorted(os.environ):
-        # Names are compared without the prefix, which makes all of them alike.
+        # What is like no setting may be another program's: Kubernetes makes such names. They are compared without the prefix, which makes
+        # all of them alike.
         word = name.removeprefix(PREFIX)
         if word != name and word not in known and name not in (MODEL_COPY, SUPERVISOR):
-            nearest = get_close_matches(word, known, n=1, cutoff=0.7)
-            problems += [f"{name}: no such setting. Did you mean '{PREFIX}{one}'?" for one in nearest]
+            for nearest in get_close_matches(word, known, n=1, cutoff=0.7):
+                yield f"{name}: no such setting. Did you mean '{PREFIX}{nearest}'?"
+    for name in _short_names():
+        short, long = os.environ.get(name, "").strip(), os.environ.get(PREFIX + name, "").strip()
+        if short and long and short != long:
+            yield f"{name} has the value {short!r}, and {PREFIX}{name} has {long!r}. Unset one of them."
     if os.environ.get("API_TOKEN") and f"{PREFIX}API_TOKEN" not in os.environ:
         # The name of older versions. If it were ignored, the service would be open to everybody.
         mend = "Set that one; set it to nothing to serve without a token."
-        problems.append(f"API_TOKEN is set, and the service reads {PREFIX}API_TOKEN. {mend}")
-    return problems
-
-
-def _contradictions() -> list[str]:
-    """Settings that have two names, and a value for each."""
-    problems = []
-    for name in _short_names():
-        old, new = os.environ.get(name, "").strip(), os.environ.get(PREFIX + name, "").strip()
-        if old and new and old != new:
-            problems.append(f"{name} has the value {old!r}, and {PREFIX}{name} has {new!r}. Unset one of them.")
-    return problems
+        yield f"API_TOKEN is set, and the service reads {PREFIX}API_TOKEN. {mend}"
 
 
 def _short_names() -> list[str]:

@@ -40,7 +40,7 @@ class Engine:
         self.config = config
         self.model = model
         self.waiting = 0
-        """Photos accepted and not yet answered."""
+        """Photos accepted and not yet answered; `Service.admission` counts them."""
         self._threads = Threads(config.compute_threads, name="photo")
         # Explanations cost as much as many photos: one at a time, and never in the way of an answer.
         self._explainer = Threads(1, name="explain")
@@ -67,16 +67,6 @@ class Engine:
     @property
     def full(self) -> bool:
         return self.waiting >= self.config.queue_limit
-
-    def admit(self, photos: int) -> None:
-        """Count so many photos as waiting. Raises `RefusalError` when they are too many."""
-        if self.waiting + photos > self.config.queue_limit:
-            raise busy("Too many photos are waiting")
-        self.waiting += photos
-
-    def release(self, photos: int) -> None:
-        """The end of `admit`."""
-        self.waiting -= photos
 
     async def answer(self, content: bytes, *, explained: bool = False) -> Seen:
         """The answer to one admitted photo. Raises `RefusalError` for one that cannot be answered."""

@@ -178,9 +178,7 @@ async def reload(request: Request, response: Response) -> dict[str, Any]:
     """Replace the model by the file that now lies at MODEL_PATH; no request is dropped. Asks for the token, so it needs one."""
     service = _service(request)
     if service.config.api_token is None:
-        raise RefusalError(
-            403, "There is no token to ask for (CARINSPECT_API_TOKEN), so this is switched off. Send the process SIGHUP instead."
-        )
+        raise RefusalError(403, "Switched off here, where there is no token to ask for (CARINSPECT_API_TOKEN). Send SIGHUP instead.")
     try:
         described = await service.reload(service.config.model_path)
     except UserError:

@@ -60,13 +60,17 @@ class Service:
     @contextmanager
     def admission(self, photos: int) -> Iterator[None]:
         """Places in the engine's queue while the block lasts. Raises `RefusalError` when there are too few."""
-        self.engine.admit(photos)
-        self.monitor.waiting.set(self.engine.waiting)
+        if self.engine.waiting + photos > self.config.queue_limit:
+            raise busy("Too many photos are waiting")
+        self._count_waiting(photos)
         try:
             yield
         finally:
-            self.engine.release(photos)
-            self.monitor.waiting.set(self.engine.waiting)
+            self._count_waiting(-photos)
+
+    def _count_waiting(self, more: int) -> None:
+        self.engine.waiting += more
+        self.monitor.waiting.set(self.engine.waiting)
 
     async def answer(self, content: bytes, *, explained: bool) -> tuple[Answer, dict[str, Any]]:
         """The answer to one admitted photo, and its form; both are counted and logged. Raises `RefusalError` where there is none."""

@@ -18,12 +18,12 @@ JSON_BYTES = 8_192
 _DRAINED_BYTES, _DRAIN_S = 20_000_000, 5.0
 
 
+@dataclass
 class UploadMemory:
-    """Counts the bytes of all uploads that this process holds, and refuses more than its limit."""
+    """The bytes of all uploads that this process holds, and their limit."""
 
-    def __init__(self, limit_bytes: int) -> None:
-        self.limit_bytes = limit_bytes
-        self.held_bytes = 0
+    limit_bytes: int
+    held_bytes: int = 0
 
 
 @dataclass
