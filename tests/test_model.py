@@ -1,7 +1,6 @@
-"""model: network, masked losses, backbones, checkpoints."""
+"""model: network, backbones, checkpoints, spreads; and the losses, which leave out what nobody judged."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,17 +10,16 @@ from scipy.special import expit, softmax
 from sklearn.metrics import log_loss
 
 from carinspect.core.errors import UserError
-from carinspect.core.params import parse_section
-from carinspect.model.answers import Calibrated
+from carinspect.core.questions import by_name
 from carinspect.model.backbones import build_backbone
+from carinspect.model.calibration import Calibrated, DropoutPlan
 from carinspect.model.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint, to_bytes
-from carinspect.model.config import ModelParams
-from carinspect.model.losses import is_labelled, summed_losses
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.model.uncertainty import DropoutSpread, draw_masks, plan_dropout
 from carinspect.training.balance import class_weights
-from carinspect.training.config import Recipe
-from conftest import make_recipe
+from carinspect.training.config import LossKnobs, Recipe
+from carinspect.training.losses import summed_loss
+from conftest import QUESTIONS, make_calibration, make_recipe
 
 NAN = float("nan")
 
@@ -32,9 +30,17 @@ def labels(**columns: list[float]) -> dict[str, torch.Tensor]:
     return {name: torch.tensor(columns.get(name, [NAN] * count), dtype=torch.float32) for name in names}
 
 
-def losses(logits: dict[str, torch.Tensor], truth: dict[str, torch.Tensor], **knobs: Any) -> dict[str, torch.Tensor]:
-    train = make_recipe().train.model_copy(update=knobs)
-    return summed_losses(logits, truth, train, class_weights=class_weights(train, truth))
+def losses(logits: dict[str, torch.Tensor], truth: dict[str, torch.Tensor], *, score: str = "smooth_l1") -> dict[str, torch.Tensor]:
+    """The summed loss of each question in `logits`, over the photos with a label; `score`: the loss of scores."""
+    recipe = make_recipe()
+    kinds = {asked.name: score if asked.kind == "score" else "cross_entropy" for asked in QUESTIONS}
+    train = recipe.train.model_copy(update={"losses": {name: LossKnobs(loss=kind, weight=1.0) for name, kind in kinds.items()}})
+    weights, found = class_weights(recipe, truth), {}
+    for name, values in logits.items():
+        asked = by_name(QUESTIONS)[name]
+        known = ~truth[asked.column].isnan()
+        found[name] = summed_loss(asked, values[known], truth[asked.column][known], train, weights=weights.get(name))
+    return found
 
 
 def test_classification_losses_agree_with_scikit_learn() -> None:
@@ -49,8 +55,7 @@ def test_classification_losses_agree_with_scikit_learn() -> None:
 def test_regression_losses_are_least_at_the_label(kind: str) -> None:
     shares = torch.linspace(0.01, 0.99, 99)
     values = [
-        losses({"cleanliness": torch.logit(share).view(1)}, labels(cleanliness_score=[0.3]), regression_loss=kind)["cleanliness"]
-        for share in shares
+        losses({"cleanliness": torch.logit(share).view(1)}, labels(cleanliness_score=[0.3]), score=kind)["cleanliness"] for share in shares
     ]
     assert shares[int(np.argmin([value.item() for value in values]))] == pytest.approx(0.3, abs=0.006)
 
@@ -60,32 +65,31 @@ def test_a_missing_label_is_not_a_perfect_score() -> None:
     known = losses(logits, labels(clean=[1, NAN], damage_score=[0.2, NAN], weather_condition=[1, NAN]))
     only = losses({name: values[:1] for name, values in logits.items()}, labels(clean=[1], damage_score=[0.2], weather_condition=[1]))
     perfect = losses(logits, labels(clean=[1, 1], damage_score=[0.2, 1.0], weather_condition=[1, 0]))
-    for task in logits:
-        assert known[task].item() == pytest.approx(only[task].item())
-        assert known[task].item() != pytest.approx(perfect[task].item())  # the same check sees an invented label
+    for name in logits:
+        assert known[name].item() == pytest.approx(only[name].item())
+        assert known[name].item() != pytest.approx(perfect[name].item())  # the same check sees an invented label
 
 
-def test_a_task_that_nobody_judged_has_no_loss_no_gradient_and_no_nan() -> None:
-    logits = {task: torch.zeros(3, requires_grad=True) for task in ("clean", "cleanliness", "damage")}
+def test_a_question_that_nobody_judged_has_no_loss_no_gradient_and_no_nan() -> None:
+    logits = {name: torch.zeros(3, requires_grad=True) for name in ("clean", "cleanliness", "damaged", "damage")}
     logits["weather"] = torch.zeros(3, 4, requires_grad=True)
     sum(losses(logits, labels(clean=[NAN] * 3)).values()).backward()  # type: ignore[union-attr]
     assert all(values.grad is not None and not values.grad.any() for values in logits.values())
 
 
-def test_a_photo_known_only_as_damaged_is_pulled_down_and_never_up() -> None:
+def test_a_photo_known_only_as_damaged_teaches_damaged_and_nothing_about_how_much() -> None:
     truth = labels(damaged=[1, 1], damage_score=[NAN, NAN])
-    logits = torch.logit(torch.tensor([0.999, 0.4])).requires_grad_()
-    losses({"damage": logits}, truth)["damage"].backward()
-    assert logits.grad is not None
-    assert logits.grad[0] > 0
-    assert logits.grad[1] == 0
-    assert is_labelled(truth)["damage"].all()
-    assert not is_labelled(labels(damaged=[0.0]))["damage"].any()  # an undamaged photo has its score, or is unknown
+    logits = {name: torch.zeros(2, requires_grad=True) for name in ("damaged", "damage")}
+    sum(losses(logits, truth).values()).backward()  # type: ignore[union-attr]
+    assert logits["damaged"].grad is not None
+    assert (logits["damaged"].grad < 0).all()
+    assert logits["damage"].grad is not None
+    assert not logits["damage"].grad.any()
 
 
 def build(recipe: Recipe) -> CarInspectionNetwork:
     torch.manual_seed(0)
-    return CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=32))
+    return CarInspectionNetwork(recipe.model, recipe.questions, backbone=build_backbone(recipe.model.backbone, image_side_px=32))
 
 
 def test_the_network_normalises_inside(tiny_recipe: Recipe) -> None:
@@ -100,10 +104,10 @@ def test_the_network_normalises_inside(tiny_recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_vit", "mobilenetv4_conv_small", "test_convnext"])
 def test_backbones_of_every_family_fit_the_heads(tiny_recipe: Recipe, name: str) -> None:
-    network = CarInspectionNetwork(tiny_recipe.model, backbone=build_backbone(name, image_side_px=64)).eval()
+    network = CarInspectionNetwork(tiny_recipe.model, QUESTIONS, backbone=build_backbone(name, image_side_px=64)).eval()
     answers = network(torch.zeros((2, 64, 64, 3), dtype=torch.uint8))
-    assert {task: tuple(values.shape) for task, values in answers.items()} == {
-        "clean": (2,), "cleanliness": (2,), "damage": (2,), "weather": (2, 4),
+    assert {name: tuple(values.shape) for name, values in answers.items()} == {
+        "clean": (2,), "cleanliness": (2,), "damaged": (2,), "damage": (2,), "weather": (2, 4),
     }  # fmt: skip
 
 
@@ -127,25 +131,24 @@ def test_the_hub_out_of_reach_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch,
         build_backbone("resnet10t", image_side_px=32, pretrained=True)
 
 
-def test_an_unknown_backbone_and_an_unknown_task_name_the_nearest() -> None:
+def test_an_unknown_backbone_names_the_nearest() -> None:
     with pytest.raises(UserError, match=r"no model 'resnat18'\. Did you mean 'resnet18'"):
         build_backbone("resnat18", image_side_px=32)
-    section = {"tasks": ["cleen"], "backbone": None, "pretrained": False, "hidden_features": 8, "dropout": 0.1}
-    with pytest.raises(UserError, match=r"model\.tasks: 'cleen' is no task\. Did you mean 'clean'"):
-        parse_section("model", ModelParams, section)
 
 
 def checkpoint_of(recipe: Recipe) -> Checkpoint:
-    return Checkpoint(model=recipe.model, image_side_px=32, weights=build(recipe).state_dict(), lineage={"best_epoch": 1})
+    weights = build(recipe).state_dict()
+    return Checkpoint(questions=recipe.questions, model=recipe.model, image_side_px=32, weights=weights, lineage={"best_epoch": 1})
 
 
-def test_a_checkpoint_comes_back_whole_and_its_bytes_do_not_hang_on_its_name(tmp_path: Path, tiny_recipe: Recipe) -> None:
+def test_a_checkpoint_comes_back_whole_and_its_bytes_do_not_depend_on_its_name(tmp_path: Path, tiny_recipe: Recipe) -> None:
     checkpoint = checkpoint_of(tiny_recipe)
     save_checkpoint(checkpoint, tmp_path / "a.pt")
     save_checkpoint(checkpoint, tmp_path / "another name.pt")
     assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "another name.pt").read_bytes()
     loaded = load_checkpoint(tmp_path / "a.pt")
-    assert (loaded.model, loaded.image_side_px, loaded.lineage) == (checkpoint.model, 32, {"best_epoch": 1})
+    assert (loaded.questions, loaded.model) == (checkpoint.questions, checkpoint.model)
+    assert (loaded.image_side_px, loaded.lineage) == (32, {"best_epoch": 1})
     assert all(torch.equal(values, build_network(loaded).state_dict()[name]) for name, values in checkpoint.weights.items())
 
 
@@ -164,19 +167,16 @@ def test_a_broken_or_foreign_checkpoint_is_refused(tmp_path: Path, tiny_recipe: 
 
 # ---- Monte-Carlo dropout
 
-PLAN = {"samples": 30, "dropout": 0.2, "seed": 5}
-CALIBRATION = {
-    "temperature": {"clean": 2.0, "weather": None},
-    "logit_offset": {"clean": [0.0, 0.0], "weather": [0.0] * 4},
-}
+PLAN = DropoutPlan(samples=30, dropout=0.2, seed=5)
+TO_ANSWER = Calibrated(QUESTIONS, make_calibration(temperature={"clean": 2.0, "damaged": 1.0, "weather": 1.0}))
 
 
 def brute_force_spreads(network: CarInspectionNetwork, features_BF: torch.Tensor) -> dict[str, np.ndarray]:
     """The heads run once for each mask, in numpy; the spread of weather is that of the class which is likeliest without dropout."""
-    masks = draw_masks(**PLAN, features=features_BF.shape[1])
+    masks = draw_masks(PLAN, features=features_BF.shape[1])
     passes = [network.answer(features_BF * mask) for mask in masks]
-    expected = {task: np.stack([expit(run[task].numpy() / (2.0 if task == "clean" else 1.0)) for run in passes]).std(axis=0)
-                for task in ("clean", "cleanliness", "damage")}  # fmt: skip
+    expected = {name: np.stack([expit(run[name].numpy() / (2.0 if name == "clean" else 1.0)) for run in passes]).std(axis=0)
+                for name in ("clean", "cleanliness", "damaged", "damage")}  # fmt: skip
     weather = np.stack([softmax(run["weather"].numpy(), axis=1) for run in passes])
     likeliest = network.answer(features_BF)["weather"].argmax(dim=1).numpy()
     return expected | {"weather": weather.std(axis=0)[np.arange(len(likeliest)), likeliest]}
@@ -186,9 +186,9 @@ def brute_force_spreads(network: CarInspectionNetwork, features_BF: torch.Tensor
 def test_the_spreads_are_those_of_one_pass_a_mask(tiny_recipe: Recipe) -> None:
     network = build(tiny_recipe)
     features_BF = network.features(torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)) + torch.rand(5, 16)
-    found = DropoutSpread(network, PLAN, Calibrated(CALIBRATION))(features_BF)
-    for task, expected in brute_force_spreads(network, features_BF).items():
-        assert found[task].numpy() == pytest.approx(expected, abs=1e-6)
+    found = DropoutSpread(network, PLAN, TO_ANSWER)(features_BF)
+    for name, expected in brute_force_spreads(network, features_BF).items():
+        assert found[name].numpy() == pytest.approx(expected, abs=1e-6)
         assert (expected > 1e-4).all(), "without a spread the check above would see nothing"
 
 
@@ -196,19 +196,20 @@ def test_the_spreads_are_those_of_one_pass_a_mask(tiny_recipe: Recipe) -> None:
 def test_a_photo_has_the_same_spread_whatever_stands_beside_it(tiny_recipe: Recipe) -> None:
     network = build(tiny_recipe)
     features_BF = torch.rand(6, 16)
-    alone = DropoutSpread(network, PLAN, Calibrated(CALIBRATION))(features_BF[2:3])
-    together = DropoutSpread(network, PLAN, Calibrated(CALIBRATION))(features_BF)
-    other = DropoutSpread(network, PLAN | {"seed": 6}, Calibrated(CALIBRATION))(features_BF)
-    for task in together:
-        assert alone[task].item() == pytest.approx(together[task][2].item(), abs=1e-6)
-        assert not torch.equal(together[task], other[task])
+    alone = DropoutSpread(network, PLAN, TO_ANSWER)(features_BF[2:3])
+    together = DropoutSpread(network, PLAN, TO_ANSWER)(features_BF)
+    other = DropoutSpread(network, PLAN.model_copy(update={"seed": 6}), TO_ANSWER)(features_BF)
+    for name in together:
+        assert alone[name].item() == pytest.approx(together[name][2].item(), abs=1e-6)
+        assert not torch.equal(together[name], other[name])
 
 
 def test_the_masks_keep_the_mean_and_drop_the_share_that_they_say() -> None:
-    masks = draw_masks(samples=400, dropout=0.25, seed=1, features=500)
+    plan = DropoutPlan(samples=400, dropout=0.25, seed=1)
+    masks = draw_masks(plan, features=500)
     assert masks.unique().tolist() == pytest.approx([0, 1 / 0.75])
     assert (masks == 0).float().mean().item() == pytest.approx(0.25, abs=0.005)
-    assert torch.equal(masks, draw_masks(samples=400, dropout=0.25, seed=1, features=500))
+    assert torch.equal(masks, draw_masks(plan, features=500))
 
 
 def test_without_dropout_or_samples_there_are_no_spreads() -> None:
