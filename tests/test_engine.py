@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,28 +27,27 @@ import carinspect
 from carinspect.core import files
 from carinspect.core.errors import UserError
 from carinspect.core.params import load_params
-from carinspect.core.tables import DATASET_COLUMNS, read_table
+from carinspect.core.questions import Question
+from carinspect.core.tables import dataset_columns, read_table
 from carinspect.model.backbones import build_backbone
 from carinspect.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.batches import Photos, Step, labels_as_tensors
 from carinspect.training.config import Recipe, TrackingParams
 from carinspect.training.launch import lock_run, read_cluster
-from carinspect.training.loop import own_parts, train
-from carinspect.training.micro_batch import MicroBatch, recall
+from carinspect.training.loop import Progress, Setting, own_parts, train
+from carinspect.training.losses import Objective
+from carinspect.training.micro_batch import MicroBatch, compile_where_it_works, recall, shrink_until_it_fits
 from carinspect.training.norm_statistics import NormStatistics
-from carinspect.training.objective import Objective
 from carinspect.training.processes import Peers, connect
-from carinspect.training.progress import Progress
 from carinspect.training.recipe import identify_checkpoint, resume_from, write_recipe
 from carinspect.training.resume import load_state, read_state, save_state, state_path
 from carinspect.training.run import Job, build_network
 from carinspect.training.runtime import Machine
-from carinspect.training.step import train_step
+from carinspect.training.step import Share, Trainer, train_step
 from carinspect.training.tracking import Tracker
-from carinspect.training.trial import compile_where_it_works, shrink_until_it_fits
 from carinspect.training.validation import own_positions
-from conftest import free_port, make_dataset, make_recipe
+from conftest import QUESTIONS, free_port, make_dataset, make_recipe
 
 ROOT = Path(__file__).parent.parent
 LINE = Machine(device="cpu", processes=1, workers=0, compile=False, pin_memory=False, micro_batch="norm", checkpoint_steps=1)
@@ -56,7 +55,7 @@ ALONE = Peers(rank=0, world_size=1, writer=0)
 
 
 def changed(recipe: Recipe, **train: Any) -> Recipe:
-    return Recipe(model=recipe.model, train=recipe.train.model_copy(update=train))
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=train)})
 
 
 # ---- who takes what
@@ -82,9 +81,9 @@ def test_torchs_own_sampler_would_count_a_photo_twice() -> None:
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Photos:
-    table = read_table(make_dataset(tmp_path_factory.mktemp("photos")), columns=DATASET_COLUMNS)
+    table = read_table(make_dataset(tmp_path_factory.mktemp("photos")), columns=dataset_columns(QUESTIONS), questions=QUESTIONS)
     pixels = np.random.default_rng(0).integers(0, 256, (len(table), 32, 32, 3), dtype=np.uint8)
-    return Photos(image_paths=table["image_path"].tolist(), pixels=pixels, labels=labels_as_tensors(table))
+    return Photos(image_paths=table["image_path"].tolist(), pixels=pixels, labels=labels_as_tensors(table, QUESTIONS))
 
 
 @pytest.fixture(autouse=True)
@@ -106,7 +105,8 @@ def one_process(tmp_path: Path) -> Iterator[None]:
 
 def make_network(recipe: Recipe) -> CarInspectionNetwork:
     torch.manual_seed(0)
-    return CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=32))
+    backbone = build_backbone(recipe.model.backbone, image_side_px=32)
+    return CarInspectionNetwork(recipe.model, recipe.questions, backbone=backbone)
 
 
 class KilledError(Exception):
@@ -131,11 +131,18 @@ def train_here(
     network = make_network(recipe)
     if act:
         on_training_pass(network, act)
-    with Tracker(None) as tracker:
-        return train(
-            network, recipe=recipe, machine=machine, peers=ALONE, photos=photos, validation=photos,
-            state_file=folder / "state.pt", tracker=tracker,
-        )  # fmt: skip
+    with Tracker(recipe.questions, None) as tracker:
+        return train(network, setting_for(recipe, photos, folder, tracker, machine=machine))
+
+
+def setting_for(
+    recipe: Recipe, photos: Photos, folder: Path, tracker: Tracker, *, machine: Machine = LINE, peers: Peers = ALONE,
+    validation: Photos | None = None,
+) -> Setting:  # fmt: skip
+    return Setting(
+        recipe=recipe, machine=machine, peers=peers, photos=photos, validation=validation or photos, state_file=folder / "state.pt",
+        tracker=tracker,
+    )  # fmt: skip
 
 
 def same(one: Progress, other: Progress) -> bool:
@@ -280,7 +287,7 @@ def room_for(limit: int, *, first_pass: int = 0) -> Callable[[int, torch.Tensor]
 def test_memory_that_runs_out_at_the_first_step_gives_what_the_smaller_micro_batch_gives(
     tmp_path: Path, photos: Photos, tiny_recipe: Recipe, one_process: None, backbone: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = Recipe(model=tiny_recipe.model.model_copy(update={"backbone": backbone}), train=tiny_recipe.train)
+    recipe = tiny_recipe.model_copy(update={"model": tiny_recipe.model.model_copy(update={"backbone": backbone})})
     short = train_here(tmp_path / "short", recipe, photos, act=room_for(3), machine=replace(LINE, micro_batch="auto"))
     output = capsys.readouterr().out
     small = train_here(tmp_path / "small", recipe, photos, machine=replace(LINE, micro_batch=2))
@@ -357,13 +364,17 @@ def test_a_network_that_does_not_compile_trains_as_it_is_and_says_so_once(
 
 
 def take_step(network: nn.Module, recipe: Recipe, photos: Photos, *, scaler: torch.amp.GradScaler | None = None) -> dict[str, float] | None:
-    objective = Objective(recipe, photos.labels, device=torch.device("cpu"))
-    step = Step([np.arange(8)])
-    return train_step(
-        network, torch.optim.SGD(network.parameters(), lr=0.1), scaler or torch.amp.GradScaler("cpu", enabled=False),
-        recipe=recipe, objective=objective, photos=photos, step=step, step_number=7, own_parts=[0],
-        images=[torch.from_numpy(photos.pixels[:8])], statistics=NormStatistics(network), micro_batch=MicroBatch(8, on_change=print),
-    )  # fmt: skip
+    trainer = Trainer(
+        network=network,
+        optimiser=torch.optim.SGD(network.parameters(), lr=0.1),
+        scaler=scaler or torch.amp.GradScaler("cpu", enabled=False),
+        objective=Objective(recipe, photos.labels, device=torch.device("cpu")),
+        recipe=recipe,
+        statistics=NormStatistics(network),
+        micro_batch=MicroBatch(8, on_change=print),
+    )
+    images = iter([torch.from_numpy(photos.pixels[:8])])
+    return train_step(Share(trainer, photos=photos, step=Step([np.arange(8)]), number=7, own_parts=[0], images=images))
 
 
 def with_label(photos: Photos, column: str, position: int, value: float) -> Photos:
@@ -376,7 +387,9 @@ def break_gradient(network: CarInspectionNetwork) -> None:
     network.heads["damage"].weight.register_hook(lambda gradient: gradient * float("inf"))  # type: ignore[union-attr]
 
 
-def test_a_loss_that_is_not_finite_names_the_photo_the_task_and_the_step(photos: Photos, tiny_recipe: Recipe, one_process: None) -> None:
+def test_a_loss_that_is_not_finite_names_the_photo_the_question_and_the_step(
+    photos: Photos, tiny_recipe: Recipe, one_process: None
+) -> None:
     network = make_network(tiny_recipe).train()
     with pytest.raises(UserError, match=r"the loss of 'cleanliness' is not finite at step 7 for 0003\.jpg\. Lower train\.lr"):
         take_step(network, tiny_recipe, with_label(photos, "cleanliness_score", 3, float("inf")))
@@ -410,17 +423,8 @@ def test_skipped_steps_are_counted_in_the_history(tmp_path: Path, photos: Photos
     broken = with_label(broken, "cleanliness_score", 5, float("inf"))
     recipe = changed(tiny_recipe, on_nonfinite="skip")
     network = make_network(recipe)
-    with Tracker(None) as tracker:
-        progress = train(
-            network,
-            recipe=recipe,
-            machine=LINE,
-            peers=ALONE,
-            photos=broken,
-            validation=photos,
-            state_file=tmp_path / "s.pt",
-            tracker=tracker,
-        )
+    with Tracker(recipe.questions, None) as tracker:
+        progress = train(network, setting_for(recipe, broken, tmp_path, tracker, validation=photos))
     assert [row["skipped_steps"] for row in progress.history] == [1, 1]
     assert all(np.isfinite(row["train_loss_total"]) for row in progress.history)
 
@@ -439,18 +443,20 @@ def test_an_overflow_of_fp16_halves_the_scale_and_only_a_lasting_one_stops(photo
 # ---- starting from a checkpoint
 
 
-def checkpoint_of(recipe: Recipe, path: Path, **model: Any) -> Path:
+def checkpoint_of(recipe: Recipe, path: Path, *, questions: Sequence[Question] = QUESTIONS, **model: Any) -> Path:
     torch.manual_seed(5)
-    recipe = Recipe(model=recipe.model.model_copy(update=model), train=recipe.train)
-    network = CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=32))
-    save_checkpoint(Checkpoint(model=recipe.model, image_side_px=32, weights=network.state_dict(), lineage={}), path)
+    changed_model = recipe.model.model_copy(update=model)
+    backbone = build_backbone(changed_model.backbone, image_side_px=32)
+    weights = CarInspectionNetwork(changed_model, questions, backbone=backbone).state_dict()
+    checkpoint = Checkpoint(questions=tuple(questions), model=changed_model, image_side_px=32, weights=weights, lineage={})
+    save_checkpoint(checkpoint, path)
     return path
 
 
 def job_for(recipe: Recipe, resume: Path | None) -> Job:
     return Job(
         recipe=recipe, machine=LINE, root=Path("root"), table=Path("table.csv"), pretrained=False, resume=resume, joins=False,
-        checkpoint=Path("best.pt"), curves=Path("curves.csv"), curves_picture=Path("curves.png"), contact_sheet=Path("augmented.png"),
+        checkpoint=Path("best.pt"), curves=Path("curves.csv"), curves_picture=Path("curves.png"), augmentation_sheet=Path("augmented.png"),
         tracking=TrackingParams(wandb=False, wandb_project="none"),
     )  # fmt: skip
 
@@ -481,7 +487,7 @@ def test_the_recipe_carries_what_the_checkpoint_holds_and_not_its_path(tmp_path:
     ("other", "difference"),
     [
         ({"backbone": "test_convnext"}, "has backbone test_convnext instead of test_resnet"),
-        ({"tasks": ["clean"]}, r"has tasks \['clean'\] instead of \['clean', 'cleanliness', 'damage', 'weather'\]"),
+        ({"questions": QUESTIONS[:1]}, "has questions clean instead of clean, cleanliness, damaged, damage, weather"),
         ({"hidden_features": 8}, "has hidden_features 8 instead of 16"),
     ],
 )
@@ -671,7 +677,7 @@ def test_a_run_repeated_is_bit_identical_and_another_seed_is_not(tmp_path: Path,
 def test_a_mistake_stops_before_a_process_is_started_with_one_line(tmp_path: Path, tiny_recipe: Recipe) -> None:
     workspace = make_workspace(tmp_path, tiny_recipe, processes=2)
     table = workspace / "data" / "car_inspection_dataset.csv"
-    frame = read_table(table, columns=DATASET_COLUMNS)
+    frame = read_table(table, columns=dataset_columns(QUESTIONS), questions=QUESTIONS)
     (workspace / "root" / frame["image_path"][0]).unlink()
     process = start_training(workspace)
     output, _ = process.communicate(timeout=120)
@@ -731,11 +737,8 @@ def run_as_rank(folder: str, rank: int) -> None:
             on_training_pass(network, act)
         path = Path(folder) / name
         try:
-            with Tracker(None) as tracker:
-                progress = train(
-                    network, recipe=recipe, machine=machine, peers=peers, photos=photos, validation=photos,
-                    state_file=path / "state.pt", tracker=tracker,
-                )  # fmt: skip
+            with Tracker(recipe.questions, None) as tracker:
+                progress = train(network, setting_for(recipe, photos, path, tracker, machine=machine, peers=peers))
         except KilledError:
             continue
         if rank == 0:

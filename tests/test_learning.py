@@ -1,9 +1,10 @@
-"""What is learnt and how: class balance and the prior that it shifts, losses, task weights, optimiser, schedule, backbones."""
+"""What is learnt and how: class balance and the prior that it shifts, losses and their weights, optimiser, schedule, backbones."""
 
 import json
 import runpy
 import signal
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,37 +22,47 @@ from torchvision.ops import sigmoid_focal_loss
 
 from carinspect.core.errors import UserError
 from carinspect.core.params import parse_section
-from carinspect.evaluation.calibration import add_probabilities, fit_calibration
+from carinspect.core.questions import Question, by_name
+from carinspect.evaluation.temperature import add_probabilities, fit_calibration
 from carinspect.export.graph import AnsweringNetwork
 from carinspect.model.backbones import build_backbone
+from carinspect.model.calibration import logit_offsets, read_calibration
 from carinspect.model.checkpoint import Checkpoint, build_network, save_checkpoint
-from carinspect.model.losses import binary_cross_entropy, focal_loss, label_weights, summed_losses
 from carinspect.model.network import CarInspectionNetwork
-from carinspect.model.priors import clean_offset, logit_offsets
 from carinspect.training.balance import class_weights, draw_epoch, expected_draws, training_priors
 from carinspect.training.batches import MicroBatchLoader, Photos, Step, plan_epoch
 from carinspect.training.config import Recipe, Runtime, TrainParams, TrainRecipe
+from carinspect.training.losses import Objective, QuestionWeights, binary_cross_entropy, focal_loss
 from carinspect.training.micro_batch import MicroBatch
 from carinspect.training.norm_statistics import NormStatistics
-from carinspect.training.objective import Objective
 from carinspect.training.optimiser import build_optimiser, count_plateaus, learning_rate, parameter_groups, set_training_mode
 from carinspect.training.recipe import resolve_recipe
 from carinspect.training.runtime import settle_runtime
-from carinspect.training.step import train_step
-from carinspect.training.task_weights import TaskWeights
+from carinspect.training.step import Share, Trainer, train_step
 from carinspect.training.validation import undo_prior
-from conftest import make_recipe
+from conftest import QUESTIONS, make_recipe
 from test_engine import LINE, ROOT, final_files, make_workspace, run_training, start_training
 from test_training import shipped_params
 
-TASKS = ["clean", "cleanliness", "damage", "weather"]
+ASKED = by_name(QUESTIONS)
 CPU = torch.device("cpu")
 
 
-def recipe_with(*, model: dict[str, Any] | None = None, **train: Any) -> Recipe:
-    recipe = make_recipe()
-    parsed = parse_section("train", TrainRecipe, recipe.train.model_dump() | train)
-    return Recipe(model=recipe.model.model_copy(update=model or {}), train=parsed)
+def recipe_with(
+    *,
+    model: dict[str, Any] | None = None,
+    questions: Sequence[Question] = QUESTIONS,
+    clean_loss: str = "cross_entropy",
+    loss_weights: dict[str, float] | None = None,
+    **train: Any,
+) -> Recipe:
+    recipe = make_recipe(questions)
+    losses = recipe.train.model_dump()["losses"]
+    for name, weight in (loss_weights or {}).items():
+        losses[name]["weight"] = weight
+    losses["clean"]["loss"] = clean_loss
+    parsed = parse_section("train", TrainRecipe, recipe.train.model_dump() | {"losses": losses} | train)
+    return Recipe(questions=tuple(questions), model=recipe.model.model_copy(update=model or {}), train=parsed)
 
 
 def skewed_labels(photos: int = 300, *, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -78,33 +89,38 @@ def skewed_labels(photos: int = 300, *, seed: int = 0) -> dict[str, torch.Tensor
             r"sampler 'weighted' and class_weights 'auto' both balance.*Set train\.sampler: none, or train\.class_weights: none",
         ),
         (
-            {"sampler": "oversample", "clean_loss": "focal", "focal_alpha": [0.7, 0.3]},
+            {"sampler": "oversample", "focal_alpha": [0.7, 0.3]},
             r"both balance.*Set train\.sampler: none, or train\.focal_alpha: null",
         ),
         (
-            {"clean_loss": "focal", "focal_alpha": [0.7, 0.3], "class_weights": {"clean": [1.0, 2.0]}},
-            r"both weigh.*Set train\.focal_alpha: null",
+            {"focal_alpha": [0.7, 0.3], "class_weights": {"clean": [1.0, 2.0]}},
+            r"both give weights to classes.*Set train\.focal_alpha: null",
         ),
-        ({"focal_alpha": [0.7, 0.3]}, r"belongs to clean_loss: focal.*train\.class_weights: \{clean: \[0\.7, 0\.3\]\} instead"),
-        ({"class_weights": {"clean": [1.0, 2.0, 3.0]}}, r"train\.class_weights: has the value \[1\.0, 2\.0, 3\.0\] for 'clean'\. Give 2"),
+        ({"focal_alpha": [0.7, 0.3]}, r"belongs to a question with loss: focal, and none has it"),
+        ({"class_weights": {"clean": [1.0, 2.0, 3.0]}}, r"train\.class_weights\.clean has the value \[1\.0, 2\.0, 3\.0\]\. Give 2"),
         ({"class_weights": {"wether": [1, 1, 1, 1]}}, r"'wether' has no classes\. Did you mean 'weather'"),
         ({"class_weights": {"clean": [1.0, float("nan")]}}, r"Give 2 numbers above 0"),
         ({"class_weights": "balanced"}, r"has the value 'balanced'\. Give none, auto, or lists"),
         ({"clean_loss": "focal", "focal_alpha": [0.5, 0.0]}, r"Give 2 numbers above 0"),
+        ({"sampler": "weighted", "sampler_question": "claen"}, r"'claen' is no binary question\. Did you mean 'clean'"),
+        ({"sampler": "weighted", "sampler_question": "weather"}, r"'weather' is no binary question"),
     ],
 )
-def test_two_knobs_that_do_the_same_and_wrong_class_weights_name_the_mend(changes: dict[str, Any], message: str) -> None:
+def test_two_knobs_that_do_the_same_and_wrong_class_weights_name_the_fix(changes: dict[str, Any], message: str) -> None:
     params = shipped_params()
+    params["questions"]["clean"]["loss"] = changes.pop("clean_loss", "cross_entropy")
     with pytest.raises(UserError, match=message):
         resolve_recipe(params | {"train": params["train"] | changes}, pretrained="none", resume="none")
 
 
-def test_a_sampler_without_its_task_or_its_classes_is_refused() -> None:
-    with pytest.raises(UserError, match=r"balances 'clean', which is not among model\.tasks.*Set train\.sampler: none"):
-        resolve_recipe(shipped_params(model__tasks=["weather"], train__sampler="weighted"), pretrained="none", resume="none")
+def test_a_sampler_without_its_question_or_its_classes_is_refused() -> None:
+    params = shipped_params(train__sampler="weighted")
+    del params["questions"]["clean"]
+    with pytest.raises(UserError, match=r"train\.sampler_question 'clean' is no binary question.*set train\.sampler: none"):
+        resolve_recipe(params, pretrained="none", resume="none")
     labels = skewed_labels() | {"clean": torch.ones(300)}
     with pytest.raises(UserError, match=r"train\.sampler is 'weighted', and the 300 photos.*all have the same\. Set train\.sampler: none"):
-        training_priors(recipe_with(sampler="weighted").train, labels, tasks=TASKS)
+        training_priors(recipe_with(sampler="weighted"), labels)
 
 
 def test_precision_auto_is_the_profiles_and_never_the_cards(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,8 +160,7 @@ def test_the_shipped_params_shift_nothing() -> None:
 def test_an_epochs_draws_are_a_function_of_seed_and_epoch(sampler: str) -> None:
     clean = skewed_labels()["clean"]
     orders = [
-        draw_epoch(recipe_with(sampler=sampler, seed=seed).train, clean=clean, epoch=epoch)
-        for seed, epoch in ((1, 0), (1, 0), (1, 1), (2, 0))
+        draw_epoch(recipe_with(sampler=sampler, seed=seed), balanced=clean, epoch=epoch) for seed, epoch in ((1, 0), (1, 0), (1, 1), (2, 0))
     ]
     np.random.seed(7)
     assert (orders[0] == orders[1]).all()
@@ -156,9 +171,9 @@ def test_an_epochs_draws_are_a_function_of_seed_and_epoch(sampler: str) -> None:
 @pytest.mark.parametrize("sampler", ["none", "weighted", "oversample"])
 def test_photos_come_up_as_often_as_expected_and_the_unlabelled_at_their_plain_rate(sampler: str) -> None:
     labels = skewed_labels()
-    recipe = recipe_with(sampler=sampler, oversample_ratio=0.6).train
-    counts = sum(np.bincount(draw_epoch(recipe, clean=labels["clean"], epoch=epoch), minlength=300) for epoch in range(400)) / 400
-    expected = expected_draws(recipe, clean=labels["clean"])
+    recipe = recipe_with(sampler=sampler, oversample_ratio=0.6)
+    counts = sum(np.bincount(draw_epoch(recipe, balanced=labels["clean"], epoch=epoch), minlength=300) for epoch in range(400)) / 400
+    expected = expected_draws(recipe, balanced=labels["clean"])
     # Four standard errors of a Poisson count.
     assert (np.abs(counts - expected) < 4.5 * np.sqrt(expected / 400)).all()
     clean = labels["clean"].numpy()
@@ -170,12 +185,12 @@ def test_photos_come_up_as_often_as_expected_and_the_unlabelled_at_their_plain_r
 
 def test_oversampling_is_exact_and_fair_within_the_rarer_class() -> None:
     clean = torch.tensor([0.0] * 7 + [1.0] * 40 + [float("nan")] * 5)
-    times = Counter(draw_epoch(recipe_with(sampler="oversample", oversample_ratio=0.5).train, clean=clean, epoch=3).tolist())
+    times = Counter(draw_epoch(recipe_with(sampler="oversample", oversample_ratio=0.5), balanced=clean, epoch=3).tolist())
     assert sum(times[position] for position in range(7)) == 20
     assert {times[position] for position in range(7)} == {2, 3}
     assert all(times[position] == 1 for position in range(7, 52))
     # A class that is common enough already is left alone.
-    order = draw_epoch(recipe_with(sampler="oversample", oversample_ratio=0.1).train, clean=clean, epoch=0)
+    order = draw_epoch(recipe_with(sampler="oversample", oversample_ratio=0.1), balanced=clean, epoch=0)
     assert sorted(order) == list(range(52))
 
 
@@ -184,8 +199,8 @@ def test_under_a_sampler_ranks_share_the_plan_and_workers_change_nothing(world_s
     labels = skewed_labels()
     pixels = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
     photos = Photos(image_paths=[f"{index}.jpg" for index in range(300)], pixels=pixels, labels=labels)
-    recipe = recipe_with(sampler="weighted").train
-    plan = plan_epoch(recipe, clean=labels["clean"], epoch=0)
+    recipe = recipe_with(sampler="weighted")
+    plan = plan_epoch(recipe, labels, epoch=0)
 
     def load(rank: int, ranks: int, workers: int) -> list[torch.Tensor]:
         machine = replace(LINE, processes=ranks, workers=workers)
@@ -203,8 +218,8 @@ def test_a_photo_that_comes_up_again_in_an_epoch_looks_different() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 32, 3), dtype=np.uint8)
     labels = {"clean": clean, "weather_condition": torch.full((32,), float("nan"))}
     photos = Photos(image_paths=[f"{index}.jpg" for index in range(32)], pixels=pixels, labels=labels)
-    recipe = recipe_with(sampler="oversample").train
-    plan = plan_epoch(recipe, clean=clean, epoch=0)
+    recipe = recipe_with(sampler="oversample")
+    plan = plan_epoch(recipe, labels, epoch=0)
     draws = [draws for step in plan for draws in step.draws]
     images = torch.cat(list(MicroBatchLoader(photos, recipe, LINE).epoch(0, draws)))
     positions, turns = (np.concatenate(part) for part in zip(*draws, strict=True))
@@ -218,43 +233,44 @@ def test_a_photo_that_comes_up_again_in_an_epoch_looks_different() -> None:
 
 def test_automatic_class_weights_are_scikit_learns() -> None:
     labels = skewed_labels()
-    weights = class_weights(recipe_with(class_weights="auto").train, labels)
+    weights = class_weights(recipe_with(class_weights="auto"), labels)
     for task, column in (("clean", "clean"), ("weather", "weather_condition")):
         truth = labels[column][~labels[column].isnan()].numpy()
         assert weights[task].tolist() == pytest.approx(compute_class_weight("balanced", classes=np.unique(truth), y=truth), rel=1e-6)
     without_rain = labels | {"weather_condition": torch.where(labels["weather_condition"] == 1, torch.nan, labels["weather_condition"])}
-    assert torch.isfinite(class_weights(recipe_with(class_weights="auto").train, without_rain)["weather"]).all()
+    assert torch.isfinite(class_weights(recipe_with(class_weights="auto"), without_rain)["weather"]).all()
 
 
 def test_the_recorded_prior_is_what_training_is_shown() -> None:
     labels = skewed_labels()
     for changes in ({"sampler": "weighted"}, {"sampler": "oversample", "oversample_ratio": 0.5}):
-        recipe = recipe_with(**changes).train
-        drawn = np.concatenate([draw_epoch(recipe, clean=labels["clean"], epoch=epoch) for epoch in range(300)])
-        priors = training_priors(recipe, labels, tasks=TASKS)
+        recipe = recipe_with(**changes)
+        drawn = np.concatenate([draw_epoch(recipe, balanced=labels["clean"], epoch=epoch) for epoch in range(300)])
+        priors = training_priors(recipe, labels)
         for task, column in (("clean", "clean"), ("weather", "weather_condition")):
             shown = labels[column].numpy()[drawn]
             shares = np.bincount(shown[~np.isnan(shown)].astype(int)) / (~np.isnan(shown)).sum()
             assert priors[task]["trained"] == pytest.approx(shares, abs=0.01)
-            # Dirty photos are snowy ones: the sampler of one task shifts the other's prior too.
+            # Dirty photos are snowy ones: the sampler of one question shifts the other's prior too.
             assert max(np.abs(np.subtract(priors[task]["natural"], shares))) > 0.05
-    weighed = training_priors(recipe_with(class_weights={"clean": [3.0, 1.0]}).train, labels, tasks=["clean"])
+    alone = [ASKED["clean"]]
+    weighed = training_priors(recipe_with(questions=alone, class_weights={"clean": [3.0, 1.0]}), labels)
     dirty, clean = weighed["clean"]["natural"]
     assert weighed == {
         "clean": {"natural": [dirty, clean], "trained": pytest.approx([3 * dirty / (3 * dirty + clean), clean / (3 * dirty + clean)])}
     }
-    alpha = training_priors(recipe_with(clean_loss="focal", focal_alpha=[0.75, 0.25]).train, labels, tasks=["clean"])
+    alpha = training_priors(recipe_with(questions=alone, clean_loss="focal", focal_alpha=[0.75, 0.25]), labels)
     assert alpha["clean"]["trained"] == pytest.approx(weighed["clean"]["trained"])
 
 
 def test_without_balancing_the_offsets_are_exactly_zero() -> None:
-    priors = training_priors(make_recipe().train, skewed_labels(), tasks=TASKS)
-    assert logit_offsets(priors) == {"clean": [0.0, 0.0], "weather": [0.0] * 4}
-    assert logit_offsets({}) == logit_offsets(priors)
+    priors = training_priors(make_recipe(), skewed_labels())
+    assert logit_offsets(QUESTIONS, priors) == {"clean": [0.0, 0.0], "damaged": [0.0, 0.0], "weather": [0.0] * 4}
+    assert logit_offsets(QUESTIONS, {}) == logit_offsets(QUESTIONS, priors)
 
 
 def test_a_class_never_seen_keeps_its_logit() -> None:
-    offsets = logit_offsets({"weather": {"natural": [0.8, 0.2, 0.0, 0.0], "trained": [0.5, 0.5, 0.0, 0.0]}})
+    offsets = logit_offsets(QUESTIONS, {"weather": {"natural": [0.8, 0.2, 0.0, 0.0], "trained": [0.5, 0.5, 0.0, 0.0]}})
     assert offsets["weather"] == pytest.approx([np.log(1.6), np.log(0.4), 0.0, 0.0])
 
 
@@ -272,15 +288,15 @@ def test_undoing_the_prior_recovers_the_true_probabilities(changes: dict[str, An
     truth = expit(features @ [1.5, -1.0] + 2.5)
     clean = torch.tensor((random.random(40_000) < truth).astype(np.float32))
     labels = {"clean": clean}
-    recipe = recipe_with(**changes).train
-    order = draw_epoch(recipe, clean=clean, epoch=0)
-    weights = class_weights(recipe, labels | {"weather_condition": torch.zeros(40_000)}).get("clean", torch.ones(2))
+    recipe = recipe_with(questions=[ASKED["clean"]], **changes)
+    order = draw_epoch(recipe, balanced=clean, epoch=0)
+    weights = class_weights(recipe, labels).get("clean", torch.ones(2))
     shown = clean[order].long()
     fit = LogisticRegression(C=np.inf).fit(features[order], shown.numpy(), sample_weight=weights[shown].numpy())
     logits = fit.decision_function(features)
 
-    priors = training_priors(recipe, labels | {"weather_condition": torch.zeros(40_000)}, tasks=["clean"])
-    recovered = logits + clean_offset(logit_offsets(priors))
+    of_dirty, of_clean = logit_offsets(recipe.questions, training_priors(recipe, labels))["clean"]
+    recovered = logits + of_clean - of_dirty
     assert np.abs(expit(recovered) - truth).mean() < 0.01
     assert expit(recovered).mean() == pytest.approx(truth.mean(), abs=0.005)
     # Left as it is, the balanced model is far off: the check can fail.
@@ -299,19 +315,21 @@ def test_calibration_undoes_the_prior_before_it_fits_a_temperature() -> None:
         "weather_condition": np.nan, **columns,
     })  # fmt: skip
     # The prior of training shifts the logits of the trained scale; its temperature is of the same scale.
-    calibration = fit_calibration(table, priors=priors)
-    assert calibration["logit_offset"]["clean"] == pytest.approx([np.log(0.4), np.log(1.6)])
-    assert calibration["temperature"]["clean"] == pytest.approx(2.0, rel=0.07)
-    error = np.abs(add_probabilities(table, calibration)["p_clean"] - expit(true_logit)).mean()
-    bare = np.abs(add_probabilities(table, fit_calibration(table, priors={}))["p_clean"] - expit(true_logit)).mean()
+    asked = [ASKED["clean"], ASKED["weather"]]
+    calibration = fit_calibration(table, asked, priors=priors)
+    fitted = calibration.questions["clean"]
+    assert fitted.logit_offset == pytest.approx([np.log(0.4), np.log(1.6)])
+    assert fitted.temperature == pytest.approx(2.0, rel=0.07)
+    error = np.abs(add_probabilities(table, asked, calibration)["p_clean"] - expit(true_logit)).mean()
+    bare = np.abs(add_probabilities(table, asked, fit_calibration(table, asked, priors={}))["p_clean"] - expit(true_logit)).mean()
     assert error < 0.01 < 0.03 < bare
-    assert calibration["clean"]["nll_after"] < calibration["clean"]["nll_before"]
+    assert fitted.nll_after < fitted.nll_before
 
 
 def test_validation_looks_at_balanced_logits_as_calibration_does() -> None:
     priors = {"clean": {"natural": [0.1, 0.9], "trained": [0.5, 0.5]}, "weather": {"natural": [0.7, 0.1, 0.1, 0.1], "trained": [0.25] * 4}}
     logits = {"clean": torch.zeros(2), "cleanliness": torch.zeros(2), "weather": torch.zeros(2, 4)}
-    natural = undo_prior(logits, priors)
+    natural = undo_prior([ASKED[name] for name in logits], logits, priors)
     assert torch.sigmoid(natural["clean"]).tolist() == pytest.approx([0.9, 0.9])
     assert torch.softmax(natural["weather"], dim=1)[0].tolist() == pytest.approx([0.7, 0.1, 0.1, 0.1])
     assert natural["cleanliness"] is logits["cleanliness"]
@@ -336,18 +354,17 @@ def test_a_weighted_mean_is_torchs_for_clean_and_weather(smoothing: float) -> No
     random = torch.Generator().manual_seed(1)
     logits = {"clean": torch.randn(60, generator=random), "weather": torch.randn(60, 4, generator=random)}
     lists = {"clean": [4.0, 0.6], "weather": [0.3, 1.0, 2.0, 5.0]}
-    knobs = recipe_with(class_weights=lists, label_smoothing=smoothing).train
-    weights = class_weights(knobs, labels)
-    sums = summed_losses(logits, labels, knobs, class_weights=weights)
-    divisors = label_weights(labels, weights)
+    asked = [ASKED["clean"], ASKED["weather"]]
+    objective = Objective(recipe_with(questions=asked, class_weights=lists, label_smoothing=smoothing), labels, device=CPU)
+    means = dict(zip(objective.names, objective.mean_losses(logits, labels, objective.divisors(labels)).tolist(), strict=True))
     known = ~labels["clean"].isnan()
     two = torch.stack([torch.zeros(60), logits["clean"]], dim=1)
-    for task, scores, truth in (
+    for name, scores, truth in (
         ("clean", two[known], labels["clean"][known]),
         ("weather", logits["weather"], labels["weather_condition"]),
     ):
-        expected = torch.nn.CrossEntropyLoss(torch.tensor(lists[task]), label_smoothing=smoothing)(scores, truth.long())
-        assert (sums[task] / divisors[task]).item() == pytest.approx(expected.item(), rel=1e-5)
+        expected = torch.nn.CrossEntropyLoss(torch.tensor(lists[name]), label_smoothing=smoothing)(scores, truth.long())
+        assert means[name] == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.5])
@@ -380,24 +397,37 @@ def drawn_photos(count: int = 40, side_px: int = 32) -> Photos:
 
 def build(recipe: Recipe, side_px: int = 32) -> CarInspectionNetwork:
     torch.manual_seed(0)
-    return CarInspectionNetwork(recipe.model, backbone=build_backbone(recipe.model.backbone, image_side_px=side_px)).train()
+    backbone = build_backbone(recipe.model.backbone, image_side_px=side_px)
+    return CarInspectionNetwork(recipe.model, recipe.questions, backbone=backbone).train()
 
 
 def take_step(
     recipe: Recipe, photos: Photos, step: Step, *, rank: int = 0, world_size: int = 1, scale: float = 1.0, side_px: int = 32
 ) -> tuple[CarInspectionNetwork, Objective, dict[str, float]]:
     network = build(recipe, side_px)
-    objective = Objective(recipe, photos.labels, device=CPU)
-    optimiser = build_optimiser(network, objective.task_weights, recipe.train)
-    parts = list(range(rank, len(step.micro_batches), world_size))
-    losses = train_step(
-        network, optimiser, torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale != 1.0),
-        recipe=recipe, objective=objective, photos=photos, step=step, step_number=0, own_parts=parts,
-        images=[torch.from_numpy(photos.pixels[step.micro_batches[part]]) for part in parts], statistics=NormStatistics(network),
-        micro_batch=MicroBatch(1000, on_change=print),
-    )  # fmt: skip
+    trainer = make_trainer(network, recipe, photos, scale=scale)
+    losses = train_step(take_share(trainer, photos, step, rank=rank, world_size=world_size))
     assert losses is not None
-    return network, objective, losses
+    return network, trainer.objective, losses
+
+
+def make_trainer(network: CarInspectionNetwork, recipe: Recipe, photos: Photos, *, scale: float = 1.0) -> Trainer:
+    objective = Objective(recipe, photos.labels, device=CPU)
+    return Trainer(
+        network=network,
+        optimiser=build_optimiser(network, objective.weights, recipe.train),
+        scaler=torch.amp.GradScaler("cpu", init_scale=scale, enabled=scale != 1.0),
+        objective=objective,
+        recipe=recipe,
+        statistics=NormStatistics(network),
+        micro_batch=MicroBatch(1000, on_change=print),
+    )
+
+
+def take_share(trainer: Trainer, photos: Photos, step: Step, *, number: int = 0, rank: int = 0, world_size: int = 1) -> Share:
+    parts = list(range(rank, len(step.micro_batches), world_size))
+    images = iter([torch.from_numpy(photos.pixels[step.micro_batches[part]]) for part in parts])
+    return Share(trainer, photos=photos, step=step, number=number, own_parts=parts, images=images)
 
 
 def largest_difference(one: torch.nn.Module, other: torch.nn.Module) -> float:
@@ -425,54 +455,52 @@ def test_accumulation_is_true_for_weighted_losses(changes: dict[str, Any], one_p
     parts, parts_objective, part_losses = take_step(recipe, photos, Step(cut))
     assert part_losses == pytest.approx(losses, rel=1e-4)
     assert largest_difference(whole, parts) < 5e-5
-    assert largest_difference(whole_objective.task_weights, parts_objective.task_weights) < 1e-5
+    assert largest_difference(whole_objective.weights, parts_objective.weights) < 1e-5
     assert largest_difference(whole, build(recipe)) > 1e-2
     # The usual mistake, a mean over the parts' own means, is another number.
     assert np.mean([take_step(recipe, photos, Step([part]))[2]["clean"] for part in cut]) != pytest.approx(losses["clean"], rel=1e-3)
 
 
-def test_learnt_task_weights_move_with_the_optimiser_and_begin_at_the_fixed_ones(one_process: None) -> None:
-    recipe = recipe_with(loss_weighting="uncertainty", loss_weights={"clean": 1.0, "cleanliness": 0.5, "damage": 2.0, "weather": 1.0})
-    begin = TaskWeights(recipe.train, TASKS).named_values()
-    assert begin == pytest.approx(
-        {"task_weight_clean": 1.0, "task_weight_cleanliness": 0.5, "task_weight_damage": 2.0, "task_weight_weather": 1.0}
-    )
+def test_learnt_loss_weights_move_with_the_optimiser_and_begin_at_the_fixed_ones(one_process: None) -> None:
+    given = {"clean": 1.0, "cleanliness": 0.5, "damaged": 1.0, "damage": 2.0, "weather": 1.0}
+    recipe = recipe_with(loss_weighting="uncertainty", loss_weights=given)
+    begin = QuestionWeights(recipe).named_values()
+    assert begin == pytest.approx({f"loss_weight_{name}": weight for name, weight in given.items()})
     _, objective, _ = take_step(recipe, drawn_photos(), Step([np.arange(40)]))
-    moved = objective.task_weights.named_values()
+    moved = objective.weights.named_values()
     assert all(moved[name] != begin[name] for name in begin)
-    assert TaskWeights(make_recipe().train, TASKS).named_values() == {}
+    assert QuestionWeights(make_recipe()).named_values() == {}
     # Twin: weights that the optimiser does not know stay where they are.
-    weights = TaskWeights(recipe.train, TASKS)
-    weights.set_gradient(torch.ones(4), torch.ones(4, dtype=torch.bool))
+    weights = QuestionWeights(recipe)
+    weights.set_gradient(torch.ones(5), torch.ones(5, dtype=torch.bool))
     torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))]).step()
     assert weights.named_values() == begin
 
 
-def test_learnt_task_weights_settle_where_the_formula_says() -> None:
+def test_learnt_loss_weights_settle_where_the_formula_says() -> None:
     """d/ds of c exp(-s) L + s / 2 is 0 at c exp(-s) = 1 / (2 L)."""
-    weights = TaskWeights(recipe_with(loss_weighting="uncertainty").train, TASKS)
-    losses, present = torch.tensor([0.25, 0.1, 0.02, 1.5]), torch.tensor([True, True, True, False])
+    weights = QuestionWeights(recipe_with(loss_weighting="uncertainty"))
+    losses, present = torch.tensor([0.25, 0.1, 0.3, 0.02, 1.5]), torch.tensor([True, True, True, True, False])
     begin = weights.values()
     optimiser = torch.optim.SGD(weights.parameters(), lr=0.5)
     for _ in range(300):
         weights.set_gradient(losses, present)
         optimiser.step()
-    assert weights.values()[:3].tolist() == pytest.approx((1 / (2 * losses[:3])).tolist(), rel=1e-3)
-    assert weights.values()[3] == begin[3]  # no labels, no evidence, no move
-    log_variances = np.log([2 * 0.25, 0.1, 0.02])
-    expected = 3 * 0.5 + log_variances.sum() / 2
+    assert weights.values()[:4].tolist() == pytest.approx((1 / (2 * losses[:4])).tolist(), rel=1e-3)
+    assert weights.values()[4] == begin[4]  # no labels, no evidence, no move
+    log_variances = np.log([2 * 0.25, 0.1, 2 * 0.3, 0.02])
+    expected = 4 * 0.5 + log_variances.sum() / 2
     assert weights.total(losses, present).item() == pytest.approx(expected, rel=1e-3)
 
 
-def test_a_task_of_weight_zero_stays_out_of_learnt_weights() -> None:
-    knobs = recipe_with(loss_weighting="uncertainty", loss_weights={"clean": 1.0, "cleanliness": 0.0, "damage": 1.0, "weather": 1.0}).train
-    weights = TaskWeights(knobs, TASKS)
-    weights.set_gradient(torch.ones(4), torch.ones(4, dtype=torch.bool))
+def test_a_question_of_weight_zero_stays_out_of_learnt_weights() -> None:
+    weights = QuestionWeights(recipe_with(loss_weighting="uncertainty", loss_weights={"cleanliness": 0.0}))
+    weights.set_gradient(torch.ones(5), torch.ones(5, dtype=torch.bool))
     assert weights.values()[1] == 0
-    assert weights.log_variance_T is not None
-    assert weights.log_variance_T.grad is not None
-    assert weights.log_variance_T.grad[1] == 0
-    assert torch.isfinite(weights.log_variance_T.grad).all()
+    assert weights.log_variance_Q is not None
+    assert weights.log_variance_Q.grad is not None
+    assert weights.log_variance_Q.grad[1] == 0
+    assert torch.isfinite(weights.log_variance_Q.grad).all()
 
 
 def test_scaling_as_for_half_precision_leaves_the_step_as_it_is(one_process: None) -> None:
@@ -480,7 +508,7 @@ def test_scaling_as_for_half_precision_leaves_the_step_as_it_is(one_process: Non
     plain, plain_objective, _ = take_step(recipe, drawn_photos(), Step([np.arange(16)]))
     scaled, scaled_objective, _ = take_step(recipe, drawn_photos(), Step([np.arange(16)]), scale=1024.0)
     assert largest_difference(plain, scaled) < 1e-6
-    assert largest_difference(plain_objective.task_weights, scaled_objective.task_weights) == 0
+    assert largest_difference(plain_objective.weights, scaled_objective.weights) == 0
 
 
 def lonely_labels(photos: Photos) -> None:
@@ -496,12 +524,12 @@ def _train_on_rank(rank: int, folder: str) -> None:
     recipe = recipe_with(loss_weighting="uncertainty", class_weights="auto", optimiser="sgd")
     # Three parts: rank 1 has the second, which knows no weather.
     network, objective, losses = take_step(recipe, photos, Step(np.array_split(np.arange(24), 3)), rank=rank, world_size=2)
-    torch.save({"network": network.state_dict(), "weights": objective.task_weights.state_dict(), "losses": losses}, f"{folder}/{rank}.pt")
+    torch.save({"network": network.state_dict(), "weights": objective.weights.state_dict(), "losses": losses}, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_a_rank_without_a_task_neither_hangs_nor_differs(tmp_path: Path) -> None:
+def test_a_rank_without_a_question_neither_hangs_nor_differs(tmp_path: Path) -> None:
     multiprocessing.spawn(_train_on_rank, args=(str(tmp_path),), nprocs=2)
     zero, one = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert zero["losses"] == one["losses"]
@@ -518,7 +546,7 @@ def test_a_rank_without_a_task_neither_hangs_nor_differs(tmp_path: Path) -> None
     assert losses == pytest.approx(zero["losses"], rel=1e-5)
     assert all(torch.isfinite(values).all() for values in zero["network"].values())
     assert max((zero["network"][name].float() - values.float()).abs().max() for name, values in network.state_dict().items()) < 1e-5
-    assert torch.allclose(zero["weights"]["log_variance_T"], objective.task_weights.state_dict()["log_variance_T"], atol=1e-6)
+    assert torch.allclose(zero["weights"]["log_variance_Q"], objective.weights.state_dict()["log_variance_Q"], atol=1e-6)
 
 
 # ---- optimiser and schedule
@@ -529,7 +557,7 @@ def test_a_frozen_backbone_is_not_in_the_optimiser_and_a_thawing_one_is() -> Non
         recipe = recipe_with(**changes)
         network = build(recipe)
         set_training_mode(network, recipe.train, epoch=0)
-        optimiser = build_optimiser(network, TaskWeights(recipe.train, TASKS), recipe.train)
+        optimiser = build_optimiser(network, QuestionWeights(recipe), recipe.train)
         members = {id(parameter) for group in optimiser.param_groups for parameter in group["params"]}
         new = {id(parameter) for part in (network.shared, network.heads) for parameter in part.parameters()}
         assert members >= new
@@ -539,19 +567,13 @@ def test_a_frozen_backbone_is_not_in_the_optimiser_and_a_thawing_one_is() -> Non
 def test_a_backbone_stays_to_the_last_bit_until_it_thaws(one_process: None) -> None:
     recipe = recipe_with(freeze_backbone_epochs=1)
     photos, network = drawn_photos(), build(recipe)
-    objective = Objective(recipe, photos.labels, device=CPU)
-    optimiser, statistics = build_optimiser(network, objective.task_weights, recipe.train), NormStatistics(network)
+    trainer = make_trainer(network, recipe, photos)
     before = {name: values.clone() for name, values in network.backbone.state_dict().items()}
     same = []
     for epoch in range(2):
         set_training_mode(network, recipe.train, epoch=epoch)
         step = Step(np.array_split(np.arange(30), 3))
-        train_step(
-            network, optimiser, torch.amp.GradScaler("cpu", enabled=False),
-            recipe=recipe, objective=objective, photos=photos, step=step, step_number=epoch, own_parts=[0, 1, 2],
-            images=[torch.from_numpy(photos.pixels[part]) for part in step.micro_batches], statistics=statistics,
-            micro_batch=MicroBatch(1000, on_change=print),
-        )  # fmt: skip
+        train_step(take_share(trainer, photos, step, number=epoch))
         same.append([torch.equal(values, before[name]) for name, values in network.backbone.state_dict().items()])
     assert all(same[0])
     # Filters and statistics; the first step after random weights leaves some scales without a gradient.
@@ -578,12 +600,12 @@ def test_earlier_layers_learn_at_lower_rates_and_biases_do_not_decay(backbone: s
 
 def test_sgd_has_momentum_and_decays_too() -> None:
     recipe = recipe_with(optimiser="sgd", momentum=0.8)
-    optimiser = build_optimiser(build(recipe), TaskWeights(recipe.train, TASKS), recipe.train)
+    optimiser = build_optimiser(build(recipe), QuestionWeights(recipe), recipe.train)
     assert isinstance(optimiser, torch.optim.SGD)
     assert {(group["momentum"], group["nesterov"]) for group in optimiser.param_groups} == {(0.8, True)}
     assert {group["weight_decay"] for group in optimiser.param_groups} == {0.0, 0.02}
     recipe = recipe_with(optimiser="sgd", momentum=0.0)
-    build_optimiser(build(recipe), TaskWeights(recipe.train, TASKS), recipe.train)
+    build_optimiser(build(recipe), QuestionWeights(recipe), recipe.train)
 
 
 def test_the_cosine_warms_up_to_its_peak_and_falls_to_zero() -> None:
@@ -636,7 +658,7 @@ def test_a_killed_run_with_every_new_state_ends_as_if_it_never_was(tmp_path: Pat
     run_training(unbroken)
     curves = pd.read_csv(unbroken / "reports/train_ddp/curves.csv")
     assert curves["lr"].nunique() > 1, "no plateau: the test shows nothing"
-    assert (curves.filter(like="task_weight_").nunique() == len(curves)).all()
+    assert (curves.filter(like="loss_weight_").nunique() == len(curves)).all()
     killed = make_workspace(tmp_path / "killed", recipe, processes=2)
     process = start_training(killed)
     assert process.stdout is not None
@@ -649,23 +671,25 @@ def test_a_killed_run_with_every_new_state_ends_as_if_it_never_was(tmp_path: Pat
     assert final_files(killed) == final_files(unbroken)
     priors = torch.load(killed / "models/best.pt", weights_only=True)["lineage"]["priors"]
     assert priors["clean"]["trained"] == pytest.approx([0.5, 0.5])
-    assert json.loads((killed / "metrics/train_ddp.json").read_text())["task_weight_clean"] > 0
+    assert json.loads((killed / "metrics/train_ddp.json").read_text())["loss_weight_clean"] > 0
 
 
 def test_the_prior_of_training_reaches_what_is_exported_and_is_undone_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = make_recipe()
     monkeypatch.chdir(make_workspace(tmp_path, recipe, processes=1))
     priors = {"clean": {"natural": [0.2, 0.8], "trained": [0.5, 0.5]}, "weather": {"natural": [0.4, 0.4, 0.1, 0.1], "trained": [0.25] * 4}}
-    checkpoint = Checkpoint(model=recipe.model, image_side_px=32, weights=build(recipe).state_dict(), lineage={"priors": priors})
+    weights, lineage = build(recipe).state_dict(), {"priors": priors}
+    checkpoint = Checkpoint(questions=recipe.questions, model=recipe.model, image_side_px=32, weights=weights, lineage=lineage)
     save_checkpoint(checkpoint, Path("models/best.pt"))
     runpy.run_path(str(ROOT / "stages" / "evaluate.py"))["main"]()
-    calibration = json.loads(Path("models/calibration.json").read_text())
-    assert {task: pytest.approx(offset) for task, offset in logit_offsets(priors).items()} == calibration["logit_offset"]
+    calibration = read_calibration(Path("models/calibration.json"))
+    offsets = {name: fitted.logit_offset for name, fitted in calibration.questions.items()}
+    assert {name: pytest.approx(offset) for name, offset in logit_offsets(QUESTIONS, priors).items()} == offsets
     network = AnsweringNetwork(build_network(checkpoint), calibration)
     with torch.inference_mode():
         outputs = network(torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8))
     answers = {name: values.numpy() for name, values in zip(network.output_names, outputs, strict=True)}
-    expected = expit((answers["clean_logit"] + np.log(4)) / calibration["temperature"]["clean"])
+    expected = expit((answers["clean_logit"] + np.log(4)) / (calibration.questions["clean"].temperature or 1.0))
     assert answers["p_clean"] == pytest.approx(expected, abs=1e-5)
 
 
@@ -709,4 +733,4 @@ def test_convolutions_run_channels_last_as_photos_come(backbone: str) -> None:
     answers = network(photos)
     assert len(layouts) > 5
     assert all(layouts)
-    assert all(torch.equal(values, converted(photos)[task]) for task, values in answers.items())
+    assert all(torch.equal(values, converted(photos)[name]) for name, values in answers.items())

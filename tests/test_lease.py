@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from carinspect.training import lease, sharing
+from carinspect.training import lease
 from carinspect.training.config import Runtime
+from carinspect.training.lease import take_share
 from carinspect.training.runtime import Machine
-from carinspect.training.sharing import take_share
 
 SOURCE = Path(__file__).parent.parent / "src"
 HOLD = """
@@ -111,7 +111,7 @@ def runtime(processes: int | str, device: str = "cpu") -> Runtime:
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     """Of four cores or cards, and two micro-batches in each effective batch."""
     monkeypatch.setenv("CARINSPECT_LEASES", str(tmp_path))
-    monkeypatch.setattr(sharing, "usable_cores", lambda: 4)
+    monkeypatch.setattr(lease, "usable_cores", lambda: 4)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda place: SimpleNamespace(uuid=f"of-place-{place}"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)

@@ -20,13 +20,15 @@ from wandb.proto import wandb_internal_pb2
 
 from carinspect.core.errors import UserError
 from carinspect.core.params import parse_section
+from carinspect.core.questions import by_name
 from carinspect.training import tracking
 from carinspect.training.config import Recipe, TrackingParams
-from carinspect.training.curves import draw_curves
-from carinspect.training.pictures import confusion_counts, draw_confusions, tile_batch
+from carinspect.training.pictures import confusion_counts, draw_confusions, draw_curves, tile_batch
 from carinspect.training.tracking import Tracker, check_tracking, group_rates, open_sinks
+from conftest import QUESTIONS
 from test_engine import final_files, make_workspace, run_training
 
+ASKED = [by_name(QUESTIONS)[name] for name in ("clean", "weather")]
 OFF = TrackingParams(wandb=False, wandb_project="carinspect")
 LOGITS = {"clean": torch.tensor([2.0, -1.0, 3.0]), "weather": torch.eye(4)[:3] * 5}
 LABELS = {"clean": torch.tensor([1.0, 1.0, float("nan")]), "weather_condition": torch.tensor([0.0, 1.0, 1.0])}
@@ -34,12 +36,12 @@ LABELS = {"clean": torch.tensor([1.0, 1.0, float("nan")]), "weather_condition": 
 
 def epoch_row(epoch: int, **more: float) -> dict[str, float]:
     row = {"epoch": epoch, "lr": 0.1 / epoch, "train_loss_clean": 1.0, "train_loss_total": 1.0, "val_skill_clean": 0.5, "val_score": 0.5}
-    return row | {"task_weight_clean": 0.7} | more
+    return row | {"loss_weight_clean": 0.7} | more
 
 
 def write_epochs(folder: Path, recipe: Recipe, epochs: range, *, epochs_done: int, writes: bool = True) -> None:
     """A process that tracks `epochs`, counted from 1, and ends."""
-    with Tracker(partial(open_sinks, folder, OFF, recipe) if writes else None) as tracker:
+    with Tracker(ASKED, partial(open_sinks, folder, OFF, recipe) if writes else None) as tracker:
         tracker.start(epochs_done=epochs_done, photos_done=0, photos_total=100)
         for epoch in epochs:
             batches = iter([torch.full((4, 8, 8, 3), epoch, dtype=torch.uint8)] * 2)
@@ -57,11 +59,11 @@ def read_events(folder: Path) -> EventAccumulator:
 # ---- TensorBoard
 
 
-def test_tensorboard_holds_scalars_rates_task_weights_batches_and_confusions(tmp_path: Path, tiny_recipe: Recipe) -> None:
+def test_tensorboard_holds_scalars_rates_loss_weights_batches_and_confusions(tmp_path: Path, tiny_recipe: Recipe) -> None:
     write_epochs(tmp_path, tiny_recipe, range(1, 6), epochs_done=0)
     events = read_events(tmp_path)
     assert set(events.Tags()["scalars"]) == {
-        "lr/lr", "lr/times_1", "lr/times_0.1", "train/loss_clean", "train/loss_total", "val/skill_clean", "val/score", "task_weight/clean",
+        "lr/lr", "lr/times_1", "lr/times_0.1", "train/loss_clean", "train/loss_total", "val/skill_clean", "val/score", "loss_weight/clean",
     }  # fmt: skip
     assert [point.step for point in events.Scalars("val/score")] == [1, 2, 3, 4, 5]
     assert [point.step for point in events.Images("augmented batch")] == [1, 2, 3]
@@ -118,17 +120,19 @@ def test_confusions_are_counted_as_scikit_learn_does() -> None:
     label[::7] = np.nan
     known = ~np.isnan(label)
     expected = confusion_matrix(label[known].astype(int), logits[known].argmax(axis=1), labels=range(4))
-    assert (confusion_counts(logits, label, task="weather") == expected).all()
+    assert (confusion_counts(logits, label, ASKED[1]) == expected).all()
     clean = (label > 1).astype(float)
     expected = confusion_matrix(clean, logits[:, 0] > 0)
-    assert (confusion_counts(logits[:, 0], clean, task="clean") == expected).all()
+    assert (confusion_counts(logits[:, 0], clean, ASKED[0]) == expected).all()
 
 
-def test_a_task_without_labels_or_without_a_head_has_no_confusion() -> None:
-    arrays = {name: values.numpy() for name, values in LABELS.items()}
-    unknown = arrays | {"weather_condition": np.full(3, np.nan, np.float32)}
-    assert set(draw_confusions({"clean": LOGITS["clean"].numpy(), "weather": LOGITS["weather"].numpy()}, unknown)) == {"clean"}
-    assert set(draw_confusions({"damage": np.zeros(3)}, arrays)) == set()
+def test_a_question_without_labels_or_without_classes_has_no_confusion() -> None:
+    logits, labels = ({name: values.numpy() for name, values in some.items()} for some in (LOGITS, LABELS))
+    unknown = labels | {"weather_condition": np.full(3, np.nan, np.float32)}
+    assert set(draw_confusions(ASKED, logits, labels)) == {"clean", "weather"}
+    assert set(draw_confusions(ASKED, logits, unknown)) == {"clean"}
+    damage = by_name(QUESTIONS)["damage"]
+    assert draw_confusions([damage], {"damage": np.zeros(3)}, {"damage_score": np.zeros(3)}) == {}
 
 
 def test_a_batch_is_tiled_in_order() -> None:
@@ -139,7 +143,7 @@ def test_a_batch_is_tiled_in_order() -> None:
     assert tile_batch(photos[:3]).shape == (4, 12, 3)
 
 
-def test_the_picture_of_the_curves_is_the_same_each_time_and_bears_an_epoch_without_a_task(tmp_path: Path) -> None:
+def test_the_picture_of_the_curves_is_the_same_each_time_and_bears_an_epoch_without_a_question(tmp_path: Path) -> None:
     history = [epoch_row(epoch) for epoch in range(1, 5)]
     del history[1]["train_loss_clean"]
     for name in ("1", "2"):
@@ -231,7 +235,7 @@ def test_wandb_offline_holds_metrics_parameters_and_the_model_and_changes_no_res
 @pytest.mark.slow
 def test_wandb_without_a_key_and_a_terminal_is_one_line(tmp_path: Path, tiny_recipe: Recipe) -> None:
     code = (
-        "from pathlib import Path; from carinspect.core.errors import run_stage; from carinspect.training.wandb_sink import WandbSink; "
+        "from pathlib import Path; from carinspect.core.programs import run_stage; from carinspect.training.tracking import WandbSink; "
         "run_stage(lambda: WandbSink(Path('run'), project='carinspect', config={}), 'train_ddp')"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
