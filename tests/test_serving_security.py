@@ -29,7 +29,7 @@ from PIL import Image
 from pydantic import SecretStr
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from carinspect.serving import service
+from carinspect.serving import routes
 from carinspect.serving.app import create_app
 from carinspect.serving.config import ServiceConfig
 from carinspect.serving.fetching import Fetcher, is_public, resolve
@@ -309,11 +309,11 @@ OPEN = {
 
 def answers_without_token(app: Any) -> set[str]:
     """The paths, of all that `app` has, that do not refuse a request for want of the token."""
-    routes = app.app.routes if isinstance(app, Surroundings) else app.routes
+    all_routes = app.app.routes if isinstance(app, Surroundings) else app.routes
     with TestClient(app) as client:
         return {
             str(route.path)
-            for route in iter_route_contexts(routes)
+            for route in iter_route_contexts(all_routes)
             for method in route.methods or ()
             if client.request(method, str(route.path)).status_code != 401
         }
@@ -368,8 +368,8 @@ def test_photos_go_past_the_layers_of_fastapi_and_nothing_else_does(model: Path)
 
 def test_tokens_are_compared_in_constant_time(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    compare = service.hmac.compare_digest
-    monkeypatch.setattr(service.hmac, "compare_digest", lambda *both: seen.append(both) or compare(*both))
+    compare = routes.hmac.compare_digest
+    monkeypatch.setattr(routes.hmac, "compare_digest", lambda *both: seen.append(both) or compare(*both))
     with TestClient(create_app(ServiceConfig(model_path=model, api_token=SecretStr(TOKEN)))) as client:
         client.get("/model", headers={"Authorization": "Bearer x"})
     assert seen == [(b"Bearer x", f"Bearer {TOKEN}".encode())]

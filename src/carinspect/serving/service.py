@@ -1,6 +1,5 @@
-"""What the routes share: the settings, the model's engine, the books, and who may ask."""
+"""What the routes share: the settings, the engine, its figures and its log of answers."""
 
-import hmac
 import logging
 import os
 import time
@@ -8,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from fastapi import Request
 
 from carinspect.core.errors import UserError
 from carinspect.inference.drift_log import DriftLog
@@ -21,7 +18,7 @@ from carinspect.serving.fetching import Fetcher
 from carinspect.serving.loaded_model import load_model
 from carinspect.serving.monitoring import Monitor
 from carinspect.serving.pages import read_page
-from carinspect.serving.refusals import RefusalError, busy
+from carinspect.serving.refusals import busy
 from carinspect.serving.uploads import Reservation, UploadMemory
 
 log = logging.getLogger("uvicorn.error")
@@ -41,15 +38,6 @@ class Service:
         self.page, self.page_policy = read_page()
         self._memory = UploadMemory(int(config.max_buffered_mb * 1_000_000))
         self.monitor.note_model(self.engine.model.version)
-
-    def authorise(self, request: Request) -> None:
-        """Refuse a request without the token, where there is one."""
-        if self.config.api_token is None:
-            return
-        expected = f"Bearer {self.config.api_token.get_secret_value()}".encode()
-        # Takes as long for a token that is nearly right as for one that is not.
-        if not hmac.compare_digest(request.headers.get("authorization", "").encode(), expected):
-            raise RefusalError(401, "This asks for a token: send the header 'Authorization: Bearer …'.")
 
     def upload(self) -> Reservation:
         """Memory for one request's body while its block lasts. Nothing is read of a request that could not be answered soon."""
