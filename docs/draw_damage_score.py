@@ -16,8 +16,7 @@ from carinspect.annotations.outline_kinds import area_shares, score_from_shares
 from carinspect.core.files import write_bytes
 from carinspect.core.params import read_section
 from carinspect.demo.photo import Picture, draw_photo
-from carinspect.demo.plan import draw_photo_plan
-from carinspect.demo.subject import draw_subject
+from carinspect.demo.scene import draw_photo_plan, draw_subject
 
 SEED = 21
 PHOTO_PX = (480, 360)

@@ -17,12 +17,11 @@ from pycocotools import mask as coco_mask
 from carinspect.core.errors import UserError
 from carinspect.core.params import parse_section
 from carinspect.demo.config import MINIMUM_PHOTOS, RenderDemoParams
-from carinspect.demo.damage import Damage
+from carinspect.demo.develop import outline, tell_truth
+from carinspect.demo.marks import Damage
 from carinspect.demo.photo import Picture, draw_photo
-from carinspect.demo.plan import PhotoPlan, draw_photo_plan
 from carinspect.demo.root import render_data_root
-from carinspect.demo.subject import SEVERITY, Subject, draw_subject
-from carinspect.demo.truth import outline, tell_truth
+from carinspect.demo.scene import SEVERITY, PhotoPlan, Subject, draw_photo_plan, draw_subject
 from carinspect.images.decode import PhotoError, decode_photo
 
 SMALL = RenderDemoParams(seed=7, photos=MINIMUM_PHOTOS)

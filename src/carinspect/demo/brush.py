@@ -1,4 +1,4 @@
-"""Owns the drawing primitives: antialiased shapes on an oversized uint8 canvas, noise fields, blending.
+"""Drawing primitives: antialiased shapes on an oversized canvas, smooth noise, blending.
 
 Legend: canvas = uint8 RGB (H, W, 3); mask = uint8 (H, W), 0..255 is the share of the pixel that is covered;
 points = float (N, 2), x right, y down, in pixels.
@@ -34,15 +34,28 @@ def box(canvas: np.ndarray, *, left: float, top: float, right: float, bottom: fl
     fill(canvas, np.array([(left, top), (right, top), (right, bottom), (left, bottom)]), colour)
 
 
+def gradient(canvas: np.ndarray, *, top: float, bottom: float, colours: tuple[Colour, Colour]) -> None:
+    """Fill the rows from `top` to `bottom` with a vertical gradient, in place."""
+    first, last = max(0, int(top)), min(canvas.shape[0], int(np.ceil(bottom)))
+    if last <= first:
+        return
+    t = ((np.arange(first, last) - top) / max(1.0, bottom - top)).clip(0, 1)[:, None]
+    rows = np.asarray(colours[0]) * (1 - t) + np.asarray(colours[1]) * t
+    # Tiled, not broadcast: NumPy copies rows of pixels faster than single pixels.
+    canvas[first:last] = np.tile(np.clip(rows, 0, 255).astype(np.uint8), canvas.shape[1]).reshape(last - first, -1, 3)
+
+
 def empty_mask(canvas: np.ndarray) -> np.ndarray:
     """A mask of the canvas's height and width that covers nothing."""
     return np.zeros(canvas.shape[:2], np.uint8)
 
 
-Window = tuple[slice, slice]
+def binary(mask: np.ndarray) -> np.ndarray:
+    """A mask of 255 where `mask` covers more than half of the pixel, else 0."""
+    return (mask > 127) * np.uint8(255)
 
 
-def bounds(mask: np.ndarray) -> Window:
+def bounds(mask: np.ndarray) -> tuple[slice, slice]:
     """The smallest window of rows and columns that holds everything in `mask`; an empty one for an empty mask."""
     rows = np.flatnonzero(mask.any(axis=1))
     columns = np.flatnonzero(mask.any(axis=0))
@@ -62,15 +75,14 @@ def blend(canvas: np.ndarray, layer: np.ndarray | Colour, alpha: np.ndarray) -> 
     canvas[window] = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
 
 
-def noise(rng: np.random.Generator, shape: tuple[int, int], *, cell_px: tuple[float, float], octaves: int = 3) -> np.ndarray:
-    """A smooth random field, float32 (H, W), mean 0.5, most values in 0..1. `cell_px` is the (x, y) width of its coarsest blobs."""
-    height, width = shape
-    field = np.zeros(shape, np.float32)
+def noise(rng: np.random.Generator, shape: tuple[int, ...], *, cell_px: tuple[float, float], octaves: int = 3) -> np.ndarray:
+    """A smooth random field, float32 (H, W) of `shape`, mean 0.5, most values in 0..1. `cell_px`: x, y size of its coarsest blobs."""
+    height, width = shape[:2]
+    field = np.zeros((height, width), np.float32)
     weight, total = 1.0, 0.0
     for octave in range(octaves):
         cells = (max(2, round(height * 2**octave / cell_px[1]) + 2), max(2, round(width * 2**octave / cell_px[0]) + 2))
-        grid = rng.random(cells, dtype=np.float32)
-        field += weight * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+        field += weight * cv2.resize(rng.random(cells, dtype=np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
         total += weight
         weight *= 0.5
     return np.asarray(0.5 + (field / total - 0.5) * 1.6, np.float32)
@@ -88,22 +100,6 @@ def circle(*, centre: tuple[float, float], radius: float, count: int = 40, start
     return np.stack([centre[0] + radius * np.cos(angles), centre[1] + radius * np.sin(angles)], axis=1)
 
 
-def dense(points: np.ndarray, step: int = 4) -> np.ndarray:
-    """The closed polygon with points between its corners, for the side is slightly curved."""
-    following = np.roll(points, -1, axis=0)
-    return np.concatenate([points + (following - points) * t for t in np.linspace(0, 1, step, endpoint=False)], axis=1).reshape(-1, 2)
-
-
-def gradient(canvas: np.ndarray, *, top: float, bottom: float, colours: tuple[Colour, Colour]) -> None:
-    """Fill the rows from `top` to `bottom` with a vertical gradient, in place."""
-    first, last = max(0, int(top)), min(canvas.shape[0], int(np.ceil(bottom)))
-    if last <= first:
-        return
-    t = ((np.arange(first, last) - top) / max(1.0, bottom - top)).clip(0, 1)[:, None]
-    rows = np.asarray(colours[0]) * (1 - t) + np.asarray(colours[1]) * t
-    canvas[first:last] = np.clip(rows, 0, 255).astype(np.uint8)[:, None, :]
-
-
 def scale(colour: Colour, factor: float) -> Colour:
     """A lighter or darker colour, kept within 0..255."""
     red, green, blue = (min(255.0, max(0.0, channel * factor)) for channel in colour)
@@ -114,8 +110,3 @@ def mix(first: Colour, second: Colour, share: float) -> Colour:
     """`share` of `second` in `first`."""
     red, green, blue = (a + (b - a) * share for a, b in zip(first, second, strict=True))
     return red, green, blue
-
-
-def luminance(colour: Colour) -> float:
-    """Perceived lightness 0..255 (ITU-R BT.601)."""
-    return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]

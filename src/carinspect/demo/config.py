@@ -1,4 +1,4 @@
-"""Owns the params section `render_demo`."""
+"""The params section `render_demo`."""
 
 from pydantic import field_validator
 

@@ -1,18 +1,19 @@
-"""Owns writing the whole demo data root: drawn to the side, then put in place at once."""
+"""Writes the whole demo data root: drawn beside its place, then put there at once."""
 
+import io
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from carinspect.core.files import write_bytes
-from carinspect.demo.coco import write_body_shop, write_boxes
 from carinspect.demo.config import RenderDemoParams
 from carinspect.demo.develop import Developed, develop_all
-from carinspect.demo.fleet import write_fleet
-from carinspect.demo.shots import plan_shots
-from carinspect.demo.sources import SOURCES_YAML
-from carinspect.demo.traps import add_traps
+from carinspect.demo.label_files import SOURCES_YAML, write_body_shop, write_boxes, write_fleet
+from carinspect.demo.shots import WEATHER_FOLDERS, plan_shots
 
 
 def render_data_root(root: Path, params: RenderDemoParams, *, processes: int | None = None) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def render_data_root(root: Path, params: RenderDemoParams, *, processes: int | N
     write_body_shop(partial / "body_shop", by_source["body_shop"])
     write_boxes(partial / "boxes", by_source["boxes"])
     write_fleet(partial / "fleet" / "labels.csv", by_source["fleet"], seed=params.seed)
-    traps = add_traps(partial, photos)
+    traps = _add_traps(partial, photos)
     write_bytes(partial / "sources.yaml", SOURCES_YAML.encode())
     metrics = _describe(photos, params) | {
         "traps": traps,
@@ -66,3 +67,36 @@ def _describe(photos: list[Developed], params: RenderDemoParams) -> dict[str, An
         "mean_damage_score": sum(photo.truth.damage for photo in drawn) / len(drawn),
         "weather_share": {weather: count / len(drawn) for weather, count in weathers.items()},
     }
+
+
+def _add_traps(root: Path, photos: Sequence[Developed]) -> dict[str, str]:
+    """Write the traps into `root`; the path of each by what is wrong with it."""
+    washed = _plain(photos, "wash")
+    filmed = _plain(photos, "dashcam")
+    double, victim = washed[0], washed[1]
+    folder = ("dirty", "clean")[filmed[0].truth.clean]
+    traps = {
+        "same bytes in another source": (f"dashcam/{WEATHER_FOLDERS[double.shot.plan.weather]}/screenshot.jpg", double.content),
+        "near duplicate in another source": (f"wash/train/{folder}/forwarded.jpg", _forwarded(filmed[0].content)),
+        "truncated JPEG": (f"wash/train/{('dirty', 'clean')[victim.truth.clean]}/car9001.jpg", victim.content[: len(victim.content) // 2]),
+        "zero bytes": ("dashcam/rain/frame_99999.jpg", b""),
+        "text named .jpg": ("wash/train/clean/notes.jpg", b"Remember to photograph the red van again.\n"),
+    }
+    for path, content in traps.values():
+        write_bytes(root / path, content)
+    return {name: path for name, (path, _) in traps.items()}
+
+
+def _plain(photos: Sequence[Developed], source: str) -> list[Developed]:
+    """Upright JPEGs of one source, but for those under blown sand, which no folder of use holds."""
+    plain = [photo for photo in photos if photo.shot.source == source and photo.shot.kind == "JPEG" and photo.shot.orientation == 1]
+    return [photo for photo in plain if photo.shot.plan.weather != "sand"]
+
+
+def _forwarded(content: bytes) -> bytes:
+    """The same photo as a messenger passes it on: smaller, compressed again."""
+    image = Image.open(io.BytesIO(content))
+    width, height = image.size
+    buffer = io.BytesIO()
+    image.resize((round(width * 0.85), round(height * 0.85)), Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=68)
+    return buffer.getvalue()

@@ -1,18 +1,18 @@
-"""Owns the list of photos to draw: which source gets which car, under which file name, in which split."""
+"""Plans the photos to draw: which source gets which car, under which file name, in which split."""
 
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from typing import Literal
 
 import numpy as np
 
 from carinspect.core.seeds import derive_seed
 from carinspect.demo.config import RenderDemoParams
-from carinspect.demo.light import ImageKind
-from carinspect.demo.plan import PhotoPlan, draw_photo_plan
-from carinspect.demo.subject import draw_subject
-from carinspect.demo.weather import OUTDOORS, Weather
+from carinspect.demo.scene import OUTDOORS, PhotoPlan, Weather, draw_photo_plan, draw_subject
 
-SHARES: dict[str, float] = {"body_shop": 0.42, "boxes": 0.10, "wash": 0.18, "dashcam": 0.20, "fleet": 0.10}
+ImageKind = Literal["JPEG", "PNG", "WEBP"]
+
+_SHARES: dict[str, float] = {"body_shop": 0.42, "boxes": 0.10, "wash": 0.18, "dashcam": 0.20, "fleet": 0.10}
 
 WEATHER_FOLDERS: dict[Weather, str] = {"clear": "clear day", "rain": "rain", "fog": "foggy", "snow": "snow", "sand": "sand"}
 
@@ -44,7 +44,7 @@ class Shot:
 
 def plan_shots(params: RenderDemoParams) -> list[Shot]:
     """All photos of the data root, `params.photos` of them, before copies and traps."""
-    counts = {source: int(params.photos * share) for source, share in SHARES.items()}
+    counts = {source: int(params.photos * share) for source, share in _SHARES.items()}
     counts["body_shop"] += params.photos - sum(counts.values())
     makers = {"body_shop": _body_shop, "boxes": _boxes, "wash": _wash, "dashcam": _dashcam, "fleet": _fleet}
     return [shot for source, count in counts.items() for shot in makers[source](params.seed, count)]

@@ -1,7 +1,7 @@
-"""Owns writing a source in the COCO format, with the habits of real exports.
+"""Writes what describes the photos of each source: COCO files with the habits of real exports, the fleet's CSV, sources.yaml.
 
-Format: https://cocodataset.org/#format-data. In Roboflow exports the categories stand behind a supercategory row without annotations,
-and `area` is the box's area.
+COCO's format: https://cocodataset.org/#format-data. In Roboflow exports the categories stand behind a supercategory row without
+annotations, and `area` is the box's area.
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from pycocotools import mask as coco_mask
 
 from carinspect.core.files import write_json
-from carinspect.demo.develop import Developed
-from carinspect.demo.truth import Mark, Polygon
+from carinspect.core.seeds import derive_seed
+from carinspect.core.tables import write_table
+from carinspect.demo.develop import Developed, Mark, Polygon
+from carinspect.demo.scene import OUTDOORS
 
 BODY_SHOP_NAMES = {"vehicle": "car", "dirt": "dirt", "dent": "dunt", "mud": "mud", "rust": "rust", "scratch": "scracth", "broken": "broken"}
 BOXES_NAMES = {"vehicle": "arac", "scratch": "cizik", "dent": "gocuk", "broken": "kirik", "rust": "pas"}
@@ -22,6 +25,9 @@ _HABITS = ("run lengths", "all polygons in one", "run lengths, compressed", *["a
 """How the pieces of a mark are written, in turn over the dirty photos; only dirt is ever written as run lengths."""
 
 _OVERSHOOT_PX = 6.0
+
+_BLANK_SHARE = 0.08
+"""Of the fleet's labels."""
 
 
 def write_body_shop(folder: Path, photos: Sequence[Developed]) -> None:
@@ -119,3 +125,88 @@ def _box(polygons: Sequence[Polygon]) -> list[float]:
     corners = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in polygons])
     low, high = corners.min(axis=0), corners.max(axis=0)
     return [round(float(value), 2) for value in (*low, *(high - low))]
+
+
+def write_fleet(path: Path, photos: Sequence[Developed], *, seed: int) -> None:
+    """One row a photo; `image_path` is relative to the CSV's folder. The first photo's labels are all blank."""
+    rng = np.random.default_rng(derive_seed(seed, "blanks"))
+    rows = []
+    for index, photo in enumerate(photos):
+        labels = {
+            "cleanliness_score": round(photo.truth.cleanliness, 2),
+            "damage_score": round(photo.truth.damage, 2),
+            "weather_condition": OUTDOORS.index(photo.shot.plan.weather),
+            "clean": photo.truth.clean,
+        }
+        kept = {name: value for name, value in labels.items() if rng.random() >= _BLANK_SHARE and index > 0}
+        rows.append({"image_path": photo.path.removeprefix("fleet/"), "vehicle_id": photo.shot.vehicle_id, "split": photo.split} | kept)
+    columns = ["image_path", "vehicle_id", "cleanliness_score", "damage_score", "weather_condition", "clean", "split"]
+    table = pd.DataFrame(rows).reindex(columns=columns)
+    write_table(table.astype({"clean": "Int64", "weather_condition": "Int64"}), path)
+
+
+SOURCES_YAML = """\
+# What lies in this data root, and what it means. Copy this file to describe your own.
+#
+# format: coco     one or more COCO JSON files beside their photos (Roboflow exports: train/, valid/, test/)
+#         folders  one folder for each class, with or without train/val/test above
+#         csv      a table with image_path and any of the label columns
+# judges: only for coco: the tasks (clean, cleanliness, damage, weather) that a person decided on EVERY photo of the source. A photo without
+#         annotations is then clean, or undamaged. What is not judged stays blank and teaches nothing.
+# categories: EVERY category or class folder, and what it means:
+#         scratch dent rust broken missing glass paint   damage, weighed by convert_annotations.damage_severity in params.yaml
+#         dirt mud                                       dirt, weighed by convert_annotations.dirt_severity
+#         vehicle                                        the car; areas are taken as shares of it
+#         {clean: 1} {damaged: 0} {weather: fog} ...     labels
+#         ignore                                         nothing
+sources:
+  # A body shop's export: polygons, categories as somebody typed them, augmented copies in every split.
+  - name: body_shop
+    format: coco
+    judges: [damage, cleanliness, clean]
+    # IMG_0123_jpg.rf.<hash>.jpg: what stands before .rf. is the photo that its copies come from. This is the default.
+    family_pattern: '^(.+?)[._](?:jpe?g|png|webp)\\.rf\\.[0-9a-f]{6,}'
+    categories:
+      Car-Damage: ignore        # the supercategory's row
+      car: vehicle
+      scracth: scratch
+      dunt: dent
+      rust: rust
+      broken: broken
+      dirt: dirt
+      mud: mud
+
+  # An insurer's set: boxes without polygons, Turkish names, one folder without splits. Dirt was not looked at.
+  - name: boxes
+    format: coco
+    judges: [damage]
+    categories:
+      arac: vehicle             # car
+      cizik: scratch
+      gocuk: dent
+      kirik: broken
+      pas: rust
+
+  # A car wash: clean or dirty, and nothing else.
+  - name: wash
+    format: folders
+    categories:
+      clean: {clean: 1}
+      dirty: {clean: 0}
+
+  # Frames sorted by weather.
+  - name: dashcam
+    format: folders
+    categories:
+      clear day: {weather: clear}
+      rain: {weather: rain}
+      foggy: {weather: fog}
+      snow: {weather: snow}
+      sand: ignore              # a class that we have no question for
+
+  # A fleet's inspections: several photos of each vehicle, all labels, some blank.
+  - name: fleet
+    format: csv
+    path: fleet/labels.csv
+    family_column: vehicle_id   # photos with the same value stay in one split
+"""

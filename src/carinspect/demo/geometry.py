@@ -1,4 +1,4 @@
-"""Owns the shapes of the cars: side profiles in metres, and what each stretch of the profile is made of.
+"""The shapes of the cars in metres, and the camera that projects them onto the canvas.
 
 Axes: x along the car with the front at +x, y to the car's left, z up from the ground; the origin lies under the car's middle.
 """
@@ -6,6 +6,7 @@ Axes: x along the car with the front at +x, y to the car's left, z up from the g
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import cv2
 import numpy as np
 
 Surface = Literal["end", "top", "glass"]
@@ -113,14 +114,14 @@ def vary(body: Body, *, length: float, height: float, wheels: float) -> Body:
     )
 
 
-def rounded(profile: tuple[Station, ...], *, passes: int = 2) -> tuple[np.ndarray, list[Surface]]:
-    """The profile with its corners cut (Chaikin, 1974): points float (N, 2) and the surface of each of the N - 1 stretches."""
+def rounded(profile: tuple[Station, ...]) -> tuple[np.ndarray, list[Surface]]:
+    """The profile with its corners cut twice (Chaikin, 1974): points float (N, 2) and the surface of each of the N - 1 stretches."""
     points = np.array([(x, z) for x, z, _ in profile])
     surfaces: list[Surface] = [surface for _, _, surface in profile[:-1]]
-    for _ in range(passes):
-        near, far = points[:-1] * 0.75 + points[1:] * 0.25, points[:-1] * 0.25 + points[1:] * 0.75
-        cut = np.empty((2 * len(near), 2))
-        cut[0::2], cut[1::2] = near, far
+    for _ in range(2):
+        cut = np.empty((2 * len(points) - 2, 2))
+        cut[0::2] = points[:-1] * 0.75 + points[1:] * 0.25
+        cut[1::2] = points[:-1] * 0.25 + points[1:] * 0.75
         points = np.concatenate([points[:1], cut, points[-1:]])
         # A corner belongs to the stretch before it, so that glass keeps its lower edge.
         surfaces = [surfaces[0]] + [surface for surface in surfaces for _ in range(2)]
@@ -132,3 +133,67 @@ def half_width(body: Body, x_m: np.ndarray, z_m: np.ndarray) -> np.ndarray:
     towards_end = np.clip((np.abs(x_m) - (body.half_length_m - 0.5)) / 0.5, 0, 1)
     above_belt = np.clip((z_m - body.belt_m) / (body.height_m - body.belt_m), 0, 1)
     return body.width_m / 2 - 0.15 * towards_end**2 - 0.17 * above_belt
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera on a circle around the car. At yaw 0 it sees the car's left side; a positive yaw shows more of the front."""
+
+    yaw_rad: float
+    distance_m: float
+    height_m: float
+    focal_px: float
+    centre_x_px: float
+    horizon_px: float
+    mirrored: bool
+
+    def project(self, points_m: np.ndarray) -> np.ndarray:
+        """(N, 3) metres → (N, 2) canvas pixels."""
+        x, y, z = np.asarray(points_m, float).T
+        sine, cosine = np.sin(self.yaw_rad), np.cos(self.yaw_rad)
+        across = -x * cosine + y * sine
+        depth = self.distance_m - (x * sine + y * cosine)
+        right = self.focal_px * across / depth * (-1 if self.mirrored else 1)
+        return np.stack([self.centre_x_px + right, self.horizon_px - self.focal_px * (z - self.height_m) / depth], axis=1)
+
+    def on_side(self, body: Body, points_m: np.ndarray) -> np.ndarray:
+        """(N, 2) x, z on the car's near side → (N, 2) canvas pixels."""
+        x, z = np.asarray(points_m, float).T
+        return self.project(np.stack([x, half_width(body, x, z), z], axis=1))
+
+    def on_end(self, body: Body, points: np.ndarray, outline: np.ndarray) -> np.ndarray:
+        """(N, 2) share of the half width -1..1, z on the visible end (front or rear) → (N, 2) canvas pixels. `outline`: rounded profile."""
+        share, z = np.asarray(points, float).T
+        half = outline[outline[:, 0] > 0] if self.yaw_rad > 0 else outline[outline[:, 0] < 0][::-1]
+        low = half[: int(np.argmax(half[:, 1])) + 1]
+        x = np.interp(z, low[:, 1], low[:, 0])
+        return self.project(np.stack([x, share * half_width(body, x, z), z], axis=1))
+
+    def side_map(self, body: Body, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """For each canvas pixel the x and z, in metres, where it meets the plane of the near side; two float32 (H, W)."""
+        corners = np.array([(-2, 0.2), (2, 0.2), (2, 1.5), (-2, 1.5)], np.float32)
+        side = np.stack([corners[:, 0], np.full(4, body.width_m / 2), corners[:, 1]], axis=1)
+        back = cv2.getPerspectiveTransform(self.project(side).astype(np.float32), corners)
+        rows, columns = np.ogrid[: shape[0], : shape[1]]
+        x, z, scale = (line[0] * columns + line[1] * rows + line[2] for line in back)
+        return (x / scale).astype(np.float32), (z / scale).astype(np.float32)
+
+
+def fit_camera(
+    body: Body, *, yaw_rad: float, distance_m: float, height_m: float, mirrored: bool, canvas: tuple[int, ...], fill: float,
+    offset: tuple[float, float],
+) -> Camera:  # fmt: skip
+    """The camera whose picture of `body` fills the share `fill` of the canvas's width (less where the height would not hold it).
+
+    `canvas` is the canvas's (height, width) in pixels; `offset` moves the car's middle, in shares of the canvas.
+    """
+    rough = Camera(yaw_rad, distance_m, height_m, 1.0, 0.0, 0.0, mirrored)
+    x, z = np.array([(x, z) for x, z, _ in body.profile]).T
+    sides = [np.stack([x, sign * half_width(body, x, z), height], axis=1) for sign in (1, -1) for height in (z, np.zeros_like(z))]
+    points = rough.project(np.concatenate(sides))
+    low, high = points.min(axis=0), points.max(axis=0)
+    focal = min(fill * canvas[1] / (high[0] - low[0]), 0.78 * canvas[0] / (high[1] - low[1]))
+    middle = (low + high) / 2 * focal
+    return replace(
+        rough, focal_px=focal, centre_x_px=canvas[1] * (0.5 + offset[0]) - middle[0], horizon_px=canvas[0] * (0.56 + offset[1]) - middle[1]
+    )  # fmt: skip
