@@ -38,7 +38,7 @@ from torchvision import datasets, transforms
 
 from carinspect.core.files import sha256_of
 from carinspect.core.params import load_params
-from carinspect.core.tables import DATASET_COLUMNS, write_table
+from carinspect.core.tables import dataset_columns, write_table
 from carinspect.demo.config import RenderDemoParams
 from carinspect.demo.root import render_data_root
 from carinspect.images.decode import SUFFIXES, PhotoError, decode_photo
@@ -47,15 +47,15 @@ from carinspect.model.backbones import build_backbone
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.batches import MicroBatchLoader, Photos, labels_as_tensors, plan_epoch
 from carinspect.training.config import Recipe
-from carinspect.training.loop import train
+from carinspect.training.loop import Setting, train
+from carinspect.training.losses import Objective
 from carinspect.training.micro_batch import MicroBatch
 from carinspect.training.norm_statistics import NormStatistics
-from carinspect.training.objective import Objective
 from carinspect.training.optimiser import build_optimiser
 from carinspect.training.processes import Peers
 from carinspect.training.recipe import resolve_recipe, write_recipe
 from carinspect.training.runtime import Machine
-from carinspect.training.step import train_step
+from carinspect.training.step import Share, Trainer, train_step
 from carinspect.training.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent
@@ -120,8 +120,8 @@ def report(arguments: argparse.Namespace, found: dict[str, list[float]]) -> None
 class Clock(Tracker):
     """Notes when each step of a training ended."""
 
-    def __init__(self) -> None:
-        super().__init__(None)
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe.questions, None)
         self.ends: list[float] = []
 
     def advance(self, photos: int) -> None:
@@ -138,23 +138,24 @@ class Bench:
         self.count = arguments.batch * (arguments.steps + 1)
         self.root = collect_photos(arguments.photos, folder, self.count)
         paths = sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*.*"))
-        self.table = make_table(self.root, paths)
         self.machine = Machine(
             device=arguments.device, processes=1, workers=arguments.workers, compile=False, pin_memory=arguments.device == "cuda",
             micro_batch="norm", checkpoint_steps=0,
         )  # fmt: skip
         self.recipe = make_recipe(arguments)
+        self.table = make_table(self.root, paths, self.recipe)
         # A few photos come up again where there are fewer of them than the steps take.
         taken = [paths[index % len(paths)] for index in range(self.count)]
         rows = self.table.set_index("image_path").loc[taken].reset_index()
         pixels = open_store(self.root, taken, rows["sha256"].tolist(), side_px=arguments.side)
-        self.photos = Photos([f"{index}/{path}" for index, path in enumerate(taken)], pixels, labels_as_tensors(rows))
+        labels = labels_as_tensors(rows, self.recipe.questions)
+        self.photos = Photos([f"{index}/{path}" for index, path in enumerate(taken)], pixels, labels)
         self.few = Photos(self.photos.image_paths[:8], pixels[:8], {column: values[:8] for column, values in self.photos.labels.items()})
 
     def network(self) -> CarInspectionNetwork:
         torch.manual_seed(0)
         backbone = build_backbone(self.arguments.backbone, image_side_px=self.arguments.side)
-        return CarInspectionNetwork(self.recipe.model, backbone=backbone).to(self.device).train()
+        return CarInspectionNetwork(self.recipe.model, self.recipe.questions, backbone=backbone).to(self.device).train()
 
     def bare(self) -> float:
         network = self.network()
@@ -162,40 +163,44 @@ class Bench:
         truth = (torch.arange(len(photos)) % 2).float().to(self.device)
 
         def loss() -> torch.Tensor:
-            logits = network(photos)
-            return nn.functional.binary_cross_entropy_with_logits(logits["clean"], truth) + logits["damage"].square().mean()
+            # Of one logit a cross-entropy, and of the others something as cheap.
+            first, *others = network(photos).values()
+            return nn.functional.binary_cross_entropy_with_logits(first, truth) + sum(values.square().mean() for values in others)
 
         return self.timed(network, (loss for _ in range(self.arguments.steps + 1)))
 
     def step(self) -> float:
         network = self.network()
         objective = Objective(self.recipe, self.photos.labels, device=self.device)
-        optimiser = build_optimiser(network, objective.task_weights, self.recipe.train)
-        scaler, statistics_ = torch.amp.GradScaler(self.device.type, enabled=False), NormStatistics(network)
-        micro_batch = MicroBatch(self.arguments.batch, on_change=lambda size: None)
+        trainer = Trainer(
+            network=network,
+            optimiser=build_optimiser(network, objective.weights, self.recipe.train),
+            scaler=torch.amp.GradScaler(self.device.type, enabled=False),
+            objective=objective,
+            recipe=self.recipe,
+            statistics=NormStatistics(network),
+            micro_batch=MicroBatch(self.arguments.batch, on_change=lambda size: None),
+        )
         ends = []
-        for number, step in enumerate(plan_epoch(self.recipe.train, clean=self.photos.labels["clean"], epoch=0)):
-            train_step(
-                network, optimiser, scaler,
-                recipe=self.recipe, objective=objective, photos=self.photos, step=step, step_number=number, own_parts=[0],
-                images=[torch.from_numpy(self.photos.pixels[step.positions])], statistics=statistics_, micro_batch=micro_batch,
-            )  # fmt: skip
+        for number, step in enumerate(plan_epoch(self.recipe, self.photos.labels, epoch=0)):
+            images = iter([torch.from_numpy(self.photos.pixels[step.positions])])
+            train_step(Share(trainer, photos=self.photos, step=step, number=number, own_parts=[0], images=images))
             synchronise()
             ends.append(time.perf_counter())
         return self.rate(ends)
 
     def loader(self) -> float:
-        loader = MicroBatchLoader(self.photos, self.recipe.train, self.machine)
-        plan = plan_epoch(self.recipe.train, clean=self.photos.labels["clean"], epoch=0)
+        loader = MicroBatchLoader(self.photos, self.recipe, self.machine)
+        plan = plan_epoch(self.recipe, self.photos.labels, epoch=0)
         return self.rate([time.perf_counter() for _ in loader.epoch(0, [draws for step in plan for draws in step.draws])])
 
     def ours(self) -> float:
-        clock = Clock()
-        with clock:
-            train(
-                self.network(), recipe=self.recipe, machine=self.machine, peers=ALONE, photos=self.photos, validation=self.few,
+        with Clock(self.recipe) as clock:
+            setting = Setting(
+                recipe=self.recipe, machine=self.machine, peers=ALONE, photos=self.photos, validation=self.few,
                 state_file=self.folder / "state.pt", tracker=clock,
             )  # fmt: skip
+            train(self.network(), setting)
         (self.folder / "state.pt").unlink()
         return self.rate(clock.ends)
 
@@ -257,7 +262,7 @@ class Bench:
         workspace = self.folder / "workspace"
         rows = self.table.iloc[: self.arguments.batch + 8].copy()
         rows["split"] = ["train"] * (len(rows) - 8) + ["val"] * 8
-        write_table(rows, workspace / "data" / "car_inspection_dataset.csv")
+        write_table(rows, workspace / "data" / "car_inspection_dataset.csv", self.recipe.questions)
         write_recipe(self.recipe, workspace / "data" / "recipe.yaml")
         params = load_params(ROOT / "params.yaml") | {"hardware": "cpu", "data": {"root": str(self.root), "sources": "none"}}
         profile = params["profiles"]["cpu"]["runtime"]
@@ -278,10 +283,10 @@ class Bench:
         return next(seconds for line, seconds in lines if line.startswith("epoch   1"))
 
     def memory(self) -> list[float]:
-        loader = MicroBatchLoader(self.photos, self.recipe.train, self.machine)
+        loader = MicroBatchLoader(self.photos, self.recipe, self.machine)
         held = []
         for epoch in range(MEMORY_EPOCHS):
-            plan = plan_epoch(self.recipe.train, clean=self.photos.labels["clean"], epoch=epoch)
+            plan = plan_epoch(self.recipe, self.photos.labels, epoch=epoch)
             for _ in loader.epoch(epoch, [draws for step in plan for draws in step.draws]):
                 pass
             here = psutil.Process()
@@ -319,15 +324,14 @@ def is_sound(path: Path) -> bool:
     return True
 
 
-def make_table(root: Path, paths: list[str]) -> pd.DataFrame:
+def make_table(root: Path, paths: list[str], recipe: Recipe) -> pd.DataFrame:
     """A dataset table of these photos, every one labelled."""
     table = pd.DataFrame({"image_path": paths, "sha256": [sha256_of(root / path) for path in paths], "split": "train"})
     table = table.assign(source="photos", width_px=1, height_px=1, phash="", family="", declared_split="", group=table["image_path"])
     random = np.random.default_rng(0)
-    for column, labels in (("clean", 2), ("damaged", 2), ("weather_condition", 4)):
-        table[column] = random.integers(0, labels, len(table)).astype(float)
-    table["cleanliness_score"], table["damage_score"] = table["clean"], 1 - table["damaged"] / 2
-    return table[list(DATASET_COLUMNS)]
+    for asked in recipe.questions:
+        table[asked.column] = random.integers(0, asked.highest_label + 1, len(table)).astype(float)
+    return table[dataset_columns(recipe.questions)]
 
 
 def make_recipe(arguments: argparse.Namespace) -> Recipe:
