@@ -1,4 +1,4 @@
-"""Draws one clean, undamaged car, its shadow, and the masks of what has been drawn."""
+"""Draws one clean, undamaged car, and the masks of what has been drawn."""
 
 from dataclasses import dataclass
 
@@ -70,21 +70,16 @@ class _Work:
         """x, z on the near side in metres → canvas pixels."""
         return self.camera.on_side(self.car.body, np.asarray(points_m))
 
+    def across(self, ends_m: np.ndarray, share: float) -> np.ndarray:
+        """The strip between two points x, z of both sides, as wide as `share` of the car → canvas pixels."""
+        (x0, z0), (x1, z1) = ends_m
+        half0, half1 = half_width(self.car.body, ends_m[:, 0], ends_m[:, 1]) * share
+        return self.camera.project(np.array([(x0, half0, z0), (x1, half1, z1), (x1, -half1, z1), (x0, -half0, z0)]))
+
     def upright(self, ring_m: np.ndarray, y_m: float) -> np.ndarray:
         """x, z on an upright plane `y_m` beside the car's middle → canvas pixels."""
         x, z = ring_m.T
         return self.camera.project(np.stack([x, np.full(len(x), y_m), z], axis=1))
-
-
-def draw_shadow(canvas: np.ndarray, body: Body, camera: Camera, *, drift_m: float, depth: float) -> None:
-    """The car's shadow on the ground, in place. `drift_m` is how far a low sun pushes it; `depth` 0..1 is how dark it is."""
-    angles = np.linspace(0, 2 * np.pi, 48)
-    corner = (np.abs(np.cos(angles)) ** 4 + np.abs(np.sin(angles)) ** 4) ** -0.25
-    x = corner * np.cos(angles) * (body.half_length_m + 0.05) + drift_m
-    y = corner * np.sin(angles) * (body.width_m / 2 + 0.1) + abs(drift_m)
-    mask = empty_mask(canvas)
-    fill(mask, camera.project(np.stack([x, y, np.zeros_like(x)], axis=1)), 255)
-    blend(canvas, (12, 13, 16), cv2.GaussianBlur(mask, (0, 0), 4) / 255.0 * depth)
 
 
 def draw_car(canvas: np.ndarray, car: Car, camera: Camera, *, sky: Colour) -> Parts:
@@ -96,8 +91,7 @@ def draw_car(canvas: np.ndarray, car: Car, camera: Camera, *, sky: Colour) -> Pa
     side_x, side_z = camera.side_map(body, canvas.shape)
 
     _draw_underside(work)
-    for strip in _visible_strips(outline, surfaces, camera):
-        _draw_strip(work, strip)
+    _draw_skin(work, surfaces)
     if abs(camera.yaw_rad) > 0.12:
         _draw_end(work)
 
@@ -125,47 +119,34 @@ def _dense(points: np.ndarray) -> np.ndarray:
     return np.concatenate([points + (following - points) * t for t in (0, 0.25, 0.5, 0.75)], axis=1).reshape(-1, 2)
 
 
-@dataclass(frozen=True)
-class _Strip:
-    """A stretch of the skin between the two sides, from one point of the profile to the next."""
-
-    ends: np.ndarray
-    """(2, 2): x, z of both points."""
-    surface: Surface
-    outward: np.ndarray
-
-    def corners(self, body: Body, camera: Camera, share: float) -> np.ndarray:
-        """The strip on the canvas, as wide as `share` of the car."""
-        (x0, z0), (x1, z1) = self.ends
-        half0, half1 = half_width(body, self.ends[:, 0], self.ends[:, 1]) * share
-        return camera.project(np.array([(x0, half0, z0), (x1, half1, z1), (x1, -half1, z1), (x0, -half0, z0)]))
-
-
-def _visible_strips(outline: np.ndarray, surfaces: list[Surface], camera: Camera) -> list[_Strip]:
-    """The strips that face the camera, the farthest first."""
+def _draw_skin(work: _Work, surfaces: list[Surface]) -> None:
+    """The strips between the two sides that face the camera, the farthest first."""
+    camera = work.camera
     eye = np.array([camera.distance_m * np.sin(camera.yaw_rad), camera.height_m])
     strips = []
-    for first, second, surface in zip(outline[:-1], outline[1:], surfaces, strict=True):
+    for first, second, surface in zip(work.outline[:-1], work.outline[1:], surfaces, strict=True):
         along = second - first
         outward = np.array([along[1], -along[0]]) / (np.linalg.norm(along) + 1e-9)
         if outward @ (eye - (first + second) / 2) > 0:
-            strips.append(_Strip(np.array([first, second]), surface, outward))
-    return sorted(strips, key=lambda strip: (strip.ends[0, 0] + strip.ends[1, 0]) * np.sin(camera.yaw_rad))
+            strips.append((first, second, surface, outward))
+    for first, second, surface, outward in sorted(strips, key=lambda strip: (strip[0][0] + strip[1][0]) * np.sin(camera.yaw_rad)):
+        _draw_strip(work, np.array([first, second]), surface, outward)
 
 
-def _draw_strip(work: _Work, strip: _Strip) -> None:
+def _draw_strip(work: _Work, ends: np.ndarray, surface: Surface, outward: np.ndarray) -> None:
+    """From one point of the profile to the next: `ends` (2, 2) are x, z of both."""
     body, paint = work.car.body, work.car.paint
-    upward = max(0.0, float(strip.outward[1]))
-    colour = mix(scale(paint, 0.66 + 0.42 * upward + 0.1 * abs(strip.outward[0])), work.sky, 0.28 * upward)
-    quad = strip.corners(body, work.camera, 1.0)
+    upward = max(0.0, float(outward[1]))
+    colour = mix(scale(paint, 0.66 + 0.42 * upward + 0.1 * abs(outward[0])), work.sky, 0.28 * upward)
+    quad = work.across(ends, 1.0)
     work.put(quad, colour, work.vehicle)
     # Neighbours meet without a seam.
     stroke(work.canvas, quad, colour, width_px=1, closed=True)
-    if strip.surface == "top":
+    if surface == "top":
         fill(work.tops, quad, 255)
-    if strip.surface == "glass":
-        pane = strip.corners(body, work.camera, 0.86)
-        height = (strip.ends[0, 1] + strip.ends[1, 1]) / 2 / body.height_m
+    if surface == "glass":
+        pane = work.across(ends, 0.86)
+        height = (ends[0, 1] + ends[1, 1]) / 2 / body.height_m
         glass = mix((38, 46, 54), work.sky, 0.15 + 0.4 * max(0.0, height - 0.65) / 0.35)
         work.put(pane, glass, work.bare)
         stroke(work.canvas, pane, glass, width_px=1, closed=True)

@@ -4,10 +4,10 @@ The result does not depend on the number of processes.
 """
 
 import io
-import multiprocessing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
 import cv2
@@ -21,7 +21,7 @@ from carinspect.demo.photo import Picture, draw_photo
 from carinspect.demo.scene import SEVERITY
 from carinspect.demo.shots import ImageKind, Shot
 
-DIRT_CLASSES = ("dirt", "mud")
+_DIRT = ("dirt", "mud")
 
 _LEAST_AREA_PX = 5.0
 """Nobody outlines a smaller speck, or a smaller hole."""
@@ -56,49 +56,34 @@ class Developed:
     path: str
     split: str
     content: bytes
-    width_px: int
-    height_px: int
     truth: Truth
     is_copy: bool
 
 
-def develop_all(shots: list[Shot], *, processes: int | None) -> Iterator[Developed]:
+def develop_all(shots: list[Shot], *, processes: int | None) -> list[Developed]:
     """All files of `shots`, in their order. `processes` None is one for each processor, up to eight."""
-    if processes is None:
-        processes = min(usable_cores(), 8)
-    with tqdm(total=len(shots), desc="photos", unit="photo", disable=None) as progress:
-        for files in _develop_in_order(shots, processes):
-            progress.update()
-            yield from files
+    # Spawned, for a fork of a process with threads can hang; each with one thread of OpenCV.
+    workers = processes or min(usable_cores(), 8)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        developed = pool.map(_develop, shots, chunksize=8)
+        return [file for files in tqdm(developed, total=len(shots), desc="photos", unit="photo", disable=None) for file in files]
 
 
-def _develop_in_order(shots: list[Shot], processes: int) -> Iterator[list[Developed]]:
-    if processes == 1:
-        yield from map(develop, shots)
-        return
-    # Spawned, for a fork of a process with threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield from pool.map(develop, shots, chunksize=8)
-
-
-def develop(shot: Shot) -> list[Developed]:
+def _develop(shot: Shot) -> list[Developed]:
     """The photo of `shot` and its copies. A pure function of it."""
     picture = draw_photo(shot.plan)
-    height, width = picture.pixels.shape[:2]
     content = _encode(picture.pixels, quality=shot.plan.quality, kind=shot.kind, orientation=shot.orientation)
-    files = [Developed(shot, shot.path, shot.split, content, width, height, tell_truth(picture), is_copy=False)]
+    files = [Developed(shot, shot.path, shot.split, content, tell_truth(picture), is_copy=False)]
     for copy in shot.copies:
         rng = np.random.default_rng(copy.seed)
         altered = _alter(picture, rng)
         content = _encode(altered.pixels, quality=int(rng.integers(76, 93)))
-        files.append(Developed(shot, copy.path, copy.split, content, width, height, tell_truth(altered), is_copy=True))
+        files.append(Developed(shot, copy.path, copy.split, content, tell_truth(altered), is_copy=True))
     return files
 
 
 def _alter(picture: Picture, rng: np.random.Generator) -> Picture:
     """A copy as export tools make them: turned, flipped, brighter or grey, with its masks. Turned corners are black."""
-    height, width = picture.pixels.shape[:2]
     flip, degrees = bool(rng.random() < 0.5), float(rng.choice([-1, 1]) * rng.uniform(2, 9))
 
     def moved(layer: np.ndarray) -> np.ndarray:
@@ -134,14 +119,14 @@ def tell_truth(picture: Picture) -> Truth:
     marks += [Mark(kind, outline(mask)) for kind, mask in picture.marks]
     seen = tuple(mark for mark in marks if mark.polygons)
     return Truth(
-        cleanliness=score(picture, DIRT_CLASSES),
-        damage=score(picture, [kind for kind in SEVERITY if kind not in DIRT_CLASSES]),
-        clean=int(not any(mark.kind in DIRT_CLASSES for mark in seen)),
+        cleanliness=_score(picture, _DIRT),
+        damage=_score(picture, [kind for kind in SEVERITY if kind not in _DIRT]),
+        clean=int(not any(mark.kind in _DIRT for mark in seen)),
         marks=seen,
     )
 
 
-def score(picture: Picture, kinds: Sequence[str]) -> float:
+def _score(picture: Picture, kinds: Sequence[str]) -> float:
     """1 - min(1, sum over `kinds` of severity x sqrt(share of the vehicle that the union of its masks covers))."""
     vehicle = np.count_nonzero(picture.vehicle)
     loss = 0.0

@@ -4,7 +4,7 @@ COCO's format: https://cocodataset.org/#format-data. In Roboflow exports the cat
 annotations, and `area` is the box's area.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,18 @@ from carinspect.core.files import write_json
 from carinspect.core.seeds import derive_seed
 from carinspect.core.tables import write_table
 from carinspect.demo.develop import Developed, Mark, Polygon
-from carinspect.demo.scene import OUTDOORS
+from carinspect.demo.scene import OUTDOORS, PhotoPlan
 
-BODY_SHOP_NAMES = {"vehicle": "car", "dirt": "dirt", "dent": "dunt", "mud": "mud", "rust": "rust", "scratch": "scracth", "broken": "broken"}
-BOXES_NAMES = {"vehicle": "arac", "scratch": "cizik", "dent": "gocuk", "broken": "kirik", "rust": "pas"}
+_BODY_SHOP_NAMES = {
+    "vehicle": "car",
+    "dirt": "dirt",
+    "dent": "dunt",
+    "mud": "mud",
+    "rust": "rust",
+    "scratch": "scracth",
+    "broken": "broken",
+}
+_BOXES_NAMES = {"vehicle": "arac", "scratch": "cizik", "dent": "gocuk", "broken": "kirik", "rust": "pas"}
 
 _HABITS = ("run lengths", "all polygons in one", "run lengths, compressed", *["a polygon each"] * 9, *["all polygons in one"] * 2)
 """How the pieces of a mark are written, in turn over the dirty photos; only dirt is ever written as run lengths."""
@@ -30,94 +38,85 @@ _BLANK_SHARE = 0.08
 """Of the fleet's labels."""
 
 
+_Written = tuple[str, Any, list[float]]
+"""What is written for a mark, or for a piece of it: the mark's class, its segmentation, its box."""
+
+
 def write_body_shop(folder: Path, photos: Sequence[Developed]) -> None:
     """`_annotations.coco.json` in each split's folder; polygons, some in several pieces, some as run-length codes, one beyond the frame."""
     dirty = sorted(photo.path for photo in photos if not photo.truth.clean)
+    habits = {path: _HABITS[turn % len(_HABITS)] for turn, path in enumerate(dirty)}
+
+    def write(photo: Developed) -> list[_Written]:
+        habit = habits.get(photo.path, "a polygon each")
+        return [written for mark in photo.truth.marks for written in _outlines(mark, photo, habit)]
+
     for split in ("train", "valid", "test"):
-        names = {"Car-Damage": 0} | {name: number for number, name in enumerate(sorted(BODY_SHOP_NAMES.values()), start=1)}
-        export = _export(names, supercategory="Car-Damage")
-        for photo in sorted((photo for photo in photos if photo.split == split), key=lambda photo: photo.path):
-            image_id = _add_image(export, photo)
-            habit = _HABITS[dirty.index(photo.path) % len(_HABITS)] if photo.path in dirty else "a polygon each"
-            for mark in photo.truth.marks:
-                for segmentation, box in _segmentations(mark, photo, habit):
-                    _add_annotation(export, image_id, names[BODY_SHOP_NAMES[mark.kind]], segmentation, box)
+        export = _export([photo for photo in photos if photo.split == split], _BODY_SHOP_NAMES, write, supercategory="Car-Damage")
         write_json(folder / split / "_annotations.coco.json", export)
 
 
 def write_boxes(folder: Path, photos: Sequence[Developed]) -> None:
     """One `annotations.json` with boxes and empty segmentations; dirt is not annotated."""
-    names = {name: number for number, name in enumerate(sorted(BOXES_NAMES.values()), start=1)}
-    export = _export(names, supercategory="none")
-    for photo in sorted(photos, key=lambda photo: photo.path):
-        image_id = _add_image(export, photo)
-        for mark in photo.truth.marks:
-            if mark.kind in BOXES_NAMES:
-                _add_annotation(export, image_id, names[BOXES_NAMES[mark.kind]], [], _box(mark.polygons))
-    write_json(folder / "annotations.json", export)
+
+    def write(photo: Developed) -> list[_Written]:
+        return [(mark.kind, [], _box(mark.polygons)) for mark in photo.truth.marks if mark.kind in _BOXES_NAMES]
+
+    write_json(folder / "annotations.json", _export(photos, _BOXES_NAMES, write, supercategory="none"))
 
 
-def _export(names: dict[str, int], *, supercategory: str) -> dict[str, Any]:
-    categories = [{"id": number, "name": name, "supercategory": "none" if number == 0 else supercategory} for name, number in names.items()]
-    return {
-        "info": {"description": "Drawn, not photographed", "version": "1"},
-        "licenses": [],
-        "categories": categories,
-        "images": [],
-        "annotations": [],
-    }
+def _export(
+    photos: Sequence[Developed], names: dict[str, str], write: Callable[[Developed], list[_Written]], *, supercategory: str
+) -> dict[str, Any]:
+    """The content of a COCO file. `names`: what the export calls our classes; `write` tells what it says about a photo."""
+    numbers = {name: number for number, name in enumerate(sorted(names.values()), start=1)}
+    categories = [{"id": number, "name": name, "supercategory": supercategory} for name, number in numbers.items()]
+    if supercategory != "none":
+        categories.insert(0, {"id": 0, "name": supercategory, "supercategory": "none"})
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, photo in enumerate(sorted(photos, key=lambda photo: photo.path)):
+        width, height = photo.shot.plan.width_px, photo.shot.plan.height_px
+        images.append({"id": image_id, "license": 1, "file_name": photo.path.rsplit("/", 1)[1], "width": width, "height": height})
+        for kind, segmentation, box in write(photo):
+            annotations.append({
+                "id": len(annotations), "image_id": image_id, "category_id": numbers[names[kind]], "bbox": box,
+                "area": round(box[2] * box[3], 2), "segmentation": segmentation, "iscrowd": 0,
+            })  # fmt: skip
+    info = {"description": "Drawn, not photographed", "version": "1"}
+    return {"info": info, "licenses": [], "categories": categories, "images": images, "annotations": annotations}
 
 
-def _add_image(export: dict[str, Any], photo: Developed) -> int:
-    image_id = len(export["images"])
-    name = photo.path.rsplit("/", 1)[1]
-    export["images"].append({"id": image_id, "license": 1, "file_name": name, "width": photo.width_px, "height": photo.height_px})
-    return image_id
-
-
-def _add_annotation(export: dict[str, Any], image_id: int, category_id: int, segmentation: Any, box: list[float]) -> None:
-    export["annotations"].append(
-        {
-            "id": len(export["annotations"]),
-            "image_id": image_id,
-            "category_id": category_id,
-            "bbox": box,
-            "area": round(box[2] * box[3], 2),
-            "segmentation": segmentation,
-            "iscrowd": 0,
-        }
-    )
-
-
-def _segmentations(mark: Mark, photo: Developed, habit: str) -> list[tuple[Any, list[float]]]:
-    """What is written for one mark, with the box of each: one of `_HABITS`."""
+def _outlines(mark: Mark, photo: Developed, habit: str) -> list[_Written]:
+    """One mark, written by one of `_HABITS`."""
+    polygons = mark.polygons
     if mark.kind == "vehicle" and photo.shot.overshoot and not photo.is_copy:
-        mark = Mark(mark.kind, tuple(_overshot(polygon, photo) for polygon in mark.polygons))
+        polygons = tuple(_overshot(polygon, photo.shot.plan) for polygon in polygons)
     if habit.startswith("run lengths") and mark.kind == "dirt":
-        return [(_run_lengths(mark.polygons, photo, compressed=habit.endswith("compressed")), _box(mark.polygons))]
+        return [(mark.kind, _run_lengths(polygons, photo.shot.plan, compressed=habit.endswith("compressed")), _box(polygons))]
     if habit == "all polygons in one":
-        return [(list(mark.polygons), _box(mark.polygons))]
-    return [([polygon], _box((polygon,))) for polygon in mark.polygons]
+        return [(mark.kind, polygons, _box(polygons))]
+    return [(mark.kind, [polygon], _box([polygon])) for polygon in polygons]
 
 
-def _overshot(polygon: Polygon, photo: Developed) -> Polygon:
+def _overshot(polygon: Polygon, plan: PhotoPlan) -> Polygon:
     """The polygon as drawn by a hurried hand: where the frame cuts the car, its corners lie outside."""
     corners = np.reshape(polygon, (-1, 2))
-    for axis, length in ((0, photo.width_px), (1, photo.height_px)):
+    for axis, length in ((0, plan.width_px), (1, plan.height_px)):
         corners[corners[:, axis] <= 1, axis] = -_OVERSHOOT_PX
         corners[corners[:, axis] >= length - 1, axis] = length + _OVERSHOOT_PX
     return [round(float(value), 2) for value in corners.ravel()]
 
 
-def _run_lengths(polygons: Sequence[Polygon], photo: Developed, *, compressed: bool) -> dict[str, Any]:
-    size = (photo.height_px, photo.width_px)
-    coded = coco_mask.merge(coco_mask.frPyObjects([list(polygon) for polygon in polygons], *size))
+def _run_lengths(polygons: Sequence[Polygon], plan: PhotoPlan, *, compressed: bool) -> dict[str, Any]:
+    size = [plan.height_px, plan.width_px]
+    coded = coco_mask.merge(coco_mask.frPyObjects(list(polygons), *size))
     if compressed:
-        return {"size": list(size), "counts": coded["counts"].decode("ascii")}
+        return {"size": size, "counts": coded["counts"].decode("ascii")}
     # Uncompressed: lengths of the runs of 0 and 1 in turn, down the columns, the first run is of 0.
     pixels = coco_mask.decode(coded).flatten(order="F")
-    starts = np.flatnonzero(np.diff(np.concatenate([[0], pixels])))
-    return {"size": list(size), "counts": np.diff(np.concatenate([[0], starts, [len(pixels)]])).tolist()}
+    starts = np.flatnonzero(np.diff(pixels, prepend=0))
+    return {"size": size, "counts": np.diff(starts, prepend=0, append=len(pixels)).tolist()}
 
 
 def _box(polygons: Sequence[Polygon]) -> list[float]:

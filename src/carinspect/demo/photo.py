@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from carinspect.demo.brush import SUPERSAMPLE, Colour, binary, blend, empty_mask, noise, smoothstep, stroke
-from carinspect.demo.car_drawing import Car, Parts, draw_car, draw_shadow
-from carinspect.demo.geometry import Camera, fit_camera
+from carinspect.demo.brush import SUPERSAMPLE, Colour, binary, blend, empty_mask, fill, noise, smoothstep, stroke
+from carinspect.demo.car_drawing import Car, Parts, draw_car
+from carinspect.demo.geometry import Body, Camera, fit_camera
 from carinspect.demo.marks import draw_damage, draw_dirt
 from carinspect.demo.places import SKIES, Backdrop
 from carinspect.demo.scene import PhotoPlan
@@ -40,7 +40,7 @@ def draw_photo(plan: PhotoPlan) -> Picture:
     sky, sunny = SKIES[plan.light], plan.light == "sun"
     Backdrop(canvas, camera, sky, plan.weather == "snow", plan.weather == "rain", plan.rng("background")).draw(plan.place)
     drift_m = float(plan.rng("shadow").uniform(-0.5, 0.5)) if sunny else 0.0
-    draw_shadow(canvas, body, camera, drift_m=drift_m, depth=0.72 if sunny else 0.5)
+    _draw_shadow(canvas, body, camera, drift_m=drift_m, depth=0.72 if sunny else 0.5)
     parts, marks = _draw_subject(canvas, plan, camera, sky[1])
     if plan.weather == "rain":
         _draw_wet_ground(canvas, camera, plan.rng("wet ground"))
@@ -56,6 +56,17 @@ def draw_photo(plan: PhotoPlan) -> Picture:
     picture = _add_weather(_add_light(picture, plan), share, plan)
     seen = ((name, binary(tilted(mask))) for name, mask in marks)
     return Picture(_expose(picture, plan), binary(vehicle), tuple((name, mask) for name, mask in seen if mask.any()))
+
+
+def _draw_shadow(canvas: np.ndarray, body: Body, camera: Camera, *, drift_m: float, depth: float) -> None:
+    """The car's shadow on the ground, in place. `drift_m` is how far a low sun pushes it; `depth` 0..1 is how dark it is."""
+    angles = np.linspace(0, 2 * np.pi, 48)
+    corner = (np.abs(np.cos(angles)) ** 4 + np.abs(np.sin(angles)) ** 4) ** -0.25
+    x = corner * np.cos(angles) * (body.half_length_m + 0.05) + drift_m
+    y = corner * np.sin(angles) * (body.width_m / 2 + 0.1) + abs(drift_m)
+    mask = empty_mask(canvas)
+    fill(mask, camera.project(np.stack([x, y, np.zeros_like(x)], axis=1)), 255)
+    blend(canvas, (12, 13, 16), cv2.GaussianBlur(mask, (0, 0), 4) / 255.0 * depth)
 
 
 def _draw_subject(canvas: np.ndarray, plan: PhotoPlan, camera: Camera, sky: Colour) -> tuple[Parts, list[tuple[str, np.ndarray]]]:

@@ -25,17 +25,18 @@ def render_data_root(root: Path, params: RenderDemoParams, *, processes: int | N
     partial, replaced = (root.with_name(f".{root.name}.{state}") for state in ("partial", "replaced"))
     for leftover in (partial, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
-    photos = _write_photos(partial, params, processes)
+    photos = develop_all(plan_shots(params), processes=processes)
+    for photo in photos:
+        (partial / photo.path).parent.mkdir(parents=True, exist_ok=True)
+        (partial / photo.path).write_bytes(photo.content)
     by_source = {source: [photo for photo in photos if photo.shot.source == source] for source in ("body_shop", "boxes", "fleet")}
     write_body_shop(partial / "body_shop", by_source["body_shop"])
     write_boxes(partial / "boxes", by_source["boxes"])
     write_fleet(partial / "fleet" / "labels.csv", by_source["fleet"], seed=params.seed)
     traps = _add_traps(partial, photos)
     write_bytes(partial / "sources.yaml", SOURCES_YAML.encode())
-    metrics = _describe(photos, params) | {
-        "traps": traps,
-        "bytes": sum(path.stat().st_size for path in partial.rglob("*") if path.is_file()),
-    }
+    size = sum(path.stat().st_size for path in partial.rglob("*") if path.is_file())
+    metrics = _describe(photos, params) | {"traps": traps, "bytes": size}
     if root.exists():
         root.rename(replaced)
     partial.rename(root)
@@ -43,19 +44,8 @@ def render_data_root(root: Path, params: RenderDemoParams, *, processes: int | N
     return metrics
 
 
-def _write_photos(folder: Path, params: RenderDemoParams, processes: int | None) -> list[Developed]:
-    photos = []
-    for photo in develop_all(plan_shots(params), processes=processes):
-        path = folder / photo.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(photo.content)
-        photos.append(photo)
-    return photos
-
-
 def _describe(photos: list[Developed], params: RenderDemoParams) -> dict[str, Any]:
     drawn = [photo for photo in photos if not photo.is_copy]
-    weathers = Counter(photo.shot.plan.weather for photo in drawn)
     return {
         "seed": params.seed,
         "photos": len(drawn),
@@ -65,20 +55,19 @@ def _describe(photos: list[Developed], params: RenderDemoParams) -> dict[str, An
         "undamaged_share": sum(photo.truth.damage == 1 for photo in drawn) / len(drawn),
         "mean_cleanliness_score": sum(photo.truth.cleanliness for photo in drawn) / len(drawn),
         "mean_damage_score": sum(photo.truth.damage for photo in drawn) / len(drawn),
-        "weather_share": {weather: count / len(drawn) for weather, count in weathers.items()},
+        "weather_share": {weather: count / len(drawn) for weather, count in Counter(photo.shot.plan.weather for photo in drawn).items()},
     }
 
 
 def _add_traps(root: Path, photos: Sequence[Developed]) -> dict[str, str]:
     """Write the traps into `root`; the path of each by what is wrong with it."""
-    washed = _plain(photos, "wash")
-    filmed = _plain(photos, "dashcam")
-    double, victim = washed[0], washed[1]
-    folder = ("dirty", "clean")[filmed[0].truth.clean]
+    double, victim, *_ = _plain(photos, "wash")
+    filmed = _plain(photos, "dashcam")[0]
+    folders = ("dirty", "clean")
     traps = {
         "same bytes in another source": (f"dashcam/{WEATHER_FOLDERS[double.shot.plan.weather]}/screenshot.jpg", double.content),
-        "near duplicate in another source": (f"wash/train/{folder}/forwarded.jpg", _forwarded(filmed[0].content)),
-        "truncated JPEG": (f"wash/train/{('dirty', 'clean')[victim.truth.clean]}/car9001.jpg", victim.content[: len(victim.content) // 2]),
+        "near duplicate in another source": (f"wash/train/{folders[filmed.truth.clean]}/forwarded.jpg", _forwarded(filmed.content)),
+        "truncated JPEG": (f"wash/train/{folders[victim.truth.clean]}/car9001.jpg", victim.content[: len(victim.content) // 2]),
         "zero bytes": ("dashcam/rain/frame_99999.jpg", b""),
         "text named .jpg": ("wash/train/clean/notes.jpg", b"Remember to photograph the red van again.\n"),
     }
@@ -89,7 +78,7 @@ def _add_traps(root: Path, photos: Sequence[Developed]) -> dict[str, str]:
 
 def _plain(photos: Sequence[Developed], source: str) -> list[Developed]:
     """Upright JPEGs of one source, but for those under blown sand, which no folder of use holds."""
-    plain = [photo for photo in photos if photo.shot.source == source and photo.shot.kind == "JPEG" and photo.shot.orientation == 1]
+    plain = [photo for photo in photos if photo.shot.source == source and (photo.shot.kind, photo.shot.orientation) == ("JPEG", 1)]
     return [photo for photo in plain if photo.shot.plan.weather != "sand"]
 
 

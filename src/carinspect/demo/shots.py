@@ -1,6 +1,7 @@
 """Plans the photos to draw: which source gets which car, under which file name, in which split."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
 
@@ -11,8 +12,6 @@ from carinspect.demo.config import RenderDemoParams
 from carinspect.demo.scene import OUTDOORS, PhotoPlan, Weather, draw_photo_plan, draw_subject
 
 ImageKind = Literal["JPEG", "PNG", "WEBP"]
-
-_SHARES: dict[str, float] = {"body_shop": 0.42, "boxes": 0.10, "wash": 0.18, "dashcam": 0.20, "fleet": 0.10}
 
 WEATHER_FOLDERS: dict[Weather, str] = {"clear": "clear day", "rain": "rain", "fog": "foggy", "snow": "snow", "sand": "sand"}
 
@@ -42,14 +41,6 @@ class Shot:
     copies: tuple[Copy, ...] = ()
 
 
-def plan_shots(params: RenderDemoParams) -> list[Shot]:
-    """All photos of the data root, `params.photos` of them, before copies and traps."""
-    counts = {source: int(params.photos * share) for source, share in _SHARES.items()}
-    counts["body_shop"] += params.photos - sum(counts.values())
-    makers = {"body_shop": _body_shop, "boxes": _boxes, "wash": _wash, "dashcam": _dashcam, "fleet": _fleet}
-    return [shot for source, count in counts.items() for shot in makers[source](params.seed, count)]
-
-
 def _plan(seed: int, source: str, index: int, *, state: int, weather: Weather | None = None, cut: bool = False) -> PhotoPlan:
     """`state` 0..3 fixes whether the car is dirty (bit 0) and damaged (bit 1): all four are equally frequent in every source."""
     photo_seed = derive_seed(seed, "photo", source, index)
@@ -64,37 +55,29 @@ def _splits(rng: np.random.Generator, count: int, shares: dict[str, float]) -> l
     return [names[index] for index in rng.permutation(count)]
 
 
-def _export_name(number: int, key: int | str) -> str:
-    return f"IMG_{number:04d}_jpg.rf.{blake2b(str(key).encode(), digest_size=16).hexdigest()}.jpg"
+def _export_path(split: str, number: int, key: int) -> str:
+    """As Roboflow names its exports: copies of one photo share what stands before `.rf.`."""
+    return f"body_shop/{split}/IMG_{number:04d}_jpg.rf.{blake2b(str(key).encode(), digest_size=16).hexdigest()}.jpg"
 
 
 def _body_shop(seed: int, count: int) -> list[Shot]:
     rng = np.random.default_rng(derive_seed(seed, "body_shop"))
     splits = _splits(rng, count, {"train": 0.7, "valid": 0.2, "test": 0.1})
     numbers = rng.permutation(count) + 101
+    # At least one copy of a train photo lies in valid and one in test, also where few photos are drawn.
+    leaks = dict(zip((index for index, split in enumerate(splits) if split == "train"), ("valid", "test"), strict=False))
     shots = []
     for index, (split, number) in enumerate(zip(splits, numbers, strict=True)):
         plan = _plan(seed, "body_shop", index, state=index % 4, cut=index == 0 or rng.random() < 0.03)
-        copies = []
+        landed: list[tuple[str, int]] = []
         for copy in range(int(rng.choice([1, 2])) if split == "train" and rng.random() < 0.25 else 0):
             # The trap: the export tool split its copies after making them.
-            landed = ("train", "valid", "test")[rng.choice(3, p=(0.8, 0.12, 0.08))]
-            copy_seed = derive_seed(plan.seed, "copy", copy)
-            copies.append(Copy(path=f"body_shop/{landed}/{_export_name(number, copy_seed)}", split=landed, seed=copy_seed))
-        path = f"body_shop/{split}/{_export_name(number, plan.seed)}"
-        shots.append(Shot(plan=plan, source="body_shop", path=path, split=split, copies=tuple(copies), overshoot=index == 0))
-    return _with_leak(shots)
-
-
-def _with_leak(shots: list[Shot]) -> list[Shot]:
-    """At least one copy of a train photo lies in valid and one in test, also where few photos are drawn."""
-    first, second = [index for index, shot in enumerate(shots) if shot.split == "train"][:2]
-    for index, landed in ((first, "valid"), (second, "test")):
-        shot = shots[index]
-        copy_seed = derive_seed(shot.plan.seed, "leak")
-        number = int(shot.path.split("IMG_")[1][:4])
-        leak = Copy(path=f"body_shop/{landed}/{_export_name(number, copy_seed)}", split=landed, seed=copy_seed)
-        shots[index] = replace(shot, copies=(*shot.copies, leak))
+            landed.append((("train", "valid", "test")[rng.choice(3, p=(0.8, 0.12, 0.08))], derive_seed(plan.seed, "copy", copy)))
+        if index in leaks:
+            landed.append((leaks[index], derive_seed(plan.seed, "leak")))
+        copies = tuple(Copy(path=_export_path(other, number, key), split=other, seed=key) for other, key in landed)
+        path = _export_path(split, number, plan.seed)
+        shots.append(Shot(plan=plan, source="body_shop", path=path, split=split, copies=copies, overshoot=index == 0))
     return shots
 
 
@@ -151,3 +134,16 @@ def _fleet(seed: int, count: int) -> list[Shot]:
             shots.append(Shot(plan=plan, source="fleet", path=path, split=split, vehicle_id=f"FL-{vehicle + 1:03d}"))
         vehicle += 1
     return shots
+
+
+_SOURCES: dict[str, tuple[float, Callable[[int, int], list[Shot]]]] = {
+    "body_shop": (0.42, _body_shop), "boxes": (0.10, _boxes), "wash": (0.18, _wash), "dashcam": (0.20, _dashcam), "fleet": (0.10, _fleet),
+}  # fmt: skip
+"""Each source's share of the photos, and what plans them."""
+
+
+def plan_shots(params: RenderDemoParams) -> list[Shot]:
+    """All photos of the data root, `params.photos` of them, before copies and traps."""
+    counts = {source: int(params.photos * share) for source, (share, _) in _SOURCES.items()}
+    counts["body_shop"] += params.photos - sum(counts.values())
+    return [shot for source, (_, plan) in _SOURCES.items() for shot in plan(params.seed, counts[source])]
