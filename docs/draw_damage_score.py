@@ -16,7 +16,7 @@ from carinspect.annotations.outline_kinds import area_shares, score_from_shares
 from carinspect.core.files import write_bytes
 from carinspect.core.params import read_section
 from carinspect.demo.photo import Picture, draw_photo
-from carinspect.demo.scene import draw_photo_plan, draw_subject
+from carinspect.demo.scene import choose_photo_plan, choose_subject
 
 SEED = 21
 PHOTO_PX = (480, 360)
@@ -25,8 +25,8 @@ INK, SOFT, VEHICLE, DAMAGES = "#1a202c", "#5a6472", "#1c9cc4", ("#e0245e", "#f08
 
 def main() -> None:
     params = read_section("convert_annotations", ConvertAnnotationsParams)
-    subject = draw_subject(SEED, dirty=False, damaged=True)
-    picture = draw_photo(draw_photo_plan(SEED, subject, weather="clear"))
+    subject = choose_subject(SEED, dirty=False, damaged=True)
+    picture = draw_photo(choose_photo_plan(SEED, subject, weather="clear"))
     areas_px: dict[str, int] = {}
     for name in sorted({name for name, _ in picture.marks}):
         # The union: two marks of a class that overlap count once.

@@ -21,7 +21,7 @@ from carinspect.demo.develop import outline, tell_truth
 from carinspect.demo.marks import Damage
 from carinspect.demo.photo import Picture, draw_photo
 from carinspect.demo.root import render_data_root
-from carinspect.demo.scene import SEVERITY, PhotoPlan, Subject, draw_photo_plan, draw_subject
+from carinspect.demo.scene import SEVERITY, PhotoPlan, Subject, choose_photo_plan, choose_subject
 from carinspect.images.decode import PhotoError, decode_photo
 
 SMALL = RenderDemoParams(seed=7, photos=MINIMUM_PHOTOS)
@@ -181,7 +181,7 @@ def test_the_fleet_has_several_photos_of_a_vehicle_and_one_without_labels(drawn:
 
 
 def scene(index: int, *, weather: str = "clear", dirty: bool = True, damaged: bool = True) -> PhotoPlan:
-    return draw_photo_plan(index, draw_subject(index, dirty=dirty, damaged=damaged), weather=weather)  # type: ignore[arg-type]
+    return choose_photo_plan(index, choose_subject(index, dirty=dirty, damaged=damaged), weather=weather)  # type: ignore[arg-type]
 
 
 def without(plan: PhotoPlan, **states: object) -> PhotoPlan:
@@ -288,7 +288,7 @@ def test_the_made_up_inspector_marks_by_the_weights_of_params_yaml() -> None:
 
 def test_state_and_car_are_drawn_apart() -> None:
     """A dirty and a clean car of one seed differ in dirt alone: nothing else can give the label away."""
-    clean, dirty = (draw_subject(5, dirty=dirt, damaged=True) for dirt in (False, True))
+    clean, dirty = (choose_subject(5, dirty=dirt, damaged=True) for dirt in (False, True))
     assert replace(dirty, dirt=None) == clean
     assert isinstance(clean, Subject)
     assert all(isinstance(damage, Damage) for damage in clean.damages)

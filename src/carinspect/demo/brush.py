@@ -64,14 +64,15 @@ def bounds(mask: np.ndarray) -> tuple[slice, slice]:
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
-def blend(canvas: np.ndarray, layer: np.ndarray | Colour, alpha: np.ndarray) -> None:
-    """Lay `layer` (float RGB 0..255, or one colour) over `canvas`, in place; `alpha` is float (H, W) 0..1."""
-    window = bounds(alpha)
+def blend(canvas: np.ndarray, layer: np.ndarray | Colour, cover: np.ndarray, strength: float = 1.0) -> None:
+    """Lay `layer` (float RGB 0..255, or one colour) over `canvas`, in place, where and as much as `cover` says: a mask, or float 0..1."""
+    window = bounds(cover)
+    alpha = (cover[window] / 255.0 if cover.dtype == np.uint8 else cover[window]) * strength
     over = np.asarray(layer, np.float32)
     if over.ndim == 3:
         over = over[window]
     under = canvas[window].astype(np.float32)
-    mixed = under + (over - under) * alpha[window][..., None].astype(np.float32)
+    mixed = under + (over - under) * alpha[..., None].astype(np.float32)
     canvas[window] = np.clip(mixed + 0.5, 0, 255).astype(np.uint8)
 
 

@@ -100,7 +100,7 @@ def draw_car(canvas: np.ndarray, car: Car, camera: Camera, *, sky: Colour) -> Pa
     tops[side > 0] = 0
     bare[side > 128] = 0
     window = bounds(side)
-    blend(canvas[window], _side_paint(car, side_z[window], sky), side[window] / 255.0)
+    blend(canvas[window], _side_paint(car, side_z[window], sky), side[window])
     _draw_windows(work)
     _draw_trim(work)
     for wheel_x in body.wheels_x_m:
@@ -198,7 +198,7 @@ def _draw_windows(work: _Work) -> None:
         shine, glass = empty_mask(work.canvas), empty_mask(work.canvas)
         fill(shine, work.on_side(band), 255)
         fill(glass, pane, 255)
-        blend(work.canvas, work.sky, cv2.bitwise_and(shine, glass) / 255.0 * 0.38)
+        blend(work.canvas, work.sky, cv2.bitwise_and(shine, glass), 0.38)
         stroke(work.canvas, pane, _GAP, width_px=2, closed=True)
 
 

@@ -116,7 +116,7 @@ def _scratch(canvas: np.ndarray, damage: Damage, car: Car, camera: Camera, parts
         height = damage.z_m + z * damage.half_height_m + slant * along * damage.half_length_m * 0.4 + rng.normal(0, 0.008, 8)
         stroke(mask, camera.on_side(car.body, np.stack([x, height], axis=1)), 255, width_px=int(rng.integers(2, 4)))
     strokes = cv2.bitwise_and(mask, parts.side) / 255.0
-    blend(canvas, (52, 50, 50) if pale else (226, 222, 214), strokes * 0.95)
+    blend(canvas, (52, 50, 50) if pale else (226, 222, 214), strokes, 0.95)
     gap_px = int(np.ceil(spacing_m * camera.focal_px / camera.distance_m)) + 1
     closed = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((2 * gap_px + 1, gap_px), np.uint8))
     # Between the strokes the paint is worn down to the primer.
@@ -139,7 +139,7 @@ def _broken(canvas: np.ndarray, damage: Damage, body: Body, camera: Camera, part
         ends = ring[rng.integers(len(ring), size=2)] + rng.normal(0, 0.03, (2, 2))
         stroke(behind, camera.on_side(body, ends), _HOLE, width_px=4)
     gone = cv2.bitwise_and(mask, parts.side)
-    blend(canvas, behind, gone / 255.0)
+    blend(canvas, behind, gone)
     blend(canvas, _HOLE, rim / 255.0 * (gone / 255.0))
     return binary(gone)
 
@@ -170,7 +170,7 @@ def _pattern(dirt: Dirt, body: Body, parts: Parts, rng: np.random.Generator) -> 
     splash = np.zeros_like(x)
     for wheel in body.wheels_x_m:
         # Wheels throw backwards, and upwards in an arc.
-        behind = (wheel - x) / 1.0
+        behind = wheel - x
         reach = np.where(behind > -0.45, np.exp(-np.abs(behind - 0.25)), 0.0) * np.exp(-np.maximum(z - 0.35, 0) / 0.45)
         splash = np.maximum(splash, reach)
     film = np.exp(-np.maximum(z - body.sill_m, 0) / 0.35)

@@ -66,7 +66,7 @@ def _draw_shadow(canvas: np.ndarray, body: Body, camera: Camera, *, drift_m: flo
     y = corner * np.sin(angles) * (body.width_m / 2 + 0.1) + abs(drift_m)
     mask = empty_mask(canvas)
     fill(mask, camera.project(np.stack([x, y, np.zeros_like(x)], axis=1)), 255)
-    blend(canvas, (12, 13, 16), cv2.GaussianBlur(mask, (0, 0), 4) / 255.0 * depth)
+    blend(canvas, (12, 13, 16), cv2.GaussianBlur(mask, (0, 0), 4), depth)
 
 
 def _draw_subject(canvas: np.ndarray, plan: PhotoPlan, camera: Camera, sky: Colour) -> tuple[Parts, list[tuple[str, np.ndarray]]]:
@@ -97,12 +97,12 @@ def _draw_wet_ground(canvas: np.ndarray, camera: Camera, rng: np.random.Generato
 
 def _draw_snow_on_car(canvas: np.ndarray, car: Car, camera: Camera, parts: Parts, rng: np.random.Generator) -> None:
     """A white cap on roof, bonnet and boot, in place; the flanks, where damage is judged, stay free."""
-    blend(canvas, _SNOW, parts.tops / 255.0 * 0.95)
+    blend(canvas, _SNOW, parts.tops, 0.95)
     edge = np.array([(x, z) for x, z, _ in car.body.profile if z > car.body.belt_m * 0.95])
     cap = empty_mask(canvas)
     for lift_m in (0.0, 0.04):
         stroke(cap, camera.on_side(car.body, edge + (0, lift_m)), 255, width_px=int(rng.integers(6, 11)))
-    blend(canvas, _SNOW, cap / 255.0)
+    blend(canvas, _SNOW, cap)
 
 
 def _add_light(picture: np.ndarray, plan: PhotoPlan) -> np.ndarray:

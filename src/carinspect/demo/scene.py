@@ -1,4 +1,4 @@
-"""Draws by lot what a photo shows: the car, its damage and dirt, the place, the light, the weather, the camera."""
+"""Chooses at random what a photo shows: the car, its damage and dirt, the place, the light, the weather, the camera."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -39,7 +39,7 @@ class Subject:
     dirt: Dirt | None
 
 
-def draw_subject(seed: int, *, dirty: bool, damaged: bool) -> Subject:
+def choose_subject(seed: int, *, dirty: bool, damaged: bool) -> Subject:
     """A car; its body and paint do not depend on its state."""
     rng = np.random.default_rng(derive_seed(seed, "car"))
     body = list(BODIES.values())[rng.integers(len(BODIES))]
@@ -47,11 +47,11 @@ def draw_subject(seed: int, *, dirty: bool, damaged: bool) -> Subject:
     red, green, blue = (float(np.clip(channel + rng.normal(0, 9), 14, 238)) for channel in PAINTS[rng.integers(len(PAINTS))])
     rim = scale((198, 200, 204), rng.uniform(0.35, 1.05))
     car = Car(seed=derive_seed(seed, "maker"), body=body, paint=(red, green, blue), rim=rim, spokes=int(rng.integers(5, 9)))
-    damages = _draw_damages(derive_seed(seed, "damage"), body) if damaged else ()
-    return Subject(car=car, damages=damages, dirt=_draw_dirt(derive_seed(seed, "dirt")) if dirty else None)
+    damages = _choose_damages(derive_seed(seed, "damage"), body) if damaged else ()
+    return Subject(car=car, damages=damages, dirt=_choose_dirt(derive_seed(seed, "dirt")) if dirty else None)
 
 
-def _draw_dirt(seed: int) -> Dirt:
+def _choose_dirt(seed: int) -> Dirt:
     rng = np.random.default_rng(seed)
     share = float(rng.uniform(0.2, 0.85))
     mud = share * rng.uniform(0.15, 0.4) if rng.random() < 0.35 else 0.0
@@ -59,7 +59,7 @@ def _draw_dirt(seed: int) -> Dirt:
     return Dirt(seed=derive_seed(seed, "layer"), share=share, mud=mud, opacity=opacity, splash=splash)
 
 
-def _draw_damages(seed: int, body: Body) -> tuple[Damage, ...]:
+def _choose_damages(seed: int, body: Body) -> tuple[Damage, ...]:
     """One or two kinds in one or two places each, no two on top of each other; their marks add up to a draw from `_DAMAGE_LOSS`.
 
     Few kinds, since the square root of the area makes many small places of many kinds as costly as one large place.
@@ -77,8 +77,11 @@ def _draw_damages(seed: int, body: Body) -> tuple[Damage, ...]:
         area_m2 = car_area_m2 * (part / SEVERITY[kind]) ** 2 / places
         for _ in range(places):
             # Where forty tries find no room beside the others, the car has one place less.
-            tries = (_draw_damage(kind, area_m2, body, rng) for _ in range(40))
-            placed.extend(next(([damage] for damage in tries if all(_apart(damage, other) for other in placed)), []))
+            for _ in range(40):
+                damage = _choose_damage(kind, area_m2, body, rng)
+                if all(_apart(damage, other) for other in placed):
+                    placed.append(damage)
+                    break
     return tuple(placed)
 
 
@@ -86,7 +89,7 @@ def _apart(first: Damage, second: Damage) -> bool:
     return abs(first.x_m - second.x_m) > 1.1 * (first.half_length_m + second.half_length_m)
 
 
-def _draw_damage(kind: Kind, area_m2: float, body: Body, rng: np.random.Generator) -> Damage:
+def _choose_damage(kind: Kind, area_m2: float, body: Body, rng: np.random.Generator) -> Damage:
     panel = (body.belt_m - body.sill_m - 0.08) / 2
     elongation = rng.uniform(1.8, 3.2) if kind == "scratch" else rng.uniform(0.9, 1.6)
     # A superellipse with exponent 3 covers 3.53 times the product of its half axes.
@@ -129,7 +132,7 @@ class PhotoPlan:
         return np.random.default_rng(derive_seed(self.seed, layer))
 
 
-def draw_photo_plan(seed: int, subject: Subject, *, weather: Weather | None = None, cut: bool = False) -> PhotoPlan:
+def choose_photo_plan(seed: int, subject: Subject, *, weather: Weather | None = None, cut: bool = False) -> PhotoPlan:
     """A photo of `subject`. With `weather` None it is drawn, mostly clear; with `cut` the frame's edge cuts the car."""
     rng = np.random.default_rng(derive_seed(seed, "photo"))
     # Drawn always, so that what follows does not depend on whether it was given.

@@ -9,7 +9,7 @@ import numpy as np
 
 from carinspect.core.seeds import derive_seed
 from carinspect.demo.config import RenderDemoParams
-from carinspect.demo.scene import OUTDOORS, PhotoPlan, Weather, draw_photo_plan, draw_subject
+from carinspect.demo.scene import OUTDOORS, PhotoPlan, Weather, choose_photo_plan, choose_subject
 
 ImageKind = Literal["JPEG", "PNG", "WEBP"]
 
@@ -44,8 +44,8 @@ class Shot:
 def _plan(seed: int, source: str, index: int, *, state: int, weather: Weather | None = None, cut: bool = False) -> PhotoPlan:
     """`state` 0..3 fixes whether the car is dirty (bit 0) and damaged (bit 1): all four are equally frequent in every source."""
     photo_seed = derive_seed(seed, "photo", source, index)
-    subject = draw_subject(photo_seed, dirty=bool(state & 1), damaged=bool(state & 2))
-    return draw_photo_plan(photo_seed, subject, weather=weather, cut=cut)
+    subject = choose_subject(photo_seed, dirty=bool(state & 1), damaged=bool(state & 2))
+    return choose_photo_plan(photo_seed, subject, weather=weather, cut=cut)
 
 
 def _splits(rng: np.random.Generator, count: int, shares: dict[str, float]) -> list[str]:
@@ -125,11 +125,11 @@ def _fleet(seed: int, count: int) -> list[Shot]:
     vehicle = 0
     while len(shots) < count:
         car_seed = derive_seed(seed, "vehicle", vehicle)
-        subject = draw_subject(car_seed, dirty=bool(vehicle & 1), damaged=bool(vehicle & 2))
+        subject = choose_subject(car_seed, dirty=bool(vehicle & 1), damaged=bool(vehicle & 2))
         split = ("train", "train", "test", "train", "valid")[vehicle % 5]
         for view in range(min(int(rng.integers(2, 4)), count - len(shots))):
             weather = OUTDOORS[rng.choice(4, p=(0.4, 0.2, 0.2, 0.2))]
-            plan = draw_photo_plan(derive_seed(car_seed, "view", view), subject, weather=weather)
+            plan = choose_photo_plan(derive_seed(car_seed, "view", view), subject, weather=weather)
             path = f"fleet/photos/FL-{vehicle + 1:03d}_{view + 1}.jpg"
             shots.append(Shot(plan=plan, source="fleet", path=path, split=split, vehicle_id=f"FL-{vehicle + 1:03d}"))
         vehicle += 1
