@@ -154,7 +154,7 @@ class Project:
         """Commit and push a model that predicts as `side` does; the commit."""
         predictions = self.folder / "data" / "predictions.csv"
         predictions.parent.mkdir(exist_ok=True)
-        write_table(side.predictions, predictions)
+        write_table(side.predictions, predictions, side.questions)
         chosen = thresholds(predictions=sha256(predictions.read_bytes()).hexdigest(), **changes)
         write_json(self.folder / "models" / "threshold.json", chosen.model_dump(mode="json"))
         write_bytes(self.folder / "models" / "best.onnx", model_carrying(chosen))

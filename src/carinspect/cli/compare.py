@@ -12,7 +12,8 @@ from carinspect.comparison.words import tell
 from carinspect.core.errors import UserError, one_line
 from carinspect.core.files import write_json
 from carinspect.core.params import load_json, read_section
-from carinspect.core.tables import dataset_columns, read_table
+from carinspect.core.questions import label_columns
+from carinspect.core.tables import read_table
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.inference.rules import Thresholds, read_thresholds
 
@@ -43,7 +44,8 @@ def fetch(revision: str) -> Model:
         table = Path(folder) / PREDICTIONS.name
         table.write_bytes(read_at(PREDICTIONS, revision))
         answers = [column for asked in questions for column in (*asked.raw_columns, *asked.answer_columns)]
-        predictions = read_table(table, columns=(*dataset_columns(questions), *answers), questions=questions)
+        columns = ("image_path", "sha256", "group", "split", *label_columns(questions), *answers)
+        predictions = read_table(table, columns=columns, questions=questions)
     T_high = {name: rules.photo.T_high for name, rules in thresholds.rules.items()}
     return Model(name=revision, questions=questions, predictions=predictions, T_high=T_high)
 
