@@ -42,7 +42,7 @@ from carinspect.core.tables import dataset_columns, write_table
 from carinspect.demo.config import RenderDemoParams
 from carinspect.demo.root import render_data_root
 from carinspect.images.decode import SUFFIXES, PhotoError, decode_photo
-from carinspect.images.store import open_store
+from carinspect.images.pixel_cache import open_pixel_cache
 from carinspect.model.backbones import build_backbone
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.batches import MicroBatchLoader, Photos, labels_as_tensors, plan_epoch
@@ -147,7 +147,7 @@ class Bench:
         # A few photos come up again where there are fewer of them than the steps take.
         taken = [paths[index % len(paths)] for index in range(self.count)]
         rows = self.table.set_index("image_path").loc[taken].reset_index()
-        pixels = open_store(self.root, taken, rows["sha256"].tolist(), side_px=arguments.side)
+        pixels = open_pixel_cache(self.root, taken, rows["sha256"].tolist(), side_px=arguments.side)
         labels = labels_as_tensors(rows, self.recipe.questions)
         self.photos = Photos([f"{index}/{path}" for index, path in enumerate(taken)], pixels, labels)
         self.few = Photos(self.photos.image_paths[:8], pixels[:8], {column: values[:8] for column, values in self.photos.labels.items()})

@@ -21,7 +21,7 @@ from carinspect.describe.examination import Evidence, examine, make_metrics, sum
 from carinspect.describe.page import draw_page
 from carinspect.splits.check import find_leaks
 from carinspect.splits.contact_sheet import choose_pairs
-from carinspect.splits.report import read_links
+from carinspect.splits.link_table import read_links
 
 REPORT = Path("reports/describe/report.html")
 

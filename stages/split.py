@@ -15,7 +15,7 @@ from carinspect.core.tables import annotation_columns, dataset_columns, read_tab
 from carinspect.splits.config import SplitParams
 from carinspect.splits.contact_sheet import choose_pairs, write_contact_sheet
 from carinspect.splits.ledger import read_ledger, write_ledger
-from carinspect.splits.report import describe_links, write_links
+from carinspect.splits.link_table import describe_links, write_links
 from carinspect.splits.split import split_photos
 
 LEDGER = Path("data/split_ledger.json")

@@ -26,7 +26,7 @@ from carinspect.core.errors import UserError
 from carinspect.core.params import parse_section, read_section
 from carinspect.core.questions import dump_questions, label_columns
 from carinspect.core.tables import annotation_columns, read_table, write_table
-from carinspect.images import look
+from carinspect.images import properties
 from carinspect.images.decode import decode_photo
 from conftest import QUESTIONS
 
@@ -741,7 +741,7 @@ def test_a_label_that_depends_on_the_order_of_files_would_be_noticed(tmp_path: P
 def test_a_second_run_decodes_no_photo_again(monkeypatch: pytest.MonkeyPatch) -> None:
     first = run_shop(coco(["a.jpg", "b.jpg"]))
     decoded: list[bytes] = []
-    monkeypatch.setattr(look, "decode_photo", lambda content: decoded.append(content) or decode_photo(content))
+    monkeypatch.setattr(properties, "decode_photo", lambda content: decoded.append(content) or decode_photo(content))
     again = run(SHOP)
     assert again.table.equals(first.table)
     assert again.metrics == first.metrics
@@ -767,7 +767,7 @@ def test_a_photo_with_another_formats_suffix_is_rejected_or_read_as_what_it_is()
     assert read.metrics["pictures"]["misnamed"] == 1
 
 
-def test_grey_turned_and_dark_photos_are_counted_in_the_same_look() -> None:
+def test_grey_turned_and_dark_photos_are_counted_without_decoding_again() -> None:
     draw(Path("root/shop/bright.jpg"))
     Image.new("L", (SIDE_PX, SIDE_PX), 3).save("root/shop/grey.jpg")
     exif = Image.Exif()

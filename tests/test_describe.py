@@ -33,7 +33,7 @@ from carinspect.describe.page import COLOURS, PHOTOS_PER_SOURCE, PICTURE_PX, cho
 from carinspect.describe.prediction import LabelledPhotos, make_folds, measure_skill, predict_from_source, take_labelled
 from carinspect.describe.shortcuts import deal_labels, find_shortcuts
 from carinspect.describe.suspects import find_contradictions, find_doubts
-from carinspect.images.look import LAYOUT_SIDE, LOOK, look_at
+from carinspect.images.properties import LAYOUT_SIDE, PROPERTIES, properties_of
 from carinspect.images.statistics import STATISTICS
 from conftest import QUESTIONS, make_dataset
 
@@ -61,7 +61,7 @@ def _own_memory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 
 
 def look(content: bytes) -> np.void:
-    return np.array([look_at(content)], LOOK)[0]
+    return np.array([properties_of(content)], PROPERTIES)[0]
 
 
 @pytest.mark.parametrize("quality", [25, 40, 49, 50, 51, 75, 88, 95, 100])

@@ -11,7 +11,7 @@ from PIL import Image
 from carinspect.core.errors import UserError
 from carinspect.images import decode
 from carinspect.images.decode import PhotoError, decode_photo, load_image
-from carinspect.images.store import open_store
+from carinspect.images.pixel_cache import open_pixel_cache
 
 
 def photo(width: int = 64, height: int = 48, *, seed: int = 0) -> Image.Image:
@@ -98,7 +98,7 @@ def make_photos(root: Path, count: int) -> tuple[list[str], list[str]]:
 def test_the_store_holds_what_the_one_function_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     names, digests = make_photos(tmp_path, count)
-    store = open_store(tmp_path, names, digests, side_px=32)
+    store = open_pixel_cache(tmp_path, names, digests, side_px=32)
     assert all((store[place] == load_image(tmp_path / name, 32)).all() for place, name in enumerate(names))
     assert not store.flags.writeable
 
@@ -106,10 +106,10 @@ def test_the_store_holds_what_the_one_function_gives(tmp_path: Path, monkeypatch
 def test_the_store_follows_the_content_and_not_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     names, digests = make_photos(tmp_path, 3)
-    before = open_store(tmp_path, names, digests, side_px=32).copy()
+    before = open_pixel_cache(tmp_path, names, digests, side_px=32).copy()
     (tmp_path / names[0]).write_bytes(as_bytes(photo(seed=9), "PNG"))
     changed = [sha256((tmp_path / name).read_bytes()).hexdigest() for name in names]
-    after = open_store(tmp_path, names, changed, side_px=32)
+    after = open_pixel_cache(tmp_path, names, changed, side_px=32)
     assert (after[0] != before[0]).any()
     assert (after[1:] == before[1:]).all()
 
@@ -119,5 +119,5 @@ def test_a_photo_that_broke_since_the_table_was_made_is_named_and_leaves_no_stor
     names, digests = make_photos(tmp_path, 3)
     (tmp_path / names[1]).write_bytes(b"")
     with pytest.raises(UserError, match=r"1\.png: empty file"):
-        open_store(tmp_path, names, digests, side_px=32)
+        open_pixel_cache(tmp_path, names, digests, side_px=32)
     assert not list((tmp_path / ".carinspect" / "photos").iterdir())

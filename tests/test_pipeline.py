@@ -114,7 +114,7 @@ def test_imports_go_down_the_layers() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "carinspect.inference.bundle", "carinspect.inference.car", "carinspect.images.store", "carinspect.scoring.ranking",
+        "carinspect.inference.bundle", "carinspect.inference.car", "carinspect.images.pixel_cache", "carinspect.scoring.ranking",
         "carinspect.serving.server",
     ],
 )  # fmt: skip

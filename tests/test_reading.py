@@ -13,10 +13,10 @@ from PIL import Image
 
 from carinspect.core.files import sha256_of
 from carinspect.describe.oddities import measure_photos
-from carinspect.images import look, reading
+from carinspect.images import properties, reading
 from carinspect.images.decode import PhotoError
-from carinspect.images.look import read_looks
 from carinspect.images.memory import Memory
+from carinspect.images.properties import read_properties
 from carinspect.images.reading import Readings, read_photos
 from carinspect.splits import fingerprints
 from carinspect.splits.fingerprints import read_fingerprints
@@ -204,29 +204,29 @@ def test_processes_at_once_do_each_other_no_harm(root: Path) -> None:
 # ---- the two that the stages use
 
 
-def test_looks_and_fingerprints_decode_nothing_the_second_time_and_changed_bytes_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_decoded_the_second_time_and_changed_bytes_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["a.png", "b.png", "c.png"]
     paths = [write_photo(root / name, seed) for seed, name in enumerate(names)]
-    looks, prints, measured = read_looks(root, names), read_fingerprints(paths), measure_photos(root, names)
+    found, prints, measured = read_properties(root, names), read_fingerprints(paths), measure_photos(root, names)
     decoded: list[str] = []
-    for module in (look, fingerprints):
+    for module in (properties, fingerprints):
         true = module.decode_photo
         monkeypatch.setattr(module, "decode_photo", lambda content, true=true, **options: decoded.append("") or true(content, **options))
-    assert equal(read_looks(root, names), looks)
+    assert equal(read_properties(root, names), found)
     assert all(np.array_equal(new, old) for new, old in zip(read_fingerprints(paths), prints, strict=True))
     assert measure_photos(root, names).statistics.equals(measured.statistics)
     assert not decoded
     write_photo(paths[1], 9)
-    changed = read_looks(root, names).records != looks.records
+    changed = read_properties(root, names).records != found.records
     assert changed.tolist() == [False, True, False]
     hashes = read_fingerprints(paths).hashes
     assert (hashes != prints.hashes).any(axis=1).tolist() == [False, True, False]
     assert len(decoded) == 2
 
 
-def test_a_look_is_what_decoding_the_whole_photo_shows(root: Path) -> None:
+def test_properties_are_what_decoding_the_whole_photo_shows(root: Path) -> None:
     write_photo(root / "a.png", 1)
-    (seen,) = read_looks(root, ["a.png"]).records
+    (seen,) = read_properties(root, ["a.png"]).records
     pixels = np.asarray(Image.open(io.BytesIO((root / "a.png").read_bytes())).convert("RGB"))
     assert (seen["width_px"], seen["height_px"], seen["orientation"]) == (50, 40, 0)
     assert [seen["red"], seen["green"], seen["blue"]] == pytest.approx(pixels.mean(axis=(0, 1)).tolist())

@@ -28,14 +28,14 @@ from carinspect.splits.check import find_leaks
 from carinspect.splits.chunks import Chunk, plan_chunks
 from carinspect.splits.config import SplitParams
 from carinspect.splits.contact_sheet import choose_pairs, write_contact_sheet
+from carinspect.splits.correlation import correlate_detail, correlate_layouts
 from carinspect.splits.fingerprints import LAYOUT_PX, SIDE_PX, VARIANTS, Fingerprints, fingerprint_thumbnail, hash_variants, hold_picture
 from carinspect.splits.groups import Link, label_groups, link_equal, name_groups
 from carinspect.splits.labels import label_classes
 from carinspect.splits.ledger import Ledger, extend_ledger, read_ledger, write_ledger
+from carinspect.splits.link_table import describe_links, read_links, write_links
 from carinspect.splits.near_duplicates import find_near_duplicates
 from carinspect.splits.placement import assign_splits
-from carinspect.splits.report import describe_links, read_links, write_links
-from carinspect.splits.second_look import correlate_detail, correlate_layouts
 from carinspect.splits.split import require_no_leaks, split_photos
 from conftest import QUESTIONS
 

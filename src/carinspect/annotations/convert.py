@@ -8,7 +8,14 @@ import pandas as pd
 
 from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.annotations.meanings import check_claims, check_meanings
-from carinspect.annotations.photos import build_rejected, build_table, describe_photo, has_other_shape, read_looks_by_path, reject_photo
+from carinspect.annotations.photos import (
+    build_rejected,
+    build_table,
+    describe_photo,
+    has_other_shape,
+    read_properties_by_path,
+    reject_photo,
+)
 from carinspect.annotations.readers import reader_of
 from carinspect.annotations.records import Reading, Rejection, SourceContext
 from carinspect.annotations.sources import Source, load_sources
@@ -42,7 +49,7 @@ def convert(
     readings = {source.name: _read_source(source, data, params, asked) for source in sources}
     check_meanings(readings, sources, params, asked, file=data.sources)
     claimed = check_claims(readings)
-    looks = read_looks_by_path(data.root_path, sorted(claimed), processes=processes)
+    properties = read_properties_by_path(data.root_path, sorted(claimed), processes=processes)
     rows: list[dict[str, Any]] = []
     rejected: dict[str, list[Rejection]] = {}
     for source in sources:
@@ -50,17 +57,17 @@ def convert(
         # What one source leaves unlisted, another may describe.
         rejected[source.name] = [rejection for rejection in reading.rejected if rejection.image_path not in claimed]
         for photo in reading.photos:
-            look = looks[photo.image_path]
-            rejection = reject_photo(photo.image_path, look, params)
+            actual = properties[photo.image_path]
+            rejection = reject_photo(photo.image_path, actual, params)
             if rejection:
                 rejected[source.name].append(rejection)
                 continue
-            reading.counts["size_mismatches"] += has_other_shape(photo, look)
-            rows.append(describe_photo(photo, source, look=look))
+            reading.counts["size_mismatches"] += has_other_shape(photo, actual)
+            rows.append(describe_photo(photo, source, actual=actual))
     if not rows:
         raise UserError(_nothing_left(data, rejected))
     table = build_table(rows, questions)
-    return Conversion(table, build_rejected(rejected), summarise(table, questions, rejected, sources, readings, looks))
+    return Conversion(table, build_rejected(rejected), summarise(table, questions, rejected, sources, readings, properties))
 
 
 def _open_root(data: DataParams) -> list[Source]:

@@ -14,10 +14,10 @@ from carinspect.annotations.records import REJECTED_COLUMNS, LabelledPhoto, Reje
 from carinspect.annotations.sources import Source
 from carinspect.core.questions import Question, label_columns
 from carinspect.core.tables import annotation_columns
-from carinspect.images.look import read_looks
+from carinspect.images.properties import read_properties
 
 
-class Look(NamedTuple):
+class PhotoProperties(NamedTuple):
     """One photo. All but `sha256` and `problem` are zero or blank for an unusable one."""
 
     sha256: str = ""
@@ -28,7 +28,7 @@ class Look(NamedTuple):
     height_px: int = 0
     """Size as a person sees it."""
     phash: str = ""
-    """See `images.look`."""
+    """See `images.properties`."""
     format: str = ""
     """Of its bytes, Pillow's word."""
     misnamed: bool = False
@@ -45,12 +45,12 @@ class Look(NamedTuple):
     """Shares of the pixels that are nearly black and nearly white, 0..1."""
 
 
-def read_looks_by_path(root: Path, image_paths: Sequence[str], *, processes: int | None = None) -> dict[str, Look]:
-    """image_path → its look, in the order of `image_paths`. processes: see `images.reading`."""
+def read_properties_by_path(root: Path, image_paths: Sequence[str], *, processes: int | None = None) -> dict[str, PhotoProperties]:
+    """image_path → what its file shows, in the order of `image_paths`. processes: see `images.reading`."""
     named = [path for path in image_paths if show_name(path) == path]
-    found = read_looks(root, named, processes=processes)
-    looks = {
-        path: Look(
+    found = read_properties(root, named, processes=processes)
+    properties = {
+        path: PhotoProperties(
             sha256=digest,
             width_px=int(seen["width_px"]),
             height_px=int(seen["height_px"]),
@@ -65,11 +65,11 @@ def read_looks_by_path(root: Path, image_paths: Sequence[str], *, processes: int
             bright_share=float(seen["bright_share"]),
         )
         if not problem
-        else Look(sha256=digest, problem=problem)
+        else PhotoProperties(sha256=digest, problem=problem)
         for path, digest, seen, problem in zip(named, *found, strict=True)
     }
-    unnamed = Look(problem="its name holds control characters or is not Unicode: rename it")
-    return {path: looks.get(path, unnamed) for path in image_paths}
+    unnamed = PhotoProperties(problem="its name holds control characters or is not Unicode: rename it")
+    return {path: properties.get(path, unnamed) for path in image_paths}
 
 
 def is_misnamed(path: str, kind: str) -> bool:
@@ -84,28 +84,28 @@ _TOLERATED_ASPECT = 0.02
 """Relative difference of width:height between a photo and its annotation file that rounding explains."""
 
 
-def reject_photo(image_path: str, look: Look, params: ConvertAnnotationsParams) -> Rejection | None:
+def reject_photo(image_path: str, actual: PhotoProperties, params: ConvertAnnotationsParams) -> Rejection | None:
     """Why the photo is left out; None for a sound one."""
-    if look.problem:
-        return Rejection(image_path, "unreadable", look.problem)
-    if look.misnamed and params.misnamed == "reject":
-        reason = f"its suffix names another format than {look.format}, which it is: rename it, or set convert_annotations.misnamed: read"
+    if actual.problem:
+        return Rejection(image_path, "unreadable", actual.problem)
+    if actual.misnamed and params.misnamed == "reject":
+        reason = f"its suffix names another format than {actual.format}, which it is: rename it, or set convert_annotations.misnamed: read"
         return Rejection(image_path, "misnamed", reason)
-    if min(look.width_px, look.height_px) < params.min_dimension_px:
-        size = f"{look.width_px} x {look.height_px} px"
+    if min(actual.width_px, actual.height_px) < params.min_dimension_px:
+        size = f"{actual.width_px} x {actual.height_px} px"
         return Rejection(image_path, "too_small", f"{size}: a side is shorter than {params.min_dimension_px} px")
     return None
 
 
-def has_other_shape(photo: LabelledPhoto, look: Look) -> bool:
+def has_other_shape(photo: LabelledPhoto, actual: PhotoProperties) -> bool:
     """Whether the annotation file speaks of a picture with other proportions; its outlines are taken as they are."""
     if photo.stated_size_px is None:
         return False
-    stated, seen = photo.stated_size_px[0] * look.height_px, photo.stated_size_px[1] * look.width_px
+    stated, seen = photo.stated_size_px[0] * actual.height_px, photo.stated_size_px[1] * actual.width_px
     return abs(stated - seen) > _TOLERATED_ASPECT * max(stated, seen)
 
 
-def describe_photo(photo: LabelledPhoto, source: Source, *, look: Look) -> dict[str, Any]:
+def describe_photo(photo: LabelledPhoto, source: Source, *, actual: PhotoProperties) -> dict[str, Any]:
     """One row; label columns that nobody judged are absent."""
     family = photo.family
     if not family and source.family_pattern is not None:
@@ -114,10 +114,10 @@ def describe_photo(photo: LabelledPhoto, source: Source, *, look: Look) -> dict[
     return {
         "image_path": photo.image_path,
         "source": source.name,
-        "width_px": look.width_px,
-        "height_px": look.height_px,
-        "sha256": look.sha256,
-        "phash": look.phash,
+        "width_px": actual.width_px,
+        "height_px": actual.height_px,
+        "sha256": actual.sha256,
+        "phash": actual.phash,
         # A stem is an identity within its source only: images-13- is another photo elsewhere.
         "family": f"{source.name}/{family}" if family else "",
         "declared_split": photo.declared_split,

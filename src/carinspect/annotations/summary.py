@@ -6,7 +6,7 @@ from typing import Any, assert_never
 
 import pandas as pd
 
-from carinspect.annotations.photos import Look
+from carinspect.annotations.photos import PhotoProperties
 from carinspect.annotations.readers import READERS
 from carinspect.annotations.records import Reading, Rejection
 from carinspect.annotations.sources import Source
@@ -25,9 +25,9 @@ def summarise(
     rejected: Mapping[str, Sequence[Rejection]],
     sources: Sequence[Source],
     readings: Mapping[str, Reading],
-    looks: Mapping[str, Look],
+    properties: Mapping[str, PhotoProperties],
 ) -> dict[str, Any]:
-    """The metrics of a conversion. rejected: source name → its rejections; readings: source name → what was read; looks: by path."""
+    """The metrics of a conversion. rejected: source name → its rejections; readings: source name → what was read; properties: by path."""
     kinds = Counter(rejection.kind for rejections in rejected.values() for rejection in rejections)
     return {
         "photos": len(table),
@@ -38,7 +38,7 @@ def summarise(
         "provenance": _provenance(table, questions, sources),
         "labels": _describe_labels(table, questions),
         "copies": _describe_copies(table, questions),
-        "pictures": _describe_pictures(looks[path] for path in table["image_path"]),
+        "pictures": _describe_pictures(properties[path] for path in table["image_path"]),
         "repairs": dict(sum((reading.counts for reading in readings.values()), Counter())),
         "sources": {
             source.name: _describe_source(table[table["source"] == source.name], questions, rejected[source.name], readings[source.name])
@@ -98,9 +98,9 @@ def _describe_copies(table: pd.DataFrame, questions: Sequence[Question]) -> dict
     }
 
 
-def _describe_pictures(looks: Iterable[Look]) -> dict[str, Any]:
+def _describe_pictures(properties: Iterable[PhotoProperties]) -> dict[str, Any]:
     """How many bear another format's suffix, are grey or are turned upright by EXIF, and how sharp and how exposed they are."""
-    seen = pd.DataFrame(looks)
+    seen = pd.DataFrame(properties)
     return {
         "misnamed": int(seen["misnamed"].sum()),
         "grey": int(seen["grey"].sum()),

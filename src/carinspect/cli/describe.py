@@ -24,7 +24,7 @@ from carinspect.splits.check import find_leaks
 from carinspect.splits.config import SplitParams
 from carinspect.splits.contact_sheet import choose_pairs
 from carinspect.splits.groups import label_groups, name_groups
-from carinspect.splits.report import describe_links
+from carinspect.splits.link_table import describe_links
 from carinspect.splits.split import find_links
 
 

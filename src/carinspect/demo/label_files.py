@@ -150,7 +150,7 @@ SOURCES_YAML = """\
 # format: coco     one or more COCO JSON files beside their photos (Roboflow exports: train/, valid/, test/)
 #         folders  one folder for each class, with or without train/val/test above
 #         csv      a table with image_path and any of the label columns
-# judges: only for coco: the tasks (clean, cleanliness, damage, weather) that a person decided on EVERY photo of the source. A photo without
+# judges: only for coco: the questions (clean, cleanliness, damage, …) that a person decided on EVERY photo of the source. A photo without
 #         annotations is then clean, or undamaged. What is not judged stays blank and teaches nothing.
 # categories: EVERY category or class folder, and what it means:
 #         scratch dent rust broken missing glass paint   damage, weighed by convert_annotations.damage_severity in params.yaml

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from carinspect.core.errors import UserError
-from carinspect.images.look import read_looks
+from carinspect.images.properties import read_properties
 from carinspect.images.statistics import STATISTICS
 
 NEARLY_BLACK, NEARLY_WHITE = 20.0, 235.0
@@ -26,7 +26,7 @@ _BLURRED_DEVIATIONS = 4.0
 
 
 class Measured(NamedTuple):
-    """Of N photos: `statistics`, one column for each of `STATISTICS`; `layouts`, what each place of a look's layout shows, 0..1, (N, F)."""
+    """Of N photos: `statistics`, one column for each of `STATISTICS`; `layouts`, each place of the layout, 0..1, (N, F)."""
 
     statistics: pd.DataFrame
     layouts: npt.NDArray[np.float64]
@@ -34,12 +34,12 @@ class Measured(NamedTuple):
 
 def measure_photos(root: Path, image_paths: Sequence[str]) -> Measured:
     """Read each photo, or recall what was measured. Raises `UserError` that names one which cannot be read."""
-    looks = read_looks(root, image_paths)
-    for image_path, problem in zip(image_paths, looks.problems, strict=True):
+    found = read_properties(root, image_paths)
+    for image_path, problem in zip(image_paths, found.problems, strict=True):
         if problem:
             raise UserError(f"{root / image_path}: {problem}. The table knows it as sound: restore it, or run dvc repro.")
-    statistics = pd.DataFrame({name: looks.records[name] for name in STATISTICS})
-    return Measured(statistics, looks.records["layout"].reshape(len(looks.records), -1) / 255.0)
+    statistics = pd.DataFrame({name: found.records[name] for name in STATISTICS})
+    return Measured(statistics, found.records["layout"].reshape(len(found.records), -1) / 255.0)
 
 
 class Oddity(NamedTuple):

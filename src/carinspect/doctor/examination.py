@@ -14,7 +14,7 @@ from carinspect.core.machine import usable_cores, usable_memory_bytes
 from carinspect.core.params import load_params, read_section
 from carinspect.doctor import connections, live, machine, project
 from carinspect.doctor.finding import Finding, find
-from carinspect.images.store import cache_folder
+from carinspect.images.pixel_cache import cache_folder
 from carinspect.training.config import Recipe, Runtime
 from carinspect.training.recipe import read_profiles, resolve_recipe
 from carinspect.training.runtime import Machine, settle_runtime

@@ -14,7 +14,7 @@ from carinspect.core.machine import usable_cores
 from carinspect.core.questions import label_columns
 from carinspect.doctor.connections import alone
 from carinspect.doctor.finding import Finding
-from carinspect.images.store import load_photos
+from carinspect.images.pixel_cache import load_photos
 from carinspect.model.backbones import build_backbone
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.batches import Photos, Step

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from carinspect.core.errors import UserError
 from carinspect.core.questions import Question
-from carinspect.images.store import open_store
+from carinspect.images.pixel_cache import open_pixel_cache
 from carinspect.model.calibration import Calibrated, Calibration
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.model.uncertainty import DropoutSpread
@@ -36,7 +36,7 @@ BATCH = 64
 @torch.inference_mode()
 def predict(network: CarInspectionNetwork, table: pd.DataFrame, *, root: Path, image_side_px: int) -> tuple[pd.DataFrame, torch.Tensor]:
     """`table` with the raw columns of each question, and the features behind all answers, float32 (N, F), for `add_spreads`."""
-    pixels = open_store(root, table["image_path"].tolist(), table["sha256"].tolist(), side_px=image_side_px)
+    pixels = open_pixel_cache(root, table["image_path"].tolist(), table["sha256"].tolist(), side_px=image_side_px)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device).eval()
     starts = tqdm(range(0, len(table), BATCH), desc="predicting", unit="batch", disable=None)

@@ -21,7 +21,7 @@ from carinspect.core.errors import UserError
 from carinspect.core.files import write_bytes
 from carinspect.core.questions import Question, dump_questions
 from carinspect.core.tables import dataset_columns, write_table
-from carinspect.images.store import cache_folder
+from carinspect.images.pixel_cache import cache_folder
 from carinspect.model.checkpoint import Checkpoint, load_checkpoint
 
 STAGE = Path("stages/train_ddp.py")

@@ -10,7 +10,7 @@ import onnx
 import pandas as pd
 
 from carinspect.images.decode import RESIZE_CONTRACT
-from carinspect.images.store import load_photos
+from carinspect.images.pixel_cache import load_photos
 from carinspect.inference.bundle import FORMAT, METADATA_KEY, ModelBundle
 from carinspect.inference.histograms import count, measure
 from carinspect.inference.predictor import without_rules

@@ -20,7 +20,7 @@ from carinspect.export.config import ExportParams
 from carinspect.export.graph import INPUT, AnsweringNetwork, to_onnx
 from carinspect.export.metadata import Trained, amend, describe_model, describe_reference, without_promise
 from carinspect.export.parity import compare, refuse_disparity, refuse_variant, torch_answers
-from carinspect.images.store import load_photos
+from carinspect.images.pixel_cache import load_photos
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.seal import seal
 from carinspect.model.checkpoint import Checkpoint, build_network

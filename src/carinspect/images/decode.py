@@ -1,7 +1,8 @@
-"""Owns reading one photo: what is refused and why, EXIF orientation, and the resize contract that every part shares."""
+"""Reads one photo: what is refused and why, EXIF orientation, and the resize contract that every part shares."""
 
 import io
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +21,24 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp",
 
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # ISO/IEC 23008-12; AVIF's are others
 
-# A truncated photo must raise, never come back with a grey half.
-ImageFile.LOAD_TRUNCATED_IMAGES = False
-# Our own limit is the one that speaks: Pillow only warns up to twice its own.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS
-warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-
 
 class PhotoError(UserError):
     """A photo that cannot be used; the message is the reason, without the path."""
 
 
+@cache
+def _set_up_pillow() -> None:
+    """Pillow's settings, which hold for the whole process: made with the first photo, not by an import."""
+    # A truncated photo must raise, never come back with a grey half.
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    # Our own limit applies: Pillow refuses from twice its own on, and below that only warns.
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
 def open_photo(source: Path | bytes) -> Image.Image:
     """An opened, not yet decoded photo. Raises `PhotoError` for anything that is not a sound photo of a known format."""
+    _set_up_pillow()
     if isinstance(source, Path):
         try:
             source = source.read_bytes()

@@ -1,4 +1,4 @@
-"""Owns .carinspect/memory: what was read out of photos, by the SHA-256 of their bytes, so that no photo is read twice. It may be deleted.
+"""The folder .carinspect/memory: what was read out of photos, by the SHA-256 of their bytes, so that none is read twice. It may be deleted.
 
 A memory is a folder of segments, each an array of records that is written once, whole, under the hash of its content. Two processes at
 once can therefore only add to it, and a damaged segment betrays itself: it is removed, and its photos are read anew.
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from carinspect.core.files import sha256_of, write_bytes
-from carinspect.images.store import cache_folder
+from carinspect.images.pixel_cache import cache_folder
 
 
 class Memory:

@@ -1,4 +1,4 @@
-"""Owns reading many photos: each hashed, and only those whose bytes are new decoded, in parallel and through a `Memory`."""
+"""Reads many photos: each is hashed, and only those with new bytes are decoded, in parallel and through a `Memory`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor

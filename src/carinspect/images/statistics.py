@@ -1,4 +1,4 @@
-"""Owns what can be measured of a photo without knowing what it shows: its file, colours, light, sharpness."""
+"""Measures a photo without knowing what it shows: its file, colours, light, sharpness."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""Owns which split a group goes to: a draw from its hash, then the fewest moves that even out the shares.
+"""Chooses the split of each group: a draw from its hash, then the fewest moves that even out the shares.
 
 The draw alone is a function of the seed and the group, so that no other photo can change it; but a draw leaves the shares to chance. Greedy
 moves, each the one that lowers the imbalance most, bring them close; typically one group in twenty moves. Groups whose split is given

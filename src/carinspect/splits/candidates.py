@@ -1,4 +1,4 @@
-"""Owns the first look: which pairs of photos have hashes near enough to deserve a second one.
+"""Finds the pairs of photos whose hashes are near enough to compare their detail.
 
 Every pair within the distance is found, and no other. For each chunk of `chunks.py` the photos are sorted by their chunk; those of one
 value, held in all ways, meet the upright ones of all near values in a dense table of distances. With more photos the chunks grow longer.

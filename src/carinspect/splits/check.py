@@ -1,4 +1,4 @@
-"""Owns the proof that nothing leaks: a finished table is searched for photos that belong together and lie in two splits."""
+"""Searches a finished table for leaks: photos that belong together and lie in two splits."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Owns the pigeonhole: how 64 bits are cut into chunks so that near words must nearly agree in one of them, and the words near one chunk.
+"""Cuts 64 bits into chunks so that near words nearly agree in one of them (the pigeonhole principle), and lists the words near one chunk.
 
 When two words differ in at most r bits, and chunk c takes radius_c with the sum of (radius_c + 1) = r + 1, then in some chunk they differ
 in at most its radius: did they differ in radius_c + 1 or more in every chunk, it would be r + 1 in all. So a search that looks, for

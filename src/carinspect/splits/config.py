@@ -24,10 +24,10 @@ class SplitParams(Section):
     near_duplicate_bits: int = Field(ge=0, le=20)
     """Pairs are looked at a second time when their hashes differ in at most this many of 64 bits.
 
-    Each hash has 32 bits set, so that two differ in an even number. 14 finds one copy in ten more, for five times the second looks.
+    Each hash has 32 bits set, so that two differ in an even number. 14 finds one copy in ten more, for five times the work.
     """
     near_duplicate_correlation: Number = Field(gt=0, le=1)
-    """Pairs are one group when nine tenths of their fine detail, once aligned, correlate at least this much. Look-alikes reach 0.41."""
+    """Pairs are one group when nine tenths of their fine detail, aligned, correlate at least this much. Different photos reach 0.41."""
 
     @field_validator("policy")
     @classmethod

@@ -1,4 +1,4 @@
-"""Owns the picture of pairs that were tied together: what a person looks at to judge whether near-duplicates are."""
+"""The picture of pairs that were linked, for a person who judges whether near-duplicates are what they say."""
 
 import io
 from pathlib import Path

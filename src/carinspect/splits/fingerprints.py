@@ -1,4 +1,4 @@
-"""Owns what the search for near-duplicates sees of a photo: a small grey picture, its layout and the layout's hashes.
+"""What the search for near-duplicates reads of a photo: a small grey picture, its layout and the layout's hashes.
 
 The layout is *local contrast*, (grey - local mean) / local deviation: brightness, tone curves, grey conversions and the equalisation that
 exports apply leave it nearly unchanged, and a plain wall is zero in it, so that the wall behind two cars says nothing.

@@ -1,4 +1,4 @@
-"""Owns links between photos and the groups that follow from them: whatever is linked, over however many steps, stays together."""
+"""Links between photos, and the groups that follow from them: photos that are linked, directly or over others, are one group."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple

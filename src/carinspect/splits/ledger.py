@@ -1,7 +1,7 @@
-"""Owns data/split_ledger.json: which split each photo was given, so that photos added later move no earlier one.
+"""The file data/split_ledger.json: which split each photo was given, so that photos added later move no earlier one.
 
 No rule without a memory can both keep every group where it is and even out the shares: where a group may not depend on the others, its
-split is a coin of its own, and shares are left to chance. So the memory is a file. The stage reads it, keeps what it says, places new
+split is drawn for it alone, and shares are left to chance. So the memory is a file. The stage reads it, keeps what it says, places new
 groups so that the shares come out even, and writes it back; a run that adds nothing leaves it as it was, byte for byte, so that what git
 holds is all that another machine needs. Photos that are gone stay in it: should they return, they return to their split.
 

@@ -1,4 +1,4 @@
-"""Owns finding photos that show the same picture: a first look by hash, a second one by detail."""
+"""Finds photos that show the same picture: candidates by hash, then a comparison of their detail."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +9,9 @@ from tqdm import tqdm
 
 from carinspect.core.machine import usable_cores
 from carinspect.splits.candidates import find_candidates
+from carinspect.splits.correlation import correlate_detail, correlate_layouts
 from carinspect.splits.fingerprints import VARIANTS, Fingerprints
 from carinspect.splits.groups import Link, label_groups
-from carinspect.splits.second_look import correlate_detail, correlate_layouts
 
 _LEAST_LAYOUT_CORRELATION = 0.35
 """Below it the detail is not compared: that spares two in three of the pairs that are near by chance, and costs one copy in two hundred."""
@@ -30,7 +30,7 @@ def find_near_duplicates(fingerprints: Fingerprints, known: Sequence[Link], *, b
     labels, links = label_groups(photos, known), list[Link]()
     with ThreadPoolExecutor(usable_cores()) as pool:
         # The size of a batch, unlike the number of threads, shows in which of a group's pairs are listed: it is fixed.
-        for start in tqdm(range(0, len(pairs), _BATCH), desc="second looks", unit="batch", disable=None):
+        for start in tqdm(range(0, len(pairs), _BATCH), desc="comparing details", unit="batch", disable=None):
             batch = pairs[start : start + _BATCH]
             batch = batch[labels[batch[:, 0]] != labels[batch[:, 1]]]
             for (first, second, _), seen in zip(batch.tolist(), pool.map(partial(_compare, fingerprints), batch.tolist()), strict=True):

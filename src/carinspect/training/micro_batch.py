@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from carinspect.core.errors import UserError, one_line
 from carinspect.core.files import write_json
-from carinspect.images.store import cache_folder
+from carinspect.images.pixel_cache import cache_folder
 from carinspect.training.config import Precision, Recipe
 from carinspect.training.norm_statistics import NormStatistics
 from carinspect.training.processes import Peers, any_of

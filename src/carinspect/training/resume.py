@@ -15,7 +15,7 @@ import torch
 import carinspect
 from carinspect.core.errors import UserError
 from carinspect.core.files import sha256_of, write_bytes
-from carinspect.images.store import cache_folder
+from carinspect.images.pixel_cache import cache_folder
 from carinspect.model.checkpoint import to_bytes
 from carinspect.training.config import Recipe
 

@@ -15,7 +15,7 @@ from carinspect.core.files import sha256_of, write_bytes
 from carinspect.core.questions import label_columns
 from carinspect.core.seeds import derive_seed
 from carinspect.core.tables import dataset_columns, read_table
-from carinspect.images.store import cache_folder, open_store
+from carinspect.images.pixel_cache import cache_folder, open_pixel_cache
 from carinspect.model.backbones import build_backbone
 from carinspect.model.checkpoint import Checkpoint, check_fits, load_checkpoint, save_checkpoint
 from carinspect.model.network import CarInspectionNetwork
@@ -89,7 +89,7 @@ def open_photos(job: Job, split: str) -> Photos:
     if table.empty:
         raise UserError(f"{job.table}: no photo of the split '{split}' has a label. Run dvc repro split.")
     paths = table["image_path"].tolist()
-    pixels = open_store(job.root, paths, table["sha256"].tolist(), side_px=job.recipe.train.image_side_px)
+    pixels = open_pixel_cache(job.root, paths, table["sha256"].tolist(), side_px=job.recipe.train.image_side_px)
     return Photos(image_paths=paths, pixels=pixels, labels=labels_as_tensors(table, questions))
 
 

@@ -1,4 +1,4 @@
-"""Owns the one look at a photo: all that decoding it whole shows, kept in a memory, so that no stage decodes it again to measure it."""
+"""What decoding a photo whole shows: format, hash, orientation, statistics. Kept in a memory, so that no stage decodes it again."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from carinspect.images.statistics import STATISTICS, measure_photo, orientation,
 LAYOUT_SIDE = 6
 """The layout is the photo stretched to this many places square."""
 
-LOOK = np.dtype([
+PROPERTIES = np.dtype([
     ("format", "S8"),
     ("phash", "S16"),
     ("orientation", np.uint8),
@@ -29,17 +29,17 @@ LOOK = np.dtype([
 Sizes are those that a person sees."""
 
 
-def read_looks(root: Path, image_paths: Sequence[str], *, processes: int | None = None) -> Readings:
-    """The looks, of the type `LOOK`, at photos below `root`; see `read_photos`."""
-    memory = Memory("looks", LOOK, code=[__file__, decode.__file__, statistics.__file__], libraries=_LIBRARIES)
-    return read_photos([root / path for path in image_paths], memory, look_at, processes=processes)
+def read_properties(root: Path, image_paths: Sequence[str], *, processes: int | None = None) -> Readings:
+    """The records, of the type `PROPERTIES`, of photos below `root`; see `read_photos`."""
+    memory = Memory("properties", PROPERTIES, code=[__file__, decode.__file__, statistics.__file__], libraries=_LIBRARIES)
+    return read_photos([root / path for path in image_paths], memory, properties_of, processes=processes)
 
 
 _LIBRARIES = ("pillow", "imagehash", "numpy", "opencv-python-headless", "scipy")
 
 
-def look_at(content: bytes) -> tuple[Any, ...]:
-    """The fields of `LOOK`, from a file's content. Decoded whole, so that a truncated file is found. Raises `PhotoError`."""
+def properties_of(content: bytes) -> tuple[Any, ...]:
+    """The fields of `PROPERTIES`, from a file's content. Decoded whole, so that a truncated file is found. Raises `PhotoError`."""
     file, photo = open_photo(content), decode_photo(content)
     seen = view_photo(photo)
     measured = measure_photo(file, seen, file_bytes=len(content))

@@ -1,4 +1,4 @@
-"""Owns the pre-resized photos: each decoded once, then read from a memory map by every epoch and process."""
+"""The cache of resized photos: each is decoded once, then read from a memory map in every epoch and by every process."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -39,26 +39,26 @@ def _load_named(root: Path, image_path: str, *, side_px: int) -> np.ndarray:
         raise UserError(f"{root / image_path}: {error}. It was sound when the table was made; run dvc repro.") from None
 
 
-def open_store(root: Path, image_paths: Sequence[str], digests: Sequence[str], *, side_px: int) -> np.ndarray:
+def open_pixel_cache(root: Path, image_paths: Sequence[str], digests: Sequence[str], *, side_px: int) -> np.ndarray:
     """A read-only memory map, uint8 (photos, side_px, side_px, 3); built on the first call, found by content on later ones.
 
-    `digests`: the photos' SHA-256, which with the resize contract name the store: same bytes, same store.
+    `digests`: the photos' SHA-256, which with the resize contract name the file: same bytes, same file.
     """
     key = sha256(repr((RESIZE_CONTRACT, side_px, list(digests))).encode()).hexdigest()[:24]
     path = cache_folder() / "photos" / f"{key}.npy"
     if not path.exists():
-        _build_store(path, root, image_paths, side_px)
+        _build(path, root, image_paths, side_px)
     return np.load(path, mmap_mode="r")
 
 
-def _build_store(path: Path, root: Path, image_paths: Sequence[str], side_px: int) -> None:
+def _build(path: Path, root: Path, image_paths: Sequence[str], side_px: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        store = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(image_paths), side_px, side_px, 3))
+        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(image_paths), side_px, side_px, 3))
         for position, photo in enumerate(load_photos(root, image_paths, side_px=side_px)):
-            store[position] = photo
-        store.flush()
+            pixels[position] = photo
+        pixels.flush()
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

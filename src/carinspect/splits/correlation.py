@@ -1,8 +1,8 @@
-"""Owns the second look: two photos laid over each other, and how well the fine detail of one follows that of the other, place by place.
+"""Compares the fine detail of two photos, laid over each other, place by place.
 
 A hash compares layouts, and two cars in one pose, in one studio or one fog, share a layout and an outline. Detail all over they do not
 share. So the detail is compared in tiles, and what counts is not the average but what nine tenths of the detail reach: in copies, however
-turned, cropped, equalised or re-encoded, 0.5 to 1; in look-alikes, real and drawn, up to 0.41.
+turned, cropped, equalised or re-encoded, 0.5 to 1; in different photos of the same layout, real and drawn, up to 0.41.
 """
 
 import cv2

@@ -1,4 +1,4 @@
-"""Owns reports/split/near_duplicates.csv: every pair of photos that was tied together, and why."""
+"""The table reports/split/near_duplicates.csv: every pair of photos that was linked, and why."""
 
 from collections.abc import Sequence
 from pathlib import Path
