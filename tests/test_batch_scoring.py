@@ -245,7 +245,7 @@ def test_all_scored_is_status_0_and_a_file_name_need_not_be_utf_8(model_file: Pa
 
 
 def test_no_more_photos_are_in_memory_than_the_workers_hold(photos: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from carinspect.inference.batches import batch_count, score_batches
+    from carinspect.inference.batching import batch_count, score_batches
 
     begun: list[Any] = []
     real = predictor.load_image

@@ -1,4 +1,4 @@
-"""doctor: each finding says well and ill apart, names the mend, and no check takes the others down with it."""
+"""doctor: each finding says well and ill apart, names the fix, and no check stops the others."""
 
 import errno
 import json
@@ -16,7 +16,7 @@ from torch import distributed
 from carinspect.cli import doctor
 from carinspect.core.errors import UserError
 from carinspect.core.params import load_params
-from carinspect.doctor import connections, examination, live, machine, project
+from carinspect.doctor import checkup, connections, hardware, live, project
 from carinspect.doctor.finding import Finding, Verdict, as_table, find
 from carinspect.training import runtime as runtime_module
 from carinspect.training.config import Recipe, Runtime
@@ -42,15 +42,15 @@ def test_a_check_that_raises_is_a_bad_finding_in_one_line() -> None:
         raise RuntimeError("cuda\n  is gone")
 
     def refuses() -> Finding:
-        raise UserError("the thing, and its mend.")
+        raise UserError("the thing, and its fix.")
 
     assert find("card", breaks) == Finding("card", "RuntimeError: cuda is gone", "bad")
-    assert find("card", refuses) == Finding("card", "the thing, and its mend.", "bad")
+    assert find("card", refuses) == Finding("card", "the thing, and its fix.", "bad")
     assert find("card", lambda: Finding("card", "well")).verdict == "ok"
 
 
 def test_the_table_has_a_line_a_finding_and_the_mend_of_what_is_not_well() -> None:
-    table = as_table([Finding("disk", "full", "bad", "Make room."), Finding("cores", "2", "ok", "nothing to mend")])
+    table = as_table([Finding("disk", "full", "bad", "Make room."), Finding("cores", "2", "ok", "nothing to fix")])
     assert table.splitlines() == ["bad   disk   full", "             → Make room.", "ok    cores  2"]
 
 
@@ -58,45 +58,45 @@ def test_the_table_has_a_line_a_finding_and_the_mend_of_what_is_not_well() -> No
 
 
 def test_cards_are_named_with_what_they_can_do() -> None:
-    card = machine.Card("NVIDIA T4", 16 * 2**30, (7, 5), bf16=False)
-    assert machine.check_cards([card], driver=True).value == "NVIDIA T4, 16.0 GiB, compute capability 7.5, fp16, no bf16"
-    assert machine.check_cards([], driver=False).verdict == "ok"
-    assert machine.check_cards([], driver=True).verdict == "warn"
+    card = hardware.Card("NVIDIA T4", 16 * 2**30, (7, 5), bf16=False)
+    assert hardware.check_cards([card], driver=True).value == "NVIDIA T4, 16.0 GiB, compute capability 7.5, fp16, no bf16"
+    assert hardware.check_cards([], driver=False).verdict == "ok"
+    assert hardware.check_cards([], driver=True).verdict == "warn"
 
 
 def test_a_single_core_is_warned_of() -> None:
-    assert [machine.check_cores(usable, present=8).verdict for usable in (1, 2)] == ["warn", "ok"]
+    assert [hardware.check_cores(usable, present=8).verdict for usable in (1, 2)] == ["warn", "ok"]
 
 
 def test_memory_must_hold_the_processes_and_their_workers(tiny_recipe: Recipe) -> None:
     settled = a_machine(processes=2, workers=4)
-    found = [machine.check_memory(gib * 2**30, machine=settled, recipe=tiny_recipe.train).verdict for gib in (2, 4)]
+    found = [hardware.check_memory(gib * 2**30, machine=settled, recipe=tiny_recipe.train).verdict for gib in (2, 4)]
     assert found == ["bad", "ok"]
-    assert machine.check_memory(2 * 2**30, machine=None, recipe=None).verdict == "ok"
+    assert hardware.check_memory(2 * 2**30, machine=None, recipe=None).verdict == "ok"
 
 
 def test_shared_memory_must_hold_what_the_workers_hand_over(tiny_recipe: Recipe) -> None:
     settled = a_machine(processes=2, workers=4)
     needed = 8 * held_batches_bytes(tiny_recipe.train)
-    small = machine.check_shared_memory(needed - 1, machine=settled, recipe=tiny_recipe.train)
+    small = hardware.check_shared_memory(needed - 1, machine=settled, recipe=tiny_recipe.train)
     assert small.verdict == "bad"
-    assert "--shm-size=1g" in small.mend
-    assert machine.check_shared_memory(needed, machine=settled, recipe=tiny_recipe.train).verdict == "ok"
-    assert machine.check_shared_memory(0, machine=a_machine(), recipe=tiny_recipe.train).verdict == "ok"
+    assert "--shm-size=1g" in small.fix
+    assert hardware.check_shared_memory(needed, machine=settled, recipe=tiny_recipe.train).verdict == "ok"
+    assert hardware.check_shared_memory(0, machine=a_machine(), recipe=tiny_recipe.train).verdict == "ok"
 
 
 def test_a_disk_is_measured_by_a_file_that_is_gone_afterwards(tmp_path: Path) -> None:
-    found = machine.check_disk(tmp_path, free_bytes=10**10, needed_bytes=10**9)
+    found = hardware.check_disk(tmp_path, free_bytes=10**10, needed_bytes=10**9)
     assert "MB/s" in found.value
     assert list(tmp_path.iterdir()) == []
-    assert machine.check_disk(tmp_path, free_bytes=10**9, needed_bytes=10**9).verdict == "bad"
+    assert hardware.check_disk(tmp_path, free_bytes=10**9, needed_bytes=10**9).verdict == "bad"
 
 
 def test_a_slow_disk_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "measure_disk", lambda _: (20.0, 400.0))
-    assert machine.check_disk(tmp_path, free_bytes=10**10, needed_bytes=0).verdict == "warn"
-    monkeypatch.setattr(machine, "measure_disk", lambda _: (200.0, 400.0))
-    assert machine.check_disk(tmp_path, free_bytes=10**10, needed_bytes=0).verdict == "ok"
+    monkeypatch.setattr(hardware, "measure_disk", lambda _: (20.0, 400.0))
+    assert hardware.check_disk(tmp_path, free_bytes=10**10, needed_bytes=0).verdict == "warn"
+    monkeypatch.setattr(hardware, "measure_disk", lambda _: (200.0, 400.0))
+    assert hardware.check_disk(tmp_path, free_bytes=10**10, needed_bytes=0).verdict == "ok"
 
 
 def test_a_disk_that_fills_up_under_the_probe_is_bad_and_the_probe_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +104,7 @@ def test_a_disk_that_fills_up_under_the_probe_is_bad_and_the_probe_gone(tmp_path
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    found = find("disk", lambda: machine.check_disk(tmp_path, free_bytes=10**10, needed_bytes=0))
+    found = find("disk", lambda: hardware.check_disk(tmp_path, free_bytes=10**10, needed_bytes=0))
     assert (found.verdict, "No space left" in found.value) == ("bad", True)
     assert list(tmp_path.iterdir()) == []
 
@@ -166,7 +166,7 @@ def test_packages_are_held_to_their_pins(tmp_path: Path) -> None:
     other = project.check_packages(pins, {"torch": "2.14.0", "numpy": "2.4.6"})
     assert (other.verdict, other.value) == ("warn", "torch 2.14.0, pinned 2.15.0")
     missing = project.check_packages(pins, {"numpy": "2.4.6"})
-    assert (missing.verdict, missing.value, missing.mend) == ("bad", "missing: torch", "make setup")
+    assert (missing.verdict, missing.value, missing.fix) == ("bad", "missing: torch", "make setup")
     assert set(project.installed_versions(["numpy", "no-such-package"])) == {"numpy"}
 
 
@@ -187,7 +187,7 @@ def test_git_is_clean_changed_or_missing(tmp_path: Path) -> None:
     def git(*words: str) -> None:
         subprocess.run(["git", *words], cwd=tmp_path, check=True, capture_output=True)
 
-    assert "git init" in project.check_git(tmp_path).mend
+    assert "git init" in project.check_git(tmp_path).fix
     git("init", "-q")
     (tmp_path / "params.yaml").write_text("a: 1\n")
     changed = project.check_git(tmp_path)
@@ -287,7 +287,7 @@ def set_params(old: str, new: str) -> None:
 
 
 def examined() -> dict[str, Finding]:
-    return {found.name: found for found in examination.examine()}
+    return {found.name: found for found in checkup.examine()}
 
 
 def test_every_check_is_made_whatever_the_others_found(project_folder: Path) -> None:
@@ -320,12 +320,12 @@ def test_settings_that_this_machine_cannot_train_are_the_profiles_finding(
 def test_the_exit_status_is_1_only_for_what_stops_a_training(
     worst: Verdict, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(doctor, "examine", lambda: iter([Finding("cores", "2"), Finding("disk", "as it is", worst, "Mend it.")]))
+    monkeypatch.setattr(doctor, "examine", lambda: iter([Finding("cores", "2"), Finding("disk", "as it is", worst, "Fix it.")]))
     assert doctor.report_health(tmp_path / "findings.json") == status
     written = json.loads((tmp_path / "findings.json").read_text())
     assert written["fit"] == (status == 0)
-    assert written["findings"][1] == {"name": "disk", "value": "as it is", "verdict": worst, "mend": "Mend it."}
-    assert ("Mend it." in capsys.readouterr().out) == (worst != "ok")
+    assert written["findings"][1] == {"name": "disk", "value": "as it is", "verdict": worst, "fix": "Fix it."}
+    assert ("Fix it." in capsys.readouterr().out) == (worst != "ok")
 
 
 @pytest.mark.slow

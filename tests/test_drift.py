@@ -12,11 +12,11 @@ from scipy.stats import ks_2samp
 from carinspect.core.errors import UserError
 from carinspect.export.metadata import amend
 from carinspect.inference.bundle import open_bundle
-from carinspect.inference.drift import find_shifts, kolmogorov_smirnov, stability_index
 from carinspect.inference.drift_log import FEWEST_PHOTOS, DriftLog, read_log
 from carinspect.inference.histograms import Counts, add_up, count, edges_of, measure
 from carinspect.inference.predictor import Answer, BinaryAnswer, ClassesAnswer, ScoreAnswer
 from carinspect.inference.seal import SEAL_BYTES, seal
+from carinspect.inference.shifts import find_shifts, kolmogorov_smirnov, stability_index
 from test_cli import carinspect
 
 

@@ -125,6 +125,42 @@ def test_what_serves_never_imports_torch(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(SOURCE)}, check=False).returncode == 1
 
 
+IMPORT_ALL = """
+import importlib, os, pkgutil, sys, warnings
+import albumentations, cv2, torch
+from PIL import Image, ImageFile
+
+def settings():
+    ignored = [kind for action, _, kind, _, _ in warnings.filters if kind is Image.DecompressionBombWarning]
+    threads = (torch.get_num_threads(), cv2.getNumThreads())
+    # Some variables are set by libraries: joblib, torch's inductor.
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("KMP_", "TORCHINDUCTOR_"))}
+    return own, threads, ImageFile.LOAD_TRUNCATED_IMAGES, Image.MAX_IMAGE_PIXELS, ignored
+
+before = settings()
+import carinspect
+modules = [module.name for module in pkgutil.walk_packages(carinspect.__path__, "carinspect.")]
+for name in modules:
+    importlib.import_module(name)
+assert len(modules) > 150
+unchanged = settings() == before
+from carinspect.images.decode import PhotoError, open_photo
+try:
+    open_photo(b"")
+except PhotoError:
+    pass
+# The twin: the first photo sets Pillow up.
+assert settings() != before
+sys.exit(not unchanged)
+"""
+
+
+def test_importing_the_modules_sets_nothing_in_the_process() -> None:
+    environment = os.environ | {"PYTHONPATH": str(SOURCE), "NO_ALBUMENTATIONS_UPDATE": "1"}
+    done = subprocess.run([sys.executable, "-c", IMPORT_ALL], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 # ---- what the committed demo says of itself
 
 

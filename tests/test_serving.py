@@ -91,7 +91,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ServiceConfig]:
         ("API_TOKEN", "secret7", "API_TOKEN is set, and the service reads CARINSPECT_API_TOKEN. Set that one"),
     ],
 )
-def test_a_wrong_setting_is_named_with_its_value_and_the_mend(
+def test_a_wrong_setting_is_named_with_its_value_and_the_fix(
     read: Callable[..., ServiceConfig], name: str, value: str, message: str
 ) -> None:
     # What another program calls by a short word changes no name in a message.

@@ -529,7 +529,7 @@ def section(**change: object) -> dict[str, object]:
         ({"near_duplicate_bit": 4}, "split.near_duplicate_bit: unknown key. Did you mean 'near_duplicate_bits'?"),
     ],
 )
-def test_a_wrong_parameter_is_named_with_its_mend(change: dict[str, object], message: str) -> None:
+def test_a_wrong_parameter_is_named_with_its_fix(change: dict[str, object], message: str) -> None:
     with pytest.raises(UserError) as error:
         parse_section("split", SplitParams, section(**change))
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""storage: faults in the cache and in remotes are found and mended; the remotes of the README work, and survive a kill."""
+"""storage: faults in the cache and in remotes are found and repaired; the remotes of the README work, and survive a kill."""
 
 import asyncio
 import functools
@@ -93,7 +93,7 @@ def test_a_sound_cache_and_remote_have_no_faults(project: Path) -> None:
 
 
 @pytest.mark.parametrize("is_folder", [False, True], ids=["a photo", "the list of a folder"])
-def test_a_flipped_byte_in_the_remote_is_found_and_mended_from_the_cache(project: Path, is_folder: bool) -> None:
+def test_a_flipped_byte_in_the_remote_is_found_and_repaired_from_the_cache(project: Path, is_folder: bool) -> None:
     broken = member(project.parent / "remote", folder=is_folder)
     before = flip_a_byte(broken)
     if not is_folder:
@@ -101,24 +101,24 @@ def test_a_flipped_byte_in_the_remote_is_found_and_mended_from_the_cache(project
         assert "up to date" in run(project, "dvc", "push")
     said = verify(project, fails=True)
     assert f"corrupt: {broken.parent.name}{broken.name}" in said
-    assert "mended from cache" in verify(project, "--repair")
+    assert "repaired from cache" in verify(project, "--repair")
     assert broken.read_bytes() == before
     verify(project)
 
 
-def test_a_flipped_byte_in_the_cache_is_found_and_mended_from_the_remote(project: Path) -> None:
+def test_a_flipped_byte_in_the_cache_is_found_and_repaired_from_the_remote(project: Path) -> None:
     broken = member(project / ".dvc" / "cache")
     before = flip_a_byte(broken)
     assert "up to date" in run(project, "dvc", "pull")
     assert f"corrupt: {broken.parent.name}{broken.name}" in verify(project, fails=True)
-    assert "mended from storage" in verify(project, "--repair")
+    assert "repaired from storage" in verify(project, "--repair")
     assert broken.read_bytes() == before
 
 
-def test_what_is_broken_everywhere_else_is_mended_from_the_workspace(project: Path) -> None:
+def test_what_is_broken_everywhere_else_is_repaired_from_the_workspace(project: Path) -> None:
     places = [member(project / ".dvc" / "cache"), member(project.parent / "remote")]
     before = [flip_a_byte(place) for place in places]
-    assert verify(project, "--repair").count("mended from the workspace") == 2
+    assert verify(project, "--repair").count("repaired from the workspace") == 2
     assert [place.read_bytes() for place in places] == before
 
 
@@ -137,7 +137,7 @@ def test_a_member_that_a_remote_has_lost_is_missed_and_brought_back(project: Pat
     lost = member(project.parent / "remote")
     lost.unlink()
     assert f"missing: {lost.parent.name}{lost.name}" in verify(project, fails=True)
-    assert "mended from cache" in verify(project, "--repair")
+    assert "repaired from cache" in verify(project, "--repair")
     assert lost.is_file()
 
 
@@ -223,7 +223,7 @@ def clone_of(project: Path, name: str) -> Path:
 
 
 @pytest.mark.slow
-def test_s3_serves_two_clones_and_a_flipped_byte_there_is_mended(tmp_path: Path, s3_server: S3Server) -> None:
+def test_s3_serves_two_clones_and_a_flipped_byte_there_is_repaired(tmp_path: Path, s3_server: S3Server) -> None:
     project = make_project(tmp_path, "s3://cars/first", endpointurl=s3_server.endpoint)
     run(project, "dvc", "push")
     clone = clone_of(project, "clone")
@@ -270,7 +270,7 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         """Nothing."""
 
 
-def test_http_can_be_pulled_from_and_looked_at_but_not_mended(project: Path) -> None:
+def test_http_can_be_pulled_from_and_looked_at_but_not_repaired(project: Path) -> None:
     handler = functools.partial(Quiet, directory=str(project.parent / "remote"))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -320,4 +320,4 @@ def test_ssh_serves_two_clones(tmp_path: Path) -> None:
         run(clone, "dvc", "pull")
         assert (clone / "photos" / "3.bin").is_file()
         flip_a_byte(member(tmp_path / "remote"))
-        assert "mended from cache" in verify(project, "--repair")
+        assert "repaired from cache" in verify(project, "--repair")

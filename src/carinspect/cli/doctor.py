@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from carinspect.core.files import write_json
-from carinspect.doctor.examination import examine
+from carinspect.doctor.checkup import examine
 from carinspect.doctor.finding import as_table
 
 

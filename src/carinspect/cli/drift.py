@@ -5,10 +5,10 @@ from pathlib import Path
 
 from carinspect.core.errors import UserError
 from carinspect.inference.bundle import open_bundle
-from carinspect.inference.drift import Shift, find_shifts
 from carinspect.inference.drift_log import read_log
 from carinspect.inference.histograms import add_up
 from carinspect.inference.rules import DecisionRule, rules_in_use, say_promise
+from carinspect.inference.shifts import Shift, find_shifts
 
 QUIET, DRIFT = 0, 1
 FEWEST_PHOTOS = 100

@@ -28,7 +28,7 @@ def check_split(
         Path | None, typer.Option(help="Folder of the photos: reads them too, and finds copies that the table does not know.")
     ] = None,
 ) -> None:
-    """Look for photos that belong together and lie in two splits. Exit status 1, and a line for each leak, when there are any."""
+    """Find photos that belong together and lie in two splits. Exit status 1, and a line for each leak, when there are any."""
     from carinspect.cli.check_split import report_leaks
 
     raise typer.Exit(report_leaks(table, root))
@@ -58,7 +58,7 @@ def doctor(
 ) -> None:
     """Say whether this machine and this checkout can train: hardware, settings, packages, connections, one batch, the photos' speed.
 
-    Exit status 1: something would stop a training, and its mend is said.
+    Exit status 1: something would stop a training, and the fix is printed.
     """
     from carinspect.cli.doctor import report_health
 
@@ -178,21 +178,21 @@ def store_commands() -> None:
 
 @store.command("verify")
 def verify_store(
-    remote: Annotated[list[str] | None, typer.Option(help="Look at this remote, and at the cache. Default: all remotes.")] = None,
+    remote: Annotated[list[str] | None, typer.Option(help="Check this remote, and the cache. Default: all remotes.")] = None,
     repair: Annotated[bool, typer.Option("--repair", help="Put sound copies in the place of broken and missing objects.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Objects read at once.")] = 8,
 ) -> None:
     """Read every object and compare its content with its name, which DVC itself does not. Exit status 1 when a fault is left."""
     from carinspect.cli.store import verify
 
-    raise typer.Exit(verify(remote, mend=repair, jobs=jobs))
+    raise typer.Exit(verify(remote, repairs=repair, jobs=jobs))
 
 
 @store.command("keep-states", context_settings={"ignore_unknown_options": True})
 def keep_states(
     command: Annotated[list[str], typer.Argument(help="What to run, after two dashes: -- dvc exp run …")],
     remote: Annotated[str | None, typer.Option(help="Default: the default remote.")] = None,
-    every_s: Annotated[float, typer.Option(min=1, envvar="CARINSPECT_STATES_EVERY_S", help="Seconds between two looks.")] = 60,
+    every_s: Annotated[float, typer.Option(min=1, envvar="CARINSPECT_STATES_EVERY_S", help="Seconds between two checks.")] = 60,
 ) -> None:
     """Run a command that trains on a machine that may vanish: the states of interrupted trainings come from the remote and go there."""
     from carinspect.cli.store import run_with_states

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from carinspect.core.errors import UserError
 from carinspect.core.machine import usable_cores
-from carinspect.inference.batches import batch_count, score_batches
+from carinspect.inference.batching import batch_count, score_batches
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.journal import Journal
 from carinspect.inference.photo_list import Listing, list_column, list_photos

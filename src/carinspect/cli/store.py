@@ -1,4 +1,4 @@
-"""`carinspect store`: looking into every object of the cache and the remotes, and keeping training states in a remote."""
+"""`carinspect store`: checks every object of the cache and the remotes, and keeps training states in a remote."""
 
 import signal
 import subprocess
@@ -16,7 +16,7 @@ from carinspect.storage.repository import find_in_workspace, list_stores
 from carinspect.storage.states import RemoteStates
 
 
-def verify(remotes: Sequence[str] | None, *, mend: bool, jobs: int) -> int:
+def verify(remotes: Sequence[str] | None, *, repairs: bool, jobs: int) -> int:
     """Print what was found; the exit status: 0 when all objects are sound, or are after the repair."""
     with open_repo() as repo, repo.lock:
         inspections = [inspect_store(store, jobs=jobs) for store in list_stores(repo, remotes)]
@@ -25,8 +25,8 @@ def verify(remotes: Sequence[str] | None, *, mend: bool, jobs: int) -> int:
         faults = [fault for inspection in inspections for fault in inspection.faults]
         if not faults:
             return 0
-        if not mend:
-            print("To mend it: carinspect store verify --repair")
+        if not repairs:
+            print("To repair: carinspect store verify --repair")
             return 1
         left = [done for done in repair(inspections, find_in_workspace(repo, {fault.oid for fault in faults})) if not _say_repair(done)]
         return 1 if left else 0
@@ -42,11 +42,11 @@ def _say(inspection: Inspection) -> None:
 def _say_repair(done: Repair) -> bool:
     store, fault, source = done
     if source is not None:
-        print(f"{store.name}: {fault.oid} mended from {source}")
+        print(f"{store.name}: {fault.oid} repaired from {source}")
     elif store.read_only:
-        print(f"{store.name}: {fault.oid} is {fault.kind}, and this remote is read-only. Mend it where it is written.")
+        print(f"{store.name}: {fault.oid} is {fault.kind}, and this remote is read-only. Repair it where it is written.")
     elif fault.kind == "corrupt":
-        print(f"{store.name}: {fault.oid} taken away, no sound copy was found. dvc pull, or dvc repro and dvc push, bring it back.")
+        print(f"{store.name}: {fault.oid} removed: no sound copy was found. dvc pull, or dvc repro and dvc push, bring it back.")
     else:
         print(f"{store.name}: {fault.oid} is missing, no sound copy was found. dvc repro and dvc push bring it back.")
     return source is not None

@@ -1,4 +1,4 @@
-"""Owns the checks of what training processes talk over: loopback ports, gloo, NCCL."""
+"""Checks of what training processes communicate over: loopback ports, gloo, NCCL."""
 
 import socket
 from collections.abc import Iterator

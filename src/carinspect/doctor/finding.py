@@ -1,4 +1,4 @@
-"""Owns a finding: what one check saw, whether a training can live with it, and what to do where it cannot."""
+"""A finding: what one check saw, whether a training can run with it, and what to do about it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ Verdict = Literal["ok", "warn", "bad"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the examination."""
+    """One line of the report."""
 
     name: str
     value: str
     """What was seen, in words and figures."""
     verdict: Verdict = "ok"
     """bad: a training would stop, or not begin. warn: it runs, but slower, or its result cannot be found again."""
-    mend: str = ""
+    fix: str = ""
     """What to do about it; "" where nothing need be done, or the value says it."""
 
 
@@ -32,11 +32,11 @@ def find(name: str, check: Callable[[], Finding]) -> Finding:
 
 
 def as_table(findings: Sequence[Finding]) -> str:
-    """A line a finding, and below one that is not well its mend."""
+    """A line a finding, and below one that is not well how to fix it."""
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:
         lines.append(f"{finding.verdict:<5} {finding.name:<{width}}  {finding.value}")
-        if finding.mend and finding.verdict != "ok":
-            lines.append(f"{'':<5} {'':<{width}}  → {finding.mend}")
+        if finding.fix and finding.verdict != "ok":
+            lines.append(f"{'':<5} {'':<{width}}  → {finding.fix}")
     return "\n".join(lines)

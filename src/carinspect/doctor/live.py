@@ -46,10 +46,8 @@ def check_training(recipe: Recipe, machine: Machine) -> Finding:
     if losses is None:
         return Finding("one batch", f"{value}: the step was dropped, as fp16 does until its scale fits")
     if micro_batch.size < min(count, first_size(recipe, machine)):
-        mend = (
-            f"train.norm_batch_size: {micro_batch.size} has every machine normalise as many; or take a smaller image_side_px or backbone."
-        )
-        return Finding("one batch", f"{value}; memory held only {micro_batch.size} photos at a time", "warn", mend)
+        fix = f"train.norm_batch_size: {micro_batch.size} has every machine normalise as many; or take a smaller image_side_px or backbone."
+        return Finding("one batch", f"{value}; memory held only {micro_batch.size} photos at a time", "warn", fix)
     return Finding("one batch", f"{value}, loss {losses['total']:.3f}")
 
 

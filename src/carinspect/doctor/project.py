@@ -1,4 +1,4 @@
-"""Owns the checks of the project: the profile and what it settles to, installed packages, DVC's remote, git."""
+"""Checks of the project: the profile and what it settles to, installed packages, DVC's remote, git."""
 
 import subprocess
 from collections.abc import Mapping

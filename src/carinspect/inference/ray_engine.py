@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from carinspect.core.errors import UserError, one_line
-from carinspect.inference.batches import score_listing
+from carinspect.inference.batching import score_listing
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.photo_list import Listing
 from carinspect.inference.predictor import make_predictor

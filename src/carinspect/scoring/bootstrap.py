@@ -1,4 +1,4 @@
-"""Owns intervals: what a metric would have been with other cars of the same kind."""
+"""Intervals by resampling groups: what a metric would have been with other cars of the same kind."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

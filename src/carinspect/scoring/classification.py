@@ -1,4 +1,4 @@
-"""Owns metrics of a probability and of a chosen class.
+"""Metrics of a probability and of a chosen class.
 
 Legend as in ranking.py: N photos, S resamples, `weights_SxN` counts; one value for each resample, NaN where it is not defined.
 """

@@ -1,4 +1,4 @@
-"""Owns metrics of a ranking: how well a score separates the photos that are from those that are not.
+"""Metrics of a ranking: how well a score separates positive from negative photos.
 
 Legend: N photos, S resamples, U distinct scores. `labels_N` holds 0 and 1, `weights_SxN` how often photo n stands in resample s; the
 answer is one value for each resample, NaN where it is not defined. scikit-learn's functions are the same for one resample; a thousand of

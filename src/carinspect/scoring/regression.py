@@ -1,4 +1,4 @@
-"""Owns metrics of an answer on a scale.
+"""Metrics of a score.
 
 Legend as in ranking.py: N photos, S resamples, `weights_SxN` counts; one value for each resample, NaN where it is not defined.
 """

@@ -1,4 +1,4 @@
-"""Owns what a confidence is worth: the error that is left when only the most confident photos are answered.
+"""What a confidence is worth: the error that remains when only the most confident photos are answered.
 
 Geifman and El-Yaniv (2017), "Selective Classification for Deep Neural Networks", section 2: coverage is the share of photos that are
 answered, selective risk the mean loss of those. AURC, the area under the risk over coverage, as in Geifman, Uziel and El-Yaniv (2019),

@@ -150,8 +150,8 @@ def _wrong_names() -> Iterator[str]:
             yield f"{name} has the value {short!r}, and {PREFIX}{name} has {long!r}. Unset one of them."
     if os.environ.get("API_TOKEN") and f"{PREFIX}API_TOKEN" not in os.environ:
         # The name of older versions. If it were ignored, the service would be open to everybody.
-        mend = "Set that one; set it to nothing to serve without a token."
-        yield f"API_TOKEN is set, and the service reads {PREFIX}API_TOKEN. {mend}"
+        fix = "Set that one; set it to nothing to serve without a token."
+        yield f"API_TOKEN is set, and the service reads {PREFIX}API_TOKEN. {fix}"
 
 
 def _short_names() -> list[str]:

@@ -68,8 +68,8 @@ def load_model(path: Path, config: ServiceConfig) -> LoadedModel:
     bundle = open_bundle(path, device=config.device, threads=1)
     side_px = bundle.image_side_px
     if config.imgsz not in (None, side_px):
-        mend = "Unset it, or export a model of that side."
-        raise UserError(f"IMGSZ has the value {config.imgsz}, and {path} takes photos of {side_px} px. {mend}")
+        fix = "Unset it, or export a model of that side."
+        raise UserError(f"IMGSZ has the value {config.imgsz}, and {path} takes photos of {side_px} px. {fix}")
     try:
         predictor = override_lead(make_predictor(bundle), T_label=config.thresh, T_low=config.t_low, T_high=config.t_high)
     except UserError as error:

@@ -1,6 +1,6 @@
-"""Owns looking at every object of a DVC cache or remote: does its content have the hash that is its name?
+"""Checks every object of a DVC cache or remote: does its content have the hash that is its name?
 
-DVC trusts names: a read-only file in the local cache is never read again, and `dvc push` never looks into an object that the remote already
+DVC trusts names: a read-only file in the local cache is never read again, and `dvc push` never reads an object that the remote already
 has, nor whether the members of a folder are still there (github.com/treeverse/dvc, issue 10977).
 """
 
@@ -27,13 +27,13 @@ class Store:
     name: str
     odb: HashFileDB
     known: frozenset[str] | None
-    """The objects to look for where a store cannot be listed (HTTP); None lists it."""
+    """The objects to check where a store cannot be listed (HTTP); None lists it."""
     complete: bool
     """Whether a folder's members must be there: of a remote yes, while a cache may hold the part that was pulled."""
 
     @property
     def read_only(self) -> bool:
-        """Whether nothing can be mended in it."""
+        """Whether nothing in it can be repaired."""
         return self.known is not None
 
     def list_objects(self) -> list[str]:
@@ -53,7 +53,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a look at a whole store found."""
+    """What was found in a whole store."""
 
     store: Store
     sound: frozenset[str]
@@ -61,7 +61,7 @@ class Inspection:
     size_bytes: int
 
 
-class _Look(NamedTuple):
+class _Checked(NamedTuple):
     digest: str | None  # MD5; None when the object is not there
     size_bytes: int
     members: list[str]  # of a folder whose list is sound
@@ -74,18 +74,18 @@ def inspect_store(store: Store, *, jobs: int) -> Inspection:
     """
     oids = store.list_objects()
     with ThreadPoolExecutor(jobs) as pool:
-        progress = tqdm(pool.map(partial(_look_at, store.odb), oids), total=len(oids), desc=store.name, unit="object", disable=None)
-        looks = dict(zip(oids, progress, strict=True))
-    corrupt = {oid for oid, look in looks.items() if look.digest not in (None, oid.removesuffix(FOLDER))}
-    sound = frozenset(oid for oid, look in looks.items() if look.digest == oid.removesuffix(FOLDER))
-    expected = set(looks)
+        progress = tqdm(pool.map(partial(_check, store.odb), oids), total=len(oids), desc=store.name, unit="object", disable=None)
+        found = dict(zip(oids, progress, strict=True))
+    corrupt = {oid for oid, one in found.items() if one.digest not in (None, oid.removesuffix(FOLDER))}
+    sound = frozenset(oid for oid, one in found.items() if one.digest == oid.removesuffix(FOLDER))
+    expected = set(found)
     if store.complete:
-        expected.update(member for look in looks.values() for member in look.members)
+        expected.update(member for one in found.values() for member in one.members)
     faults = [Fault(oid, "corrupt" if oid in corrupt else "missing") for oid in sorted(expected - sound)]
-    return Inspection(store=store, sound=sound, faults=faults, size_bytes=sum(look.size_bytes for look in looks.values()))
+    return Inspection(store=store, sound=sound, faults=faults, size_bytes=sum(one.size_bytes for one in found.values()))
 
 
-def _look_at(odb: HashFileDB, oid: str) -> _Look:
+def _check(odb: HashFileDB, oid: str) -> _Checked:
     digest, size_bytes, listing = hashlib.md5(usedforsecurity=False), 0, b""
     try:
         with odb.fs.open(odb.oid_to_path(oid), "rb") as source:
@@ -95,6 +95,6 @@ def _look_at(odb: HashFileDB, oid: str) -> _Look:
                 if oid.endswith(FOLDER):
                     listing += chunk
     except FileNotFoundError:
-        return _Look(None, 0, [])
+        return _Checked(None, 0, [])
     is_sound_folder = oid.endswith(FOLDER) and digest.hexdigest() == oid.removesuffix(FOLDER)
-    return _Look(digest.hexdigest(), size_bytes, [entry["md5"] for entry in json.loads(listing)] if is_sound_folder else [])
+    return _Checked(digest.hexdigest(), size_bytes, [entry["md5"] for entry in json.loads(listing)] if is_sound_folder else [])

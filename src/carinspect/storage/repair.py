@@ -1,4 +1,4 @@
-"""Owns putting a sound copy in the place of a broken or missing object, from any store that has one, or from the workspace."""
+"""Puts a sound copy in the place of a broken or missing object, from any store that has one, or from the workspace."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

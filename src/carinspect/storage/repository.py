@@ -1,4 +1,4 @@
-"""Owns which stores a DVC repository has, and what of its workspace could mend them."""
+"""The stores of a DVC repository, and which files of its workspace could repair them."""
 
 import hashlib
 from collections.abc import Sequence

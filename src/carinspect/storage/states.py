@@ -1,4 +1,4 @@
-"""Owns keeping the states of interrupted trainings in a remote, so that the next machine goes on where a vanished one stopped."""
+"""Keeps the states of interrupted trainings in a remote, so that another machine continues where one stopped."""
 
 from contextlib import suppress
 from pathlib import Path

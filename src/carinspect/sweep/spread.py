@@ -1,4 +1,4 @@
-"""Owns what a sweep shows: for each backbone and metric the mean over the seeds, and how far they lie apart."""
+"""What a sweep shows: for each backbone and metric the mean over the seeds, and how far the seeds lie apart."""
 
 import io
 from collections.abc import Sequence

@@ -35,11 +35,9 @@ def connect(device: str) -> None:
         distributed.all_reduce(torch.zeros(1, device=device))
     except (RuntimeError, ValueError) as error:
         reason = one_line(error)
-        mend = "NCCL_P2P_DISABLE=1 or NCCL_SHM_DISABLE=1 in the environment helps where cards cannot reach each other; " * (
-            device == "cuda"
-        )
+        fix = "NCCL_P2P_DISABLE=1 or NCCL_SHM_DISABLE=1 in the environment helps where cards cannot reach each other; " * (device == "cuda")
         raise UserError(
-            f"the training processes could not connect over {'nccl' if device == 'cuda' else 'gloo'} ({reason}). {mend}"
+            f"the training processes could not connect over {'nccl' if device == 'cuda' else 'gloo'} ({reason}). {fix}"
             "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the network interface; one process needs none of it: "
             "runtime.processes: 1 in the profile."
         ) from error

@@ -1,4 +1,4 @@
-"""Owns the whole examination: every check in its order, whatever the others found."""
+"""Runs every check in its order, whatever the others found."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ from carinspect.core.data import DataParams
 from carinspect.core.errors import UserError
 from carinspect.core.machine import usable_cores, usable_memory_bytes
 from carinspect.core.params import load_params, read_section
-from carinspect.doctor import connections, live, machine, project
+from carinspect.doctor import connections, hardware, live, project
 from carinspect.doctor.finding import Finding, find
 from carinspect.images.pixel_cache import cache_folder
 from carinspect.training.config import Recipe, Runtime
@@ -46,24 +46,24 @@ def make_plan() -> Plan:
 
 def examine() -> Iterator[Finding]:
     """Every finding about the machine and the project in the current folder, one at a time."""
-    cards = machine.read_cards()
+    cards = hardware.read_cards()
     plan, problem = None, ""
     try:
         plan = make_plan()
     except UserError as error:
         problem = str(error)
     settled, train = (plan.machine, plan.recipe.train) if plan else (None, None)
-    yield find("GPUs", lambda: machine.check_cards(cards, driver=machine.has_driver()))
-    yield find("cores", lambda: machine.check_cores(usable_cores(), present=os.cpu_count() or 1))
-    yield find("memory", lambda: machine.check_memory(usable_memory_bytes(), machine=settled, recipe=train))
+    yield find("GPUs", lambda: hardware.check_cards(cards, driver=hardware.has_driver()))
+    yield find("cores", lambda: hardware.check_cores(usable_cores(), present=os.cpu_count() or 1))
+    yield find("memory", lambda: hardware.check_memory(usable_memory_bytes(), machine=settled, recipe=train))
     yield find("disk", lambda: _check_disk(plan))
     if plan is None:
         yield Finding("profile", problem, "bad")
     else:
         yield find("profile", lambda: project.describe_profile(plan.chosen, plan.recipe))
         yield find("runtime", lambda: project.describe_runtime(plan.runtime, plan.machine, plan.recipe, cards=len(cards)))
-        free_bytes = machine.free_shared_memory()
-        yield find("shared memory", lambda: machine.check_shared_memory(free_bytes, machine=plan.machine, recipe=plan.recipe.train))
+        free_bytes = hardware.free_shared_memory()
+        yield find("shared memory", lambda: hardware.check_shared_memory(free_bytes, machine=plan.machine, recipe=plan.recipe.train))
     yield find("rendezvous", connections.check_port)
     yield find("gloo", connections.check_gloo)
     yield find("NCCL", lambda: connections.check_nccl(cards=len(cards)))
@@ -91,4 +91,4 @@ def _check_disk(plan: Plan | None) -> Finding:
     if plan and TABLE.is_file() and not (folder / "photos").is_dir():
         # The resized photos, which the first training keeps.
         needed += len(pd.read_csv(TABLE, usecols=["image_path"])) * plan.recipe.train.image_side_px**2 * 3
-    return machine.check_disk(folder, free_bytes=shutil.disk_usage(folder).free, needed_bytes=needed)
+    return hardware.check_disk(folder, free_bytes=shutil.disk_usage(folder).free, needed_bytes=needed)

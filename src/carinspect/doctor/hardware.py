@@ -1,4 +1,4 @@
-"""Owns the checks of the machine: cards, cores, memory, shared memory, disk."""
+"""Checks of the machine: cards, cores, memory, shared memory, disk."""
 
 import os
 import shutil
@@ -96,8 +96,8 @@ def check_shared_memory(free_bytes: int | None, *, machine: Machine, recipe: Tra
     value = f"{free_bytes / 1e6:,.0f} MB free in /dev/shm, {needed / 1e6:,.0f} MB needed by {workers} loader workers"
     if free_bytes < needed:
         size = f"--shm-size={needed // 10**9 + 1}g"
-        mend = f"In a container: {size} or --ipc=host. Else fewer workers in the profile's runtime; 0 needs none."
-        return Finding("shared memory", value, "bad", mend)
+        fix = f"In a container: {size} or --ipc=host. Else fewer workers in the profile's runtime; 0 needs none."
+        return Finding("shared memory", value, "bad", fix)
     return Finding("shared memory", value)
 
 
