@@ -1,4 +1,4 @@
-"""Builds a timm backbone, from scratch, from timm's hub or from a local file of weights."""
+"""Builds a timm backbone with random weights, weights from timm's hub, or weights from a local file."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ def check_backbone(name: str) -> None:
 def build_backbone(name: str, *, image_side_px: int, pretrained: bool | Path = False) -> nn.Module:
     """The timm model `name` without its classifier; `pretrained` is False, True (timm's hub) or a file of weights.
 
-    Raises `UserError` for an unknown name, a hub out of reach, and a file that is missing or holds another model's weights.
+    Raises `UserError` for an unknown name, an unreachable hub, and a file that is missing or has the weights of another model.
     """
     check_backbone(name)
     options: dict[str, Any] = {"num_classes": 0}
@@ -39,12 +39,12 @@ def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
     backbone = timm.create_model(name, pretrained=False, **options)
     try:
         weights = load_state_dict(str(path))
-        # timm's own loader accepts a file of another model with a mere warning once the classifier is left out, and trains from scratch.
+        # Without the classifier timm's loader only warns about a file of another model, and would train from random weights.
         missing = [key for key in backbone.state_dict() if key not in weights and not key.endswith("num_batches_tracked")]
         if missing:
             raise KeyError(f"{missing[0]} and {len(missing) - 1} others are not in it")
         backbone.load_state_dict(weights, strict=False)
-    except Exception as error:  # a foreign, truncated or mismatched file fails in as many ways as there are formats
+    except Exception as error:  # every file format raises its own errors for a wrong or truncated file
         reason = one_line(error)
         raise UserError(f"model.pretrained: '{path}' does not hold the weights of timm's '{name}' ({reason}).") from error
     return backbone
@@ -53,7 +53,7 @@ def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:
 def _from_hub(name: str, options: dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True, **options)
-    except Exception as error:  # offline, unknown tag, no weights published: each with an error of another library
+    except Exception as error:  # offline, unknown tag, no weights published: errors of several libraries
         reason = one_line(error)
         raise UserError(
             f"model.pretrained: true needs timm's hub, which gave no weights for '{name}' ({reason}). "

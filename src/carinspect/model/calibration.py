@@ -1,10 +1,10 @@
-"""From logits to probabilities that mean what they say: what models/calibration.json holds, and the same step in torch for the model file.
+"""Turns logits into calibrated probabilities: the content of models/calibration.json, and the same computation in torch.
 
-p = softmax((logits + logit_offset) / temperature), over the two classes (0, logit) for a binary question.
+p = softmax((logits + logit_offset) / temperature), for a binary question over the two logits (0, logit).
 
-The offset undoes a shifted class prior: a model that saw the rarer class more often than it occurs finds it too often. Priors are recorded
-in the checkpoint's lineage, for each question with classes: `{"natural": [share of each class], "trained": [the same, as the loss saw
-them]}`.
+The offset corrects the class prior: a model trained with more photos of the rarer class than occur predicts that class too often. The
+priors are stored in the checkpoint's lineage, for each question with classes: `{"natural": [share of each class], "trained": [share of
+each class as weighted in the loss]}`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,23 +23,24 @@ Priors = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 class QuestionCalibration(Section):
-    """Of one question with classes."""
+    """The calibration of one question with classes."""
 
     logit_offset: list[float]
-    """What to add to the logits, one number a class; zeros where training showed the classes as they occur."""
+    """Added to the logits, one number for each class; zeros when training did not change the class prior."""
     temperature: float | None
-    """None where none could be fitted; the logits then stand as they are."""
+    """None when none could be fitted; it then counts as 1."""
     photos: int
-    """That it was fitted on."""
+    """Number of photos used for the fit."""
     nll_before: float | None
-    """Mean negative log-likelihood in nats of the bare model, without offset and temperature; None without a fit."""
+    """Mean negative log-likelihood in nats without offset and temperature; None without a fit."""
     nll_after: float | None
+    """The same, with both."""
     reason: str | None
-    """Why there is no temperature; None where there is one."""
+    """Why there is no temperature; None when there is one."""
 
 
 class DropoutPlan(Section):
-    """The masks of Monte-Carlo dropout, drawn once (model.uncertainty)."""
+    """How the masks of Monte-Carlo dropout are drawn (model.uncertainty)."""
 
     samples: int
     dropout: float
@@ -50,15 +51,15 @@ class Calibration(Section):
     """The content of models/calibration.json."""
 
     fitted_on: str
-    """The split."""
+    """Name of the split."""
     questions: dict[str, QuestionCalibration]
-    """By name, of every trained question with classes."""
+    """By name, for every trained question with classes."""
     uncertainty: DropoutPlan | None
-    """None: there are no spreads."""
+    """None when no spreads are computed."""
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Raises `UserError` for a file that is missing or was written by other code."""
+    """Read models/calibration.json. Raises `UserError` when it is missing or has another format."""
     try:
         return parse_section("calibration", Calibration, load_json(path), file=str(path))
     except UserError as error:
@@ -66,11 +67,11 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def logit_offsets(questions: Iterable[Question], priors: Priors) -> dict[str, list[float]]:
-    """For each question with classes what to add to its logits, one number a class; zeros where nothing was shifted.
+    """For each question with classes, the offset of its logits, one number for each class; zeros for an unchanged prior.
 
     p(class | photo) under the natural prior is proportional to p_trained(class | photo) x natural(class) / trained(class): Saerens,
-    Latinne and Decaestecker (2002), equation 2.4; for two classes Elkan (2001), theorem 2. A class that training has never seen keeps its
-    logit.
+    Latinne and Decaestecker (2002), equation 2.4; for two classes Elkan (2001), theorem 2. The logit of a class
+    that never occurred in training is not changed.
     """
     offsets = {}
     for question in questions:
@@ -86,7 +87,7 @@ def logit_offsets(questions: Iterable[Question], priors: Priors) -> dict[str, li
 
 
 def add_offset(question: Question, logits: torch.Tensor, offset_K: Sequence[float]) -> torch.Tensor:
-    """The logits with a class offset: of a binary question the one logit is the log-odds of class 1."""
+    """The logits with the class offset added. A binary question has one logit, the log-odds of class 1; a score has no offset."""
     match question.kind:
         case "binary":
             return logits + (offset_K[1] - offset_K[0])
@@ -99,7 +100,7 @@ def add_offset(question: Question, logits: torch.Tensor, offset_K: Sequence[floa
 
 
 class Calibrated(nn.Module):
-    """Answers from logits, alike in the evaluation's spreads and in the model file. No temperature (None) counts as 1."""
+    """Computes answers from logits, for the evaluation's spreads and for the model file. A temperature of None counts as 1."""
 
     def __init__(self, questions: Iterable[Question], calibration: Calibration) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""models/best.pt: the trained weights with the recipe that made them, in plain values that load without running code."""
+"""Saves and loads models/best.pt: the trained weights and the recipe, as plain values, so that loading runs no code."""
 
 import io
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ FORMAT = 3
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model and where it comes from."""
+    """A trained model and its origin."""
 
     questions: tuple[Question, ...]
     model: ModelRecipe
@@ -33,14 +33,14 @@ class Checkpoint:
 
 
 def to_bytes(content: dict[str, Any]) -> bytes:
-    """What `torch.save` writes; through a buffer, since its bytes depend on the name of the file it writes to."""
+    """The bytes of `torch.save`. A buffer is used, because the bytes would depend on the name of a file."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the checkpoint, whole or not at all."""
+    """Write the checkpoint atomically."""
     content = {
         "format": FORMAT,
         "questions": dump_questions(checkpoint.questions),
@@ -54,7 +54,7 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Raises `UserError` when the file is missing, broken or was made under another resize contract or format."""
+    """Read a checkpoint. Raises `UserError` when it is missing or broken, or has another resize contract or format."""
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint. Train one (dvc repro train_ddp) or pull one (dvc pull {path}).")
     try:
@@ -84,7 +84,7 @@ def build_network(checkpoint: Checkpoint) -> CarInspectionNetwork:
 def check_fits(checkpoint: Checkpoint, recipe: ModelRecipe, questions: Sequence[Question], *, path: Path) -> None:
     """Raise `UserError` unless the weights of `checkpoint`, which is at `path`, fit the network of `recipe`; it names each difference.
 
-    The image side may differ, where the backbone takes any; dropout and what it was pretrained on, too.
+    Image side, dropout and the pretrained weights may differ; whether the backbone accepts the side is checked when weights are loaded.
     """
     had, wanted = ({asked.name: (asked.kind, asked.classes) for asked in some} for some in (checkpoint.questions, questions))
     differences = [

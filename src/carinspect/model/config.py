@@ -6,27 +6,27 @@ from carinspect.core.params import Number, Section
 
 
 class ModelKnobs(Section):
-    """What the parameters and the recipe share."""
+    """The fields that both `ModelParams` and `ModelRecipe` have."""
 
     hidden_features: int = Field(ge=1)
-    """Width of the layer that the heads share."""
+    """Width of the layer shared by the heads."""
     dropout: Number = Field(ge=0, lt=1)
-    """Share of that layer's features that are dropped in training."""
+    """Share of that layer's features dropped in training."""
 
 
 class ModelParams(ModelKnobs):
-    """As a person writes them."""
+    """The section as a person writes it."""
 
     backbone: str | None
-    """Name of a timm model; None takes the profile's."""
+    """Name of a timm model; None uses that of the profile."""
     pretrained: bool | str
     """False trains from scratch, True takes the weights from timm's hub, a path takes a local file."""
 
 
 class ModelRecipe(ModelKnobs):
-    """As the training runs them."""
+    """The values that the training uses."""
 
     backbone: str
     """Name of a timm model."""
     pretrained: str
-    """`none`, `hub:<digest>` or `sha256:<digest of the weights file>`; a path would tie the recipe to one machine."""
+    """`none`, `hub:<digest>` or `sha256:<digest of the weights file>`; no path, so that the recipe is the same on every machine."""

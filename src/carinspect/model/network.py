@@ -14,7 +14,7 @@ from carinspect.model.config import ModelRecipe
 
 
 class CarInspectionNetwork(nn.Module):
-    """Answers all questions from one pass over each photo. Normalisation is inside, so a photo is all it takes."""
+    """Answers all questions in one pass over each photo. It normalises the pixels itself."""
 
     mean_C11: torch.Tensor
     std_C11: torch.Tensor
@@ -23,7 +23,7 @@ class CarInspectionNetwork(nn.Module):
         super().__init__()
         self.questions = by_name(questions)
         self.backbone = backbone
-        # Where the pooled features pass one more layer, timm gives the width after it another name.
+        # When a model has one more layer after pooling, timm stores the width under another name.
         feature_count = int(getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features"))  # noqa: B009
         self.shared = nn.Sequential(nn.Linear(feature_count, recipe.hidden_features), nn.ReLU())
         self.dropout = nn.Dropout(recipe.dropout)
@@ -37,12 +37,12 @@ class CarInspectionNetwork(nn.Module):
         return self.answer(self.dropout(self.features(photos_BHWC)))
 
     def features(self, photos_BHWC: torch.Tensor) -> torch.Tensor:
-        """The features that the heads share, before dropout: shape (B, F). All that is slow is done here."""
+        """The features that the heads share, before dropout: shape (B, F). Nearly all of the computing time is spent here."""
         images_BCHW = (photos_BHWC.permute(0, 3, 1, 2).float() - self.mean_C11) / self.std_C11
         return self.shared(self.backbone(images_BCHW))
 
     def answer(self, features_BF: torch.Tensor) -> dict[str, torch.Tensor]:
         """The logits that `forward` describes, from shared features."""
-        # float32 also under autocast: a loss in half precision loses small probabilities.
+        # float32 also under autocast: a loss in half precision would round small probabilities to 0.
         logits = {name: head(features_BF).float() for name, head in self.heads.items()}
         return {name: values.squeeze(1) if self.questions[name].head_width == 1 else values for name, values in logits.items()}

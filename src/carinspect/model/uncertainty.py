@@ -1,8 +1,8 @@
-"""Monte-Carlo dropout: how far the answers spread when the network loses some of its features.
+"""Monte-Carlo dropout: the spread of the answers when some features are dropped.
 
-Gal and Ghahramani (2016), "Dropout as a Bayesian Approximation", with T masks that are drawn once and then fixed, so that a photo always
-gets the same spread. The only dropout lies between the shared features and the heads: the backbone runs once, and since a head is linear,
-head(mask * features) is the head with masked weights, so that all T passes are one matrix product.
+Gal and Ghahramani (2016), "Dropout as a Bayesian Approximation". The T masks are drawn once and then fixed, so a photo always gets the
+same spread. Dropout is only applied between the shared features and the heads, so the backbone runs once. A head is linear, so
+head(mask * features) equals the head with masked weights, and all T passes are one matrix product.
 
 Shapes: B photos, F shared features, T masks, K outputs of a head.
 """
@@ -20,13 +20,13 @@ from carinspect.model.network import CarInspectionNetwork
 
 
 def plan_dropout(*, samples: int, dropout: float, seed: int) -> DropoutPlan | None:
-    """The masks behind the spreads; None where there are none: no samples, or a network without dropout."""
+    """The plan of the masks; None when there are no samples, or when the network has no dropout."""
     return DropoutPlan(samples=samples, dropout=dropout, seed=seed) if samples and dropout else None
 
 
 def draw_masks(plan: DropoutPlan, *, features: int) -> torch.Tensor:
     """Shape (T, F): 0 where a feature is dropped, else 1 / (1 - dropout), as in training."""
-    # numpy's stream is fixed for good; torch's may change with its version.
+    # numpy guarantees the same random numbers in every version; torch does not.
     kept_TF = np.random.default_rng(derive_seed(plan.seed, "dropout masks")).random((plan.samples, features)) >= plan.dropout
     return torch.from_numpy(kept_TF.astype(np.float32) / np.float32(1 - plan.dropout))
 
@@ -45,7 +45,7 @@ class DropoutSpread(nn.Module):
         self.register_buffer("masks_TF", draw_masks(plan, features=cast(int, features)))
 
     def forward(self, features_BF: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Standard deviation over the masks, shape (B,), 0..0.5: of each question's answer; with several classes of the likeliest one."""
+        """Standard deviation over the masks, shape (B,), 0..0.5, of each answer; for several classes that of the likeliest one."""
         return {name: self._spread(name, cast(nn.Linear, head), features_BF) for name, head in self.heads.items()}
 
     def _spread(self, name: str, head: nn.Linear, features_BF: torch.Tensor) -> torch.Tensor:
