@@ -1,4 +1,4 @@
-"""Exact arithmetic of counts: what so many right answers out of so many prove."""
+"""Exact binomial tests and intervals: what a number of right and wrong answers proves about the precision."""
 
 import math
 
@@ -11,7 +11,7 @@ Counts = npt.NDArray[np.int64] | Floats
 
 
 def p_value(accepted: Counts, wrong: Counts, *, target: float) -> Floats:
-    """Chance of so few errors or fewer if the precision were only `target`; 1 where nothing is accepted.
+    """Probability of `wrong` errors or fewer if the precision were only `target`, 0..1; 1 where nothing is accepted.
 
     The exact one-sided binomial test of H0: precision <= target.
     """
@@ -19,9 +19,9 @@ def p_value(accepted: Counts, wrong: Counts, *, target: float) -> Floats:
 
 
 def lower_bounds(hits: Counts, misses: Counts, *, level: float) -> Floats:
-    """Lower bounds of a share, each wrong with a chance of at most `level`, from hits and misses; 0 without a hit.
+    """Lower confidence bounds of a share, 0..1, each wrong with a probability of at most `level`; 0 without a hit.
 
-    Clopper and Pearson (1934). As a beta quantile it takes fractional counts.
+    Clopper and Pearson (1934). Computed as a beta quantile, so counts may be fractional.
     """
     hits, misses = np.broadcast_arrays(np.asarray(hits, dtype=float), np.asarray(misses, dtype=float))
     return np.where(hits > 0, beta.ppf(level, np.where(hits > 0, hits, 1.0), misses + 1), 0.0)
@@ -40,10 +40,10 @@ def interval(accepted: int, wrong: int, *, confidence: float) -> tuple[float, fl
 
 
 def accepted_needed(*, target: float, alpha: float, precision: float) -> int | None:
-    """How many accepted cars, of which a share `precision` is right, would prove `target` at the level `alpha`.
+    """The number of accepted cars, of which a share `precision` is right, that proves `target` at the level `alpha`.
 
-    None where `precision` does not exceed `target`: then no number would. For a precision of 1 it is the least n with
-    target^n <= alpha; else the Clopper-Pearson bound taken at fractional counts, which is smooth in n.
+    None when `precision` does not exceed `target`: then no number is enough. For a precision of 1 it is the smallest n with
+    target^n <= alpha; otherwise it follows from the Clopper-Pearson bound at fractional counts, which is smooth in n.
     """
     if precision <= target:
         return None

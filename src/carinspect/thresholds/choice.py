@@ -1,4 +1,4 @@
-"""The two ways to choose T_high and T_low: by proof, and by what the source split happens to show."""
+"""The two methods that choose T_high and T_low: by proof, and by the precision observed on the source split."""
 
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
@@ -19,16 +19,16 @@ NO_THRESHOLDS: Thresholds = np.zeros(0)
 
 @dataclass(frozen=True)
 class Choice:
-    """The rule: the good word when p_good >= T_high, the bad word when p_good < T_low, unsure between.
+    """The thresholds of a rule: good when p_good >= T_high, bad when p_good < T_low, otherwise unsure.
 
-    None where that word is never said.
+    A threshold of None: that word is never used.
     """
 
     T_high: float | None
     T_low: float | None
     may_be_high: Thresholds = field(default_factory=NO_THRESHOLDS.copy, compare=False)
     may_be_low: Thresholds = field(default_factory=NO_THRESHOLDS.copy, compare=False)
-    """All thresholds of each side that the method allows. Proven ones are proven together, so that any of them may be taken."""
+    """All thresholds of each side that the method allows. The proof holds for all of them together, so any one may be chosen."""
 
 
 NEVER = Choice(T_high=None, T_low=None)
@@ -37,7 +37,7 @@ NEVER = Choice(T_high=None, T_low=None)
 def choose_guaranteed(sample: Sample, reference: Reference, target: Target) -> Choice:
     """The loosest proven thresholds.
 
-    T_high and T_low hold each at `confidence` on its own, so both together at no less than 2 x confidence - 1.
+    T_high and T_low each hold at `confidence`; their joint confidence is at least 2 x confidence - 1.
     """
     if not sample.groups:
         return NEVER
@@ -45,15 +45,16 @@ def choose_guaranteed(sample: Sample, reference: Reference, target: Target) -> C
 
 
 def choose_empirical(sample: Sample, target: Target) -> Choice:
-    """The loosest thresholds whose precision on the labelled photos of the source split itself reaches the target. It proves nothing:
+    """The loosest thresholds whose observed precision on the source split reaches the target.
 
-    the best of many thresholds on one sample owes its place partly to luck, so that on new cars half of all such choices miss, or more.
+    This proves nothing: the best of many thresholds on one sample is partly best by chance, so about half of such choices, or more, miss
+    the target on new cars.
     """
     return _choose(high=_met(sample, target, side="good"), low=_met(sample, target, side="bad"))
 
 
 def needed_for_proof(sample: Sample, reference: Reference, target: Target, *, side: Side) -> Needed:
-    """What a proof of the word of `side` takes, at the level that one start brings."""
+    """How many groups a proof of the word of `side` needs, at the level of one start."""
     drawn = sample.one_a_group()
     plan = make_plan(reference, groups=drawn.groups, target=target, side=side)
     found = gather(drawn, plan.thresholds, side=side)
@@ -66,7 +67,7 @@ def needed_for_proof(sample: Sample, reference: Reference, target: Target, *, si
         nearest = int(np.argmax(highest_wrong_rate(found, target=precision_target, level=level)))
         observed = float(precision_at(found, wrong_rate)[nearest])
         hits = float(found.right[nearest] / found.right_class) if found.right_class else 0.0
-        # The share of the other class that may be called so: evidence.py, solved for f.
+        # The largest share of the other class that may get this word: the formula of evidence.py, solved for f.
         allowed = min(1.0, hits * (1 - precision_target) * (1 - wrong_rate) / (precision_target * wrong_rate))
         needed["observed_precision"] = None if np.isnan(observed) else observed
         if 0 < allowed < 1:
@@ -84,10 +85,9 @@ def needed_for_proof(sample: Sample, reference: Reference, target: Target, *, si
 
 
 def break_even(sample: Sample, reference: Reference, target: Target, T_high: float) -> float | None:
-    """The highest share of the bad class in the field at which T_high is still proven; None where it is at none.
+    """The highest share of the bad class in the field at which T_high is still proven; None when it is proven at no share.
 
-    Which rates the proof reaches is read off the same test, in the same order, run at each rate. For any one rate that was named
-    beforehand its answer is right at `confidence`.
+    The same test is run in the same order at each rate. For one rate that is fixed in advance the result holds at `confidence`.
     """
     drawn = sample.one_a_group()
     plan = make_plan(reference, groups=drawn.groups, target=target, side="good")
@@ -107,7 +107,7 @@ def break_even(sample: Sample, reference: Reference, target: Target, T_high: flo
 
 def _choose(*, high: Thresholds, low: Thresholds) -> Choice:
     T_high = float(high.min()) if len(high) else None
-    # The good word goes first where both would hold; of the thresholds left for the bad one the largest leaves least unsure.
+    # Where both words are possible, good takes precedence. Of the remaining thresholds for bad, the largest leaves the fewest unsure.
     left = low if T_high is None else low[low <= T_high]
     return Choice(T_high=T_high, T_low=float(left.max()) if len(left) else None, may_be_high=high, may_be_low=low)
 
@@ -134,15 +134,17 @@ Passes = Callable[[float], npt.NDArray[np.bool_]]
 
 
 def prove(passes: Passes, *, alpha: float, starts: Set[int]) -> npt.NDArray[np.bool_]:
-    """Which thresholds are proven, given a test of each alone on independent trials, in the order of the test. Shape (M,).
+    """Which thresholds are proven, from `passes`, which tests each threshold alone. Shape (M,), in the order of the test.
 
-    Learn then Test (Angelopoulos et al. 2021, section 4): every threshold is a hypothesis "precision <= target", and if the chance of
-    rejecting any true one is at most alpha, one may choose freely among the rejected. They are tested in the given order. Each of
-    `starts` brings alpha / len(starts); a test that succeeds passes its level on to the next threshold, one that fails loses it (the
-    fallback procedure, Wiens 2003, Wiens and Dmitrienko 2005). That holds whatever their dependence, and rejects all that
-    separate sequences from each start would, since levels add up where those meet.
+    Learn then Test (Angelopoulos et al. 2021, section 4): each threshold has the hypothesis "precision <= target". If the probability of
+    rejecting any true hypothesis is at most alpha, any rejected one may be chosen. The hypotheses are tested in the given order. Each
+    position in `starts` adds alpha / len(starts) to the level; a test that rejects passes its level to the next threshold, one that does
+    not loses it (the fallback procedure, Wiens 2003, Wiens and Dmitrienko 2005). This is valid for any dependence between the tests. It
+    rejects at least what separate sequences from each start would, because levels add up where sequences meet.
     """
+    # Each test is needed at no more than len(starts) different levels, so all are computed at once.
     passes_with = [passes(alpha * shares / len(starts)) for shares in range(1, len(starts) + 1)]
+    # shares: how many starts the current level consists of; it falls to 0 at a threshold that is not proven.
     proven = np.zeros(len(passes_with[0]), dtype=bool)
     shares = 0
     for position in range(len(proven)):

@@ -1,4 +1,4 @@
-"""The section `select_threshold` of params.yaml; what is promised of each question stands under `questions.<name>.decide`."""
+"""The section `select_threshold` of params.yaml; the target of each question is under `questions.<name>.decide`."""
 
 from typing import Literal
 
@@ -8,16 +8,16 @@ from carinspect.core.params import Section
 
 
 class SelectThresholdParams(Section):
-    """How rules get their thresholds."""
+    """How thresholds are chosen."""
 
     method: Literal["guaranteed", "empirical"]
-    """`guaranteed` proves the target for new cars; `empirical` takes the loosest threshold that met it on the source split: no proof."""
+    """`guaranteed` proves the target for new cars; `empirical` takes the loosest threshold that reached it on the source split."""
     source: str
-    """Split whose labels decide: `calib`, which serves nothing else, or `val`."""
+    """Split whose labels choose the thresholds: `calib`, which is held out for this alone, or `val`."""
     starts: int = Field(ge=1)
-    """The proof may begin at this many thresholds, which share 1 - confidence: few need fewer photos, many trust the scores less."""
+    """Number of thresholds at which the test may start; they share 1 - confidence. Few need fewer photos; many rely less on the scores."""
     car_sources: list[str]
-    """Sources whose `family` is a vehicle or a session, so that its photos show one car. Elsewhere it is an export's copy of one photo."""
+    """Sources in which `family` names a vehicle or a session, so its photos show one car. In other sources it groups copies of a photo."""
 
     @field_validator("source")
     @classmethod
@@ -32,5 +32,5 @@ class SelectThresholdParams(Section):
 
     @property
     def reference_split(self) -> str:
-        """The split that fixes the candidates, so that the labels that decide don't."""
+        """The split that gives the candidate thresholds, so that they do not depend on the labels of `source`."""
         return "val" if self.source == "calib" else "calib"

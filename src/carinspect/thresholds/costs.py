@@ -1,7 +1,7 @@
-"""What a rule costs: photos to review, wrong words, and money for 1,000 cars; and the pair of thresholds that costs least.
+"""Computes what a rule costs for 1,000 cars (reviews, wrong words, money), and the cheapest pair of thresholds.
 
 A photo costs `wrong_good` where the good word (clean) is wrong, `wrong_bad` where the bad word (dirty) is, `review` where it is unsure (the
-person who reviews it is assumed to be right), and nothing where the word is right. One photo drawn from each group counts, as in the proof.
+person who reviews it is assumed to be right), and nothing where the word is right. One photo of each group counts, as in the proof.
 """
 
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ CARS = 1000
 
 @dataclass(frozen=True)
 class Cell:
-    """`hits` of `trials`, counting with `weight`; `certain`: by the rule itself, whatever the photos."""
+    """A share `hits` / `trials` with a `weight`. `certain`: the rule fixes the share, so it has no sampling error."""
 
     weight: float
     hits: int
@@ -31,9 +31,9 @@ class Cell:
 def forecast(sample: Sample, choice: Choice, costs: Costs, *, bad_rate: float | None, confidence: float) -> Forecast:
     """`review`, `wrong_good`, `wrong_bad` (cars) and `cost` for 1,000 cars, each with `_low` and `_high`; None without a labelled photo.
 
-    At a `bad_rate` the counts of each class are weighed to that rate. Every share has its exact interval (Clopper and Pearson); a
-    sum of several shares takes each at a confidence so much higher that all hold together. That is wide, and true of rare errors too,
-    where a bootstrap that has seen none would promise none.
+    With a `bad_rate` each class is weighted to that rate. Every share has its exact interval (Clopper and Pearson); in a sum of several
+    shares, each has a higher confidence (Bonferroni), so that all hold together. This is wide, but also valid for rare errors; a
+    bootstrap of a sample without errors would give an interval of width 0.
     """
     names = ("review", "wrong_good", "wrong_bad", "cost")
     drawn = sample.one_a_group()
@@ -44,7 +44,7 @@ def forecast(sample: Sample, choice: Choice, costs: Costs, *, bad_rate: float | 
     said_bad, wrong_bad = _counts(drawn, choice.T_low, "bad")
     unsure_of_good = good - (said_good - wrong_good) - wrong_bad
     unsure_of_bad = bad - (said_bad - wrong_bad) - wrong_good
-    # A word that is never said is never wrong, and where neither is every photo is reviewed: both are known without a count.
+    # A word that is never used is never wrong; if neither is used, every photo is reviewed. Both shares need no count.
     certain = choice.T_high is None and choice.T_low is None
     if bad_rate is None:
         review = [Cell(1.0, unsure_of_good + unsure_of_bad, drawn.groups, certain=certain)]
@@ -68,10 +68,10 @@ def forecast(sample: Sample, choice: Choice, costs: Costs, *, bad_rate: float | 
 
 @dataclass(frozen=True)
 class CostMap:
-    """The cost of 1,000 cars for pairs of thresholds, on one photo a group of the split that is looked at.
+    """The cost of 1,000 cars for pairs of thresholds, on one photo of each group.
 
-    Review is what gets neither word, so that the cost of a pair (low[i], high[j]) is `base + part_low[i] + part_high[j]`. `low` (L,) and
-    `high` (H,) ascend; the first of `low` never says the bad word, the last of `high`, infinite, never the good one. `said_bad` (L,)
+    Photos that get neither word are reviewed, so a pair (low[i], high[j]) costs `base + part_low[i] + part_high[j]`. `low` (L,) and
+    `high` (H,) ascend; the first of `low` never gives the bad word, the last of `high`, infinity, never the good one. `said_bad` (L,)
     and `said_good` (H,) are the shares of photos that get each word.
     """
 
@@ -84,7 +84,7 @@ class CostMap:
     said_good: Floats
 
     def cheapest(self) -> Choice:
-        """The pair of least cost among those with T_low <= T_high; among equals one that says least."""
+        """The cheapest pair with T_low <= T_high; of equal costs the one that leaves most unsure."""
         parts_low = self.part_low.round(6)
         least = np.minimum.accumulate(parts_low)
         last_allowed = np.searchsorted(self.low, self.high, side="right") - 1
@@ -95,9 +95,9 @@ class CostMap:
         return Choice(T_high=None if np.isinf(T_high) else T_high, T_low=float(self.low[row]) if row else None)
 
     def grid(self, points: int) -> tuple[Floats, Floats, Floats]:
-        """For a picture: `said_bad` (B,), `said_good` (A,) and the cost (A, B) of at most `points` thresholds of each side; NaN where
+        """For a plot: `said_bad` (B,), `said_good` (A,) and cost (A, B), for at most `points` thresholds of each side.
 
-        the two would overlap.
+        The cost is NaN where T_low > T_high.
         """
         rows = np.unique(np.linspace(0, len(self.low) - 1, points).round().astype(int))
         columns = np.unique(np.linspace(0, len(self.high) - 1, points).round().astype(int))[::-1]
@@ -107,7 +107,7 @@ class CostMap:
 
 
 def map_costs(sample: Sample, costs: Costs, *, low: Thresholds, high: Thresholds, bad_rate: float | None) -> CostMap:
-    """The costs for the thresholds `low` and `high`, in any order, and for never saying either word. The sample must not be empty."""
+    """The costs for the thresholds `low` and `high`, in any order, and for never using either word. The sample must not be empty."""
     drawn = sample.one_a_group()
     low, high = np.concatenate([[0.0], np.sort(low)]), np.concatenate([np.sort(high), [np.inf]])
     said_good, wrong_good = count_decisions(drawn, high, side="good")

@@ -1,7 +1,7 @@
-"""What counts at a threshold prove: at the rate of the deciding photos, or at another rate of the field.
+"""What the counts at a threshold prove, at the share of bad cars in the source split or at another share in the field.
 
-At another rate only the class-conditional rates carry over (prior shift: photos of dirty cars look the same there, there are only more or
-fewer of them). With h = P(called clean | clean), f = P(called clean | dirty) and a share r of dirty cars the precision of "clean" is
+At another share only the rates within each class stay the same (prior shift: photos of dirty cars look the same, there are only more
+or fewer of them). With h = P(called clean | clean), f = P(called clean | dirty) and a share r of dirty cars the precision of "clean" is
 
     h (1 - r) / (h (1 - r) + f r)        (Bayes; Saerens, Latinne and Decaestecker 2002, "Adjusting the outputs of a classifier ...")
 
@@ -23,14 +23,14 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Target:
-    """To be proved: a share `precision` of right answers on each side, each side at `confidence` on its own; all between 0 and 1."""
+    """What is to be proved: for each side a share `precision` of right answers, at `confidence`; both between 0 and 1."""
 
     precision: float
     confidence: float
     starts: int
-    """Thresholds at which the test may begin; they share 1 - confidence."""
+    """Number of thresholds at which the test may start; they share 1 - confidence."""
     bad_rate: float | None
-    """Share of the bad class where the rule will work; None: as among the labelled photos that decide."""
+    """Share of the bad class in the field; None: as among the labelled photos of the source split."""
 
     @property
     def alpha(self) -> float:
@@ -41,7 +41,7 @@ class Target:
         return self.alpha / self.starts
 
     def wrong_rate(self, side: Side) -> float | None:
-        """Share of the class that the word of `side` would be wrong for; None where no rate is given."""
+        """Share of the class for which the word of `side` is wrong; None when no `bad_rate` is given."""
         if self.bad_rate is None:
             return None
         return self.bad_rate if side == "good" else 1 - self.bad_rate
@@ -49,9 +49,9 @@ class Target:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Counts for M thresholds on one side: `right` and `wrong` (M,) get its word, of `right_class` and `wrong_class` labelled.
+    """Counts for M thresholds on one side: photos that get its word rightly, `right` (M,), and wrongly, `wrong` (M,).
 
-    A plan puts foretold counts in, which are no whole numbers.
+    `right_class`, `wrong_class`: labelled photos of each class. In a plan the counts are expected values, so they may be fractional.
     """
 
     right: Floats
@@ -61,7 +61,7 @@ class Evidence:
 
 
 def gather(drawn: Sample, thresholds: Thresholds, *, side: Side) -> Evidence:
-    """The counts of independent trials: `drawn` holds one photo a group."""
+    """The counts at `thresholds`; for a proof `drawn` must have one photo of each group, so that trials are independent."""
     accepted, wrong = count_decisions(drawn, thresholds, side=side)
     other: Side = "bad" if side == "good" else "good"
     return Evidence((accepted - wrong).astype(float), wrong.astype(float), drawn.labelled(side), drawn.labelled(other))
@@ -83,7 +83,7 @@ def highest_wrong_rate(evidence: Evidence, *, target: float, level: float) -> Fl
 
 
 def precision_at(evidence: Evidence, wrong_rate: float) -> Floats:
-    """The plug-in precision of each threshold where a share `wrong_rate` is of the other class; NaN where nothing is accepted."""
+    """Observed precision of each threshold, if a share `wrong_rate` is of the other class; NaN where nothing is accepted."""
     hits = (1 - wrong_rate) * _share(evidence.right, evidence.right_class)
     alarms = wrong_rate * _share(evidence.wrong, evidence.wrong_class)
     return np.divide(hits, hits + alarms, out=np.full(len(hits), np.nan), where=hits + alarms > 0)

@@ -1,4 +1,4 @@
-"""Which thresholds are tested and where the test starts: all of it fixed before a deciding label is seen."""
+"""Chooses which thresholds are tested and where the test starts, before any label of the source split is used."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ MOST_CANDIDATES = 100
 
 @dataclass(frozen=True)
 class Reference:
-    """Photos of *another* split than the one whose labels decide: their scores, and the chance of the good class that goes with each."""
+    """Photos of *another* split than the source split: their scores, and for each the probability of the good class."""
 
     score: Floats
     probability: Floats
@@ -24,7 +24,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Plan:
-    """Thresholds, the strictest first, and the positions at which the test starts. Each start brings the same share of alpha."""
+    """Thresholds, the strictest first, and the positions at which the test starts. Each start gets the same share of alpha."""
 
     thresholds: Thresholds
     starts: frozenset[int]
@@ -33,16 +33,16 @@ class Plan:
 def make_plan(reference: Reference, *, groups: int, target: Target, side: Side) -> Plan:
     """The plan for `groups` labelled groups.
 
-    The test holds for hypotheses fixed before its data were seen, and quantiles of the deciding photos are not. Candidates
-    are spaced evenly in the share of photos they accept, from the share that could just prove the target without an error. The first
-    start is where the proof should be easiest if the reference's probabilities are true; the others spread over the range in which those
-    promise the target, in case they are not. If they mislead, the proof loses its power, never its truth.
+    The test is valid only for hypotheses fixed before its data are seen, so the candidates must not be quantiles of the source split.
+    They are evenly spaced in the share of photos that they accept, beginning with the share that just proves the target without an error.
+    The first start is where the proof is easiest if the reference's probabilities are right. The others are spread over the range in which
+    these probabilities reach the target. If the probabilities are wrong, the test proves less, but stays valid.
     """
     strictest = _strictest_share(reference, groups=groups, target=target, side=side)
     thresholds, foretold = _foretell(reference, groups=groups, side=side, strictest_share=strictest)
     wrong_rate = target.wrong_rate(side)
     if wrong_rate is None:
-        # The binomial p-value at the counts that are foretold; as a beta integral it takes fractional counts.
+        # The binomial p-value at the expected counts, computed as a beta integral, because they are fractional.
         easiest = int(np.argmin(beta.cdf(target.precision, foretold.right, foretold.wrong + 1)))
         precision = foretold.right / (foretold.right + foretold.wrong)
     else:
@@ -54,10 +54,10 @@ def make_plan(reference: Reference, *, groups: int, target: Target, side: Side) 
 
 
 def cut_points(scores: npt.NDArray[np.float64], *, side: Side) -> Thresholds:
-    """Every threshold that calls another set of these photos by the word of `side`, the strictest first.
+    """One threshold for each different set of these photos that gets the word of `side`, the strictest first.
 
-    They lie halfway between two scores, so that no rounding, in a table or in another runtime, moves a photo over the edge. (At the
-    loosest, all photos are called by the good word, but one with a score of exactly 1 is never called by the bad word.)
+    Each lies halfway between two scores, so that rounding, in a table or in another runtime, moves no photo across it. (The loosest
+    threshold gives all photos the good word; a photo with a score of exactly 1 never gets the bad word.)
     """
     if side == "bad":
         return np.round(1.0 - cut_points(1.0 - scores, side="good"), 7)
@@ -67,7 +67,7 @@ def cut_points(scores: npt.NDArray[np.float64], *, side: Side) -> Thresholds:
 
 
 def _strictest_share(reference: Reference, *, groups: int, target: Target, side: Side) -> float:
-    """The share of photos called by the word of `side` that could just prove the target without an error; at most 1."""
+    """The smallest share of photos with the word of `side` that proves the target if none is wrong; at most 1."""
     wrong_rate = target.wrong_rate(side)
     if wrong_rate is None:
         without_errors = accepted_needed(target=target.precision, alpha=target.level_of_one_start, precision=1.0) or 0
@@ -80,7 +80,7 @@ def _strictest_share(reference: Reference, *, groups: int, target: Target, side:
 
 
 def _foretell(reference: Reference, *, groups: int, side: Side, strictest_share: float) -> tuple[Thresholds, Evidence]:
-    """Thresholds, and the counts among `groups` groups that the reference's probabilities promise there."""
+    """Thresholds, and their expected counts among `groups` groups if the reference's probabilities are right."""
     ascending = np.argsort(reference.score, kind="stable")
     score, p_word = reference.score[ascending], reference.probability[ascending]
     p_word = p_word[::-1] if side == "good" else 1.0 - p_word

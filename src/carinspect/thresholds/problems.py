@@ -1,7 +1,7 @@
-"""The decision problems of a binary question: is a photo good, and is a car, all of its photos taken together?
+"""Builds the two decision problems of a binary question: is one photo good, and is a car with several photos good?
 
-A car is good if every one of its labelled photos is, and its p_good is the lowest among them: one dirty side makes a dirty car. Photos
-without a label would add to the score what the label knows nothing of, so they don't count here.
+A car is good if all its labelled photos are, and its p_good is the lowest of theirs: one dirty side makes a dirty car. Photos without a
+label are left out, because they would change the car's score but not its label.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ CAR = ["source", "family"]
 
 @dataclass(frozen=True)
 class Problem:
-    """One question about one unit, and what is known about it."""
+    """One question about photos or cars, with its target, costs and samples."""
 
     question: Question
     unit: Unit
@@ -32,17 +32,17 @@ class Problem:
     source: Sample
     test: Sample
     reference: Reference
-    """Empty where the model was not trained on the question, or the split that fixes the candidates holds nothing."""
+    """Empty when the model was not trained on the question, or the reference split has no predictions."""
     obstacle: str | None
-    """Why there can be no threshold at all; None where one may be looked for."""
+    """Why no threshold can be chosen; None when one can be searched for."""
     units: int | None = None
-    """Cars of the source split."""
+    """Number of cars in the source split; None for photos."""
     photos_a_unit: float | None = None
-    """Of such a car, on average."""
+    """Mean number of photos of such a car."""
 
 
 def pose_photo(table: pd.DataFrame, question: DeclaredQuestion, params: SelectThresholdParams) -> Problem:
-    """Is this photo's car good? By p_good, which is its own forecast. Raises `UserError` where some predictions have none."""
+    """The problem for single photos. Raises `UserError` when some predictions, but not all, lack p_good."""
     rows = with_p_good(table, question)
     if 0 < (blank := int(rows["p_good"].isna().sum())) < len(rows):
         answer = question.answer_columns[0]
@@ -58,7 +58,7 @@ def pose_photo(table: pd.DataFrame, question: DeclaredQuestion, params: SelectTh
 
 
 def pose_car(table: pd.DataFrame, question: DeclaredQuestion, params: SelectThresholdParams) -> Problem:
-    """Is the car good? By the lowest p_good of its photos."""
+    """The problem for cars, whose p_good is the lowest of their photos."""
     cars = collect_cars(with_p_good(table, question), sources=params.car_sources)
     problem = _pose(cars, question, params, unit="car", trained=_is_trained(table, question))
     of_source = cars[cars["split"] == params.source]
@@ -73,7 +73,7 @@ def pose_car(table: pd.DataFrame, question: DeclaredQuestion, params: SelectThre
 
 
 def with_p_good(table: pd.DataFrame, question: Question) -> pd.DataFrame:
-    """`table` with `p_good`, and `good`: 1 or 0, NaN where nobody judged."""
+    """`table` with `p_good`, and `good`: 1 or 0, NaN where there is no label."""
     good_label, (answer,) = question.label_of("good"), question.answer_columns
     p = table[answer] if answer in table.columns else pd.Series(np.nan, index=table.index)
     labels = table[question.column]
@@ -81,9 +81,9 @@ def with_p_good(table: pd.DataFrame, question: Question) -> pd.DataFrame:
 
 
 def collect_cars(table: pd.DataFrame, *, sources: Sequence[str]) -> pd.DataFrame:
-    """One row a car with at least two labelled photos: `image_path` (its first), `group`, `split`, `good`, `p_good`, `photos`.
+    """One row for each car with at least two labelled photos: `image_path` (its first), `group`, `split`, `good`, `p_good`, `photos`.
 
-    table: as `with_p_good` returns it. Only in `sources` does `family` name a vehicle or a session; elsewhere it is an export's copy.
+    table: as `with_p_good` returns it. Only in `sources` does `family` name a vehicle or a session; elsewhere it groups copies of a photo.
     """
     shown = table["source"].isin(list(sources)) & (table["family"] != "") & table["good"].notna() & table["p_good"].notna()
     cars = (

@@ -1,4 +1,4 @@
-"""What a person reads of the rules: sentences, headline metrics, the curve."""
+"""Reports the rules: sentences, headline metrics and the precision curve."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ HEADLINES = (
     "precision", "precision_low", "precision_high", "recall", "f1", "coverage", "accepted_groups", "wrong_groups",
     "photos", "accepted_photos", "wrong_photos", "missed_photos",
 )  # fmt: skip
-"""Of an `Outcome`; the last four are the confusion."""
+"""Fields of `Outcome`; the last four give the confusion matrix."""
 
 
 def say_rules(rules: Mapping[str, QuestionRules]) -> list[str]:
@@ -28,13 +28,13 @@ def say_rules(rules: Mapping[str, QuestionRules]) -> list[str]:
         photo, car = of_question.photo, of_question.car
         lines += [say_word(photo, "good"), say_word(photo, "bad"), _say_cost(photo), _say_field(photo, of_question.field)]
         lines.append(f"A car of several photos: {say_word(car, 'good')}")
-    # Some warnings are of several questions.
+    # Several questions can have the same warning.
     warnings = dict.fromkeys(warning for of_question in rules.values() for warning in of_question.photo.warnings)
     return [line for line in lines if line] + list(warnings)
 
 
 def say_word(rule: Rule, side: Side) -> str:
-    """When one word is decided and what it proves, then what it does on the test split."""
+    """When one word is given and what is proved for it, then its result on the test split."""
     chosen = rule.side(side)
     score = f"{'P' if rule.unit == 'photo' else 'the lowest P'}({rule.good.word})"
     if chosen.threshold is None:
@@ -55,7 +55,7 @@ def say_word(rule: Rule, side: Side) -> str:
 
 
 def _say_cost(rule: Rule) -> str:
-    """What 1,000 cars cost by the chosen pair, on test; and by the cheapest, which proves nothing."""
+    """The cost of 1,000 cars on test, with the chosen pair and with the cheapest pair, which proves nothing."""
     on_test = rule.chosen.on_test
     if on_test.cost is None or rule.cheapest is None:
         return ""
@@ -81,7 +81,7 @@ def _say_field(rule: Rule, field: FieldRates) -> str:
 
 
 def headlines(rules: Mapping[str, QuestionRules]) -> dict[str, Any]:
-    """The content of metrics/select_threshold.json: numbers that two experiments are compared by, for each question."""
+    """The content of metrics/select_threshold.json: for each question, the numbers by which experiments are compared."""
     return {
         name: _headline(of_question.photo)
         | {
@@ -129,7 +129,7 @@ def _pair(pair: Pair | None) -> dict[str, Any] | None:
 def make_curve(source: Sample, *, confidence: float) -> pd.DataFrame:
     """`threshold`, `precision`, `lower_bound`, `recall`, `coverage` on the source split, for at most `MOST_POINTS` thresholds, ascending.
 
-    `lower_bound` is for each threshold alone; the proof, which speaks of all at once, is stricter.
+    `lower_bound` holds for each threshold alone; the proof, which holds for all together, is stricter.
     """
     cuts = cut_points(source.score, side="good")[::-1]
     cuts = cuts[np.unique(np.linspace(0, len(cuts), MOST_POINTS, endpoint=False).astype(int))] if len(cuts) else cuts
@@ -141,5 +141,5 @@ def make_curve(source: Sample, *, confidence: float) -> pd.DataFrame:
 
 
 def write_curve(curve: pd.DataFrame, path: Path) -> None:
-    """As CSV, seven decimals, since thresholds have so many."""
+    """Write CSV with seven decimals, as many as thresholds have."""
     write_bytes(path, curve.to_csv(index=False, float_format="%.7f", lineterminator="\n").encode())

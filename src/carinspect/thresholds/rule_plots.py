@@ -1,4 +1,4 @@
-"""Pictures of a rule: precision and recall over the share that is called good, and what every pair of thresholds would have cost."""
+"""Plots a rule: precision and recall over the share called good, and the cost of every pair of thresholds."""
 
 import io
 from pathlib import Path
@@ -22,7 +22,7 @@ def write_threshold_plot(curve: pd.DataFrame, rule: Rule, path: Path) -> None:
     figure = Figure(figsize=(8, 4.2), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     known = curve.dropna(subset=["precision"])
-    # Thresholds crowd at both ends of 0..1; over the share of photos called good the curve can be read everywhere.
+    # The x-axis is the share of photos called good, not the threshold, because most thresholds are close to 0 or 1.
     axes.plot(known["coverage"], known["precision"], color=BLUE, lw=2, label="precision")
     axes.fill_between(
         known["coverage"], known["lower_bound"], known["precision"], color=LIGHT, alpha=0.5, lw=0, label="down to its lower bound"
@@ -56,9 +56,9 @@ def write_cost_plot(costs: CostMap | None, rule: Rule, path: Path) -> None:
     if costs is None:
         axes.set_title(f"Too few labels to say what {good} and {bad} would have cost", fontsize=10)
     else:
-        # Thresholds crowd at both ends of 0..1; over shares the map can be read everywhere. What is left to 1 is reviewed.
+        # The axes are shares, not thresholds, because most thresholds are close to 0 or 1. The rest up to 1 is reviewed.
         said_bad, said_good, cost = costs.grid(POINTS)
-        # A few pairs cost many times the others; the root keeps the cheap ones apart, and 0 within the scale.
+        # A few pairs cost many times more than the others; a power below 1 separates the cheap ones, and allows a cost of 0.
         mesh = axes.pcolormesh(said_bad, said_good, np.ma.masked_invalid(cost), cmap="cividis_r", shading="nearest", norm=PowerNorm(0.4))
         figure.colorbar(mesh, ax=axes, label="cost of 1,000 cars")
         axes.text(0.54, 0.54, "on this edge nothing is left to review", ha="center", va="center", rotation=-45, fontsize=8, color="#5f6875")
@@ -82,7 +82,7 @@ def _mark(axes: Axes, costs: CostMap, pair: Pair | None, *, marker: str, color: 
     assert pair is not None
     x = 0.0 if pair.T_low is None else float(np.interp(pair.T_low, costs.low, costs.said_bad))
     y = 0.0 if pair.T_high is None else float(np.interp(pair.T_high, costs.high[:-1], costs.said_good[:-1]))
-    # Larger marks lie below smaller ones, so that pairs that coincide are all seen.
+    # Larger markers are drawn below smaller ones, so that all are visible when pairs coincide.
     extent = {"o": 17, "s": 11, "*": 10}[marker]
     text = f"{label}: {pair.on_source.cost:.0f}"
     axes.plot([x], [y], marker, ms=extent, mfc=color, mec="black", mew=1, ls="none", label=text, clip_on=False, zorder=5)

@@ -1,9 +1,9 @@
-"""What a threshold is chosen on: the labelled photos of a split, and one photo drawn from each group; and what it does to them.
+"""The labelled photos from which a threshold is chosen, one photo drawn from each group, and the results of a threshold on them.
 
-Photos of one group (a car, an export family) are right or wrong together, so they are not so many independent trials. One photo drawn at
-random from each group is one trial, and if groups are drawn independently the trials are independent and alike: the binomial test is exact.
-What it then speaks of is **a photo drawn at random from a new group**. Counting every photo instead would claim more evidence than there
-is; counting a group as wrong when any of its photos is would answer another question, about whole groups of the same sizes.
+Photos of one group (a car, an export family) are clustered: they tend to be right or wrong together, so they are not independent trials.
+One photo is therefore drawn at random from each group. If groups are independent, these trials are independent and identically
+distributed, and the binomial test is exact. The result holds for **a photo drawn at random from a new group**. Counting every photo would
+overstate the evidence; counting a group as wrong when any of its photos is wrong would answer another question, about whole groups.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ Thresholds = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sample:
-    """Labelled photos (or cars). `score`, p_good, 0..1, and `good`, 1 for the good class and 0 for the bad one, have shape (N,);
+    """Labelled photos (or cars), all arrays of shape (N,).
 
-    `drawn` (N,) marks one of each group.
+    `score`: p_good, 0..1. `good`: 1 for the good class, 0 for the bad one. `drawn`: True for one of each group.
     """
 
     score: npt.NDArray[np.float64]
@@ -36,18 +36,18 @@ class Sample:
         return int(self.drawn.sum())
 
     def one_a_group(self) -> "Sample":
-        """The drawn photos alone."""
+        """Only the drawn photos."""
         return Sample(self.score[self.drawn], self.good[self.drawn], self.drawn[self.drawn])
 
     def labelled(self, side: Side) -> int:
-        """How many are of the class of `side`."""
+        """Number of photos of the class of `side`."""
         return int((self.good == (side == "good")).sum())
 
 
 def take_sample(rows: pd.DataFrame) -> Sample:
     """The rows with a label `good` (1, 0, NaN where unknown) and an answer `p_good`.
 
-    The draw is a fixed function of the photos' paths; it knows no score and no label.
+    The draw depends only on the photos' paths, not on scores or labels.
     """
     rows = rows[rows["good"].notna() & rows["p_good"].notna()]
     lot = np.array([derive_seed("drawn from its group", path) for path in rows["image_path"]], dtype=np.int64)
@@ -56,7 +56,7 @@ def take_sample(rows: pd.DataFrame) -> Sample:
 
 
 def count_decisions(sample: Sample, thresholds: Thresholds, *, side: Side) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """How many photos each threshold calls by the word of `side` (good: score >= T, bad: score < T), and how many of them wrongly."""
+    """For each threshold, the photos that get the word of `side` (good: score >= T, bad: score < T), and how many of them wrongly."""
     below = np.searchsorted(np.sort(sample.score), thresholds, side="left")
     good_below = np.searchsorted(np.sort(sample.score[sample.good == 1]), thresholds, side="left")
     if side == "bad":
@@ -66,9 +66,9 @@ def count_decisions(sample: Sample, thresholds: Thresholds, *, side: Side) -> tu
 
 
 def count_outcome(sample: Sample, threshold: float | None, *, confidence: float, side: Side = "good") -> Outcome:
-    """What `threshold` does to the photos that it calls by the word of `side`, with exact intervals at `confidence`.
+    """The counts and metrics of the word of `side` at `threshold`, with exact intervals at `confidence`.
 
-    Without a threshold nothing is called so: the counts are 0, and there is no precision.
+    Without a threshold no photo gets the word: the counts are 0, and the precision is None.
     """
     accepted, wrong = _count(sample, threshold, side=side)
     accepted_groups, wrong_groups = _count(sample.one_a_group(), threshold, side=side)

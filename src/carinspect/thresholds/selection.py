@@ -1,4 +1,4 @@
-"""The rule for one decision problem: its thresholds, what they prove, what they do and cost; and all rules of a model."""
+"""Builds the rule for each decision problem (thresholds, promises, results, costs), and all rules of a model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ SIDES: tuple[Side, Side] = ("good", "bad")
 
 @dataclass(frozen=True)
 class Selected:
-    """One question's rules, and what is drawn beside them."""
+    """The rules of one question, and the data for their plots."""
 
     rules: QuestionRules
     source: Sample
-    """The photos that decided."""
+    """The labelled photos of the source split."""
     costs: CostMap | None
-    """Of all pairs of thresholds; None where no label says what a pair would have cost."""
+    """Costs of all pairs of thresholds; None when there are too few labels to compute them."""
 
 
 def select_thresholds(table: pd.DataFrame, questions: Sequence[DeclaredQuestion], params: SelectThresholdParams) -> dict[str, Selected]:
@@ -51,7 +51,7 @@ def collect_thresholds(selected: dict[str, Selected], questions: Sequence[Declar
 
 
 def select(problem: Problem, params: SelectThresholdParams) -> tuple[Rule, CostMap | None]:
-    """The rule, and the costs of all pairs of thresholds."""
+    """The rule for one problem, and the costs of all pairs of thresholds, None when they are unknown."""
     target, source, test = problem.target, problem.source, problem.test
     choices = {"guaranteed": NEVER, "empirical": NEVER}
     needed: dict[Side, Needed | None] = dict.fromkeys(SIDES)
@@ -128,7 +128,7 @@ def _priced(problem: Problem, choice: Choice) -> Pair:
 
 
 def _promise(problem: Problem, params: SelectThresholdParams, threshold: float | None, *, side: Side) -> Promise | None:
-    # val has already chosen the epoch and the temperature, so that its photos are no new ones to the model.
+    # val has already chosen the epoch and the temperature, so its photos are not new to the model and prove nothing.
     if params.method != "guaranteed" or params.source != "calib" or threshold is None:
         return None
     target = problem.target
@@ -184,7 +184,7 @@ def _warnings(problem: Problem, params: SelectThresholdParams, base_rate: float 
 
 
 def restate(problem: Problem, rule: Rule) -> FieldRates:
-    """What T_high is worth at another share of the bad class than the source split's."""
+    """The precision of T_high at the field's share of the bad class, and the shares up to which it is proven."""
     target, T_high = problem.target, rule.T_high
     found = {place: _evidence_at(sample, T_high) for place, sample in (("source", problem.source), ("test", problem.test))}
     restated: dict[str, float | None] = {
@@ -208,7 +208,7 @@ def restate(problem: Problem, rule: Rule) -> FieldRates:
 
 
 def _evidence_at(sample: Sample, threshold: float | None) -> Evidence | None:
-    """The counts at `threshold`; None without one, or where one of the classes has no label."""
+    """The counts at `threshold`; None without a threshold, or when one class has no labels."""
     drawn = sample.one_a_group()
     if threshold is None or not (drawn.labelled("good") and drawn.labelled("bad")):
         return None
