@@ -7,20 +7,20 @@ from carinspect.core.questions import Share
 
 
 class EvaluateParams(Section):
-    """How the intervals and the spreads of the evaluation are made."""
+    """How the evaluation computes intervals and spreads."""
 
     bootstrap_samples: int = Field(ge=100)
-    """Resamples of groups behind every interval."""
+    """Number of bootstrap resamples of groups for every interval."""
     confidence: Share
-    """Share of other data sets for which the interval holds its metric."""
+    """Confidence of the intervals: the share of repeated data sets whose interval contains the true metric."""
     seed: int
-    """Of the resampling, and of the dropout masks."""
+    """Seed of the resampling and of the dropout masks."""
     dropout_samples: int = Field(ge=0)
-    """Masks of Monte-Carlo dropout behind every `*_std`; 0 gives none."""
+    """Number of Monte-Carlo dropout masks for every `*_std`; 0: no spreads."""
     slice_min_groups: int = Field(ge=2)
-    """A slice of the test split with fewer labelled groups gets no interval, and is marked as too small to judge by."""
+    """A slice of the test split with fewer labelled groups gets no interval, and is marked `too_few`."""
     leave_one_source_out: bool
-    """Also train once without each source, and score its photos by a model that never saw it."""
+    """Also train once without each source, and evaluate that model on the source left out."""
 
     @field_validator("dropout_samples")
     @classmethod

@@ -1,14 +1,14 @@
-"""The tables behind DVC's plots: reports/evaluate/*.csv, of the test split. A question without labels leaves the header alone.
+"""Writes the tables for DVC's plots of the test split, reports/evaluate/*.csv. Without labels a table has only its header.
 
 | file | kinds | columns |
 |---|---|---|
 | `<name>_precision_recall.csv` | binary | `threshold`, `precision`, `recall` of "class 1 when p >= threshold" |
 | `<name>_calibration.csv` | binary, classes | `calibrated`, `mean_probability`, `observed_share`, `photos`; no empty bins |
-| `<name>_confusion.csv` | binary, classes | `actual`, `predicted` (the likeliest class: a rule comes later); one row a photo |
-| `<name>_scatter.csv` | score | `label`, `answer`; one row a photo |
+| `<name>_confusion.csv` | binary, classes | `actual`, `predicted` (the likeliest class; no rule is applied); one row for each photo |
+| `<name>_scatter.csv` | score | `label`, `answer`; one row for each photo |
 | `risk_coverage_<name>.csv` | all | `coverage`, and `risk_<order>` for each order of metrics.py; blank without such a confidence |
 
-`calibrated` is `no` for the bare model and `yes` for the answers as served: of a binary question the probability of class 1, of
+`calibrated` is `no` before calibration and `yes` after it: of a binary question the probability of class 1, of
 several classes that of the likeliest one.
 """
 
@@ -54,7 +54,7 @@ def make_curves(table: pd.DataFrame, questions: Sequence[Question]) -> Curves:
 
 
 def write_curves(curves: Curves, folder: Path) -> None:
-    """One CSV a table, six decimals."""
+    """Write one CSV file for each table, with six decimals."""
     for stem, curve in curves.items():
         text = curve.to_csv(index=False, float_format="%.6f", lineterminator="\n")
         write_bytes(folder / f"{stem}.csv", text.encode())
@@ -65,7 +65,7 @@ def _precision_recall(known: pd.DataFrame, question: Question) -> pd.DataFrame:
     if len(np.unique(labels_N)) < 2:
         return pd.DataFrame({"threshold": [], "precision": [], "recall": []})
     precision, recall, threshold = precision_recall_curve(labels_N, answers_to(known, question))
-    # scikit-learn closes the curve by a point (1, 0) that belongs to no threshold.
+    # scikit-learn adds a last point (1, 0) that has no threshold.
     return pd.DataFrame({"threshold": threshold, "precision": precision[:-1], "recall": recall[:-1]})
 
 

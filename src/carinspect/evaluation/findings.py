@@ -1,4 +1,4 @@
-"""What stands in metrics/evaluate.json: the metrics of each split, slices of test, and alarms.
+"""Builds metrics/evaluate.json: the metrics of each split, slices of test, and alarms.
 
     {"val" | "calib" | "test": {"photos", "groups", <question>: {the metrics of metrics.py}},
      "slices": {"source": {<source>: …}, <each question of several classes>: {<class of the label>: …}},      of test
@@ -7,7 +7,7 @@
 
 A slice is {"photos", "groups", <question>: {"photos", "groups", "too_few", <metric>, <metric>_low, <metric>_high}} with the metric of
 `metrics.headline`. One with fewer labelled groups than `evaluate.slice_min_groups` is `too_few`: its figure is shown, its interval is
-None. Photos that nobody judged are the slice `unknown`.
+None. Photos without a label are the slice `unknown`.
 
 Intervals: `evaluate.confidence`, percentile bootstrap over groups. None means unknown, never 0.
 """
@@ -26,7 +26,7 @@ from carinspect.evaluation.temperature import TEMPERATURE_BOUNDS
 from carinspect.model.calibration import Calibration
 
 CONSTANT_SPREAD = 1e-4
-"""Answers that differ by less over all photos are one answer."""
+"""Answers whose range over all photos is smaller count as one constant answer."""
 
 
 def evaluate_predictions(
@@ -40,7 +40,7 @@ def evaluate_predictions(
     """The whole report, from predictions that `add_probabilities` and `add_spreads` have completed with this `calibration`.
 
     `train_labels` is any table with the label columns; when None the constant answers come from the split that is scored, which
-    flatters them a little. Raises `UserError` when an answer is not a finite number.
+    makes them look slightly better. Raises `UserError` when an answer is not a finite number.
     """
     check_finite(table, questions)
     table = table.sort_values("image_path", kind="stable")
@@ -58,7 +58,7 @@ def evaluate_predictions(
 
 
 def slice_test(test: pd.DataFrame, questions: Sequence[Question], params: EvaluateParams) -> Report:
-    """By the sources, sorted, and by the classes that occur among the labels of each question of several."""
+    """The metrics by source, and by the labelled class of each question of several classes; both sorted."""
     found = {"source": _score_slices(test.groupby("source", sort=True), questions, params)}
     for asked in questions:
         if asked.kind == "classes":
@@ -87,7 +87,7 @@ def _size(rows: pd.DataFrame) -> Report:
     return {"photos": len(rows), "groups": int(rows["group"].nunique())}
 
 
-# ---- alarms: a run that is not what its numbers seem
+# ---- alarms: signs that the metrics mislead
 
 
 def find_alarms(table: pd.DataFrame, test: Report, *, questions: Sequence[Question], calibration: Calibration) -> list[str]:

@@ -1,7 +1,7 @@
-"""Contact sheets of test photos in reports/evaluate, each photo with its answers under it.
+"""Draws contact sheets of test photos in reports/evaluate, each photo with its answers below it.
 
-answers.png has photos of many kinds; worst.png the worst errors in each question; uncertain.png those whose answers spread most under
-dropout, labelled or not: the ones worth a person's time.
+answers.png has photos with different answers; worst.png has the largest errors of each question; uncertain.png has the photos, labelled
+or not, with the largest spread under dropout, which a person should look at first.
 """
 
 import io
@@ -30,14 +30,14 @@ HEAD_PX, ROW_PX = 24, 19
 
 INK, SOFT, TRACK, FRAME = "#1a202c", "#5f6875", "#e8ebef", "#f4f5f7"
 PALETTE = ("#2b8a9e", "#4c9f70", "#b8565a", "#d98032", "#6b74c4", "#8a6d3b")
-"""Colours of the questions, in their order; the seventh has the first one again."""
+"""Colours of the questions, in their order; from the seventh question on they repeat."""
 
 Row = Mapping[str, Any]
 """One row of the predictions."""
 
 
 def write_gallery(table: pd.DataFrame, questions: Sequence[Question], root: Path, folder: Path) -> None:
-    """The sheets from the test rows of completed predictions; photos lie at `root / image_path`.
+    """Write the sheets from the test rows of completed predictions; photos are at `root / image_path`.
 
     Raises `UserError` when a photo cannot be read.
     """
@@ -63,9 +63,9 @@ def write_gallery(table: pd.DataFrame, questions: Sequence[Question], root: Path
 
 
 def choose_varied(test: pd.DataFrame, questions: Sequence[Question], *, most: int) -> pd.DataFrame:
-    """Up to `most` photos of different groups whose answers lie far apart.
+    """Up to `most` photos of different groups whose answers differ as much as possible.
 
-    Farthest-point choice (Gonzalez 1985): begin near the mean answer, then always add the photo farthest from those chosen.
+    Farthest-point selection (Gonzalez 1985): start near the mean answer, then repeatedly add the photo farthest from those chosen.
     """
     first_of_group = test.drop_duplicates("group")
     columns = [column for asked in questions for column in asked.answer_columns]
@@ -87,7 +87,7 @@ def worst_errors(test: pd.DataFrame, question: Question, *, most: int) -> pd.Dat
 
 
 def least_certain(test: pd.DataFrame, question: Question, *, most: int) -> pd.DataFrame:
-    """Up to `most` photos of different groups, the largest spread first; none without spreads."""
+    """Up to `most` photos of different groups, the largest spread first; no rows without spreads."""
     return _largest(test[test[question.spread].notna()], question.spread, most)
 
 
@@ -161,7 +161,7 @@ def _photo(path: Path) -> Image.Image:
 
 @cache
 def _font(height_px: int) -> ImageFont.FreeTypeFont:
-    # It travels with matplotlib, so the picture is the same on a machine without fonts.
+    # The font comes with matplotlib, so the picture does not depend on the machine's fonts.
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", height_px)
 
 
@@ -182,7 +182,7 @@ def _write_sheet(cards: list[Image.Image], path: Path, *, foot: str) -> None:
 
 
 def _with_few_colours(sheet: Image.Image) -> Image.Image:
-    """256 colours, undithered: a third of the bytes. White and the bars' own colours stay exact; a palette fitted to photos bends them."""
+    """256 colours without dithering: a third of the bytes. White and the bars' colours are kept exactly, apart from the fitted palette."""
     own = [ImageColor.getrgb(color) for color in ("white", INK, SOFT, TRACK, FRAME, *PALETTE)]
     fitted = sheet.quantize(256 - len(own), dither=Image.Dither.NONE)
     pixels, places = np.asarray(sheet), np.asarray(fitted) + len(own)

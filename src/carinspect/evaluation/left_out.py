@@ -1,11 +1,11 @@
-"""Leave-one-source-out: how a source's photos are answered by a model that was trained without any of them.
+"""Leave-one-source-out: evaluates each source with a model that was trained without its photos.
 
-    {<source>: {"trained_photos": of train and val that were left,
+    {<source>: {"trained_photos": photos of train and val that were used,
                 <question>: {"left_out": {figures}, "trained_with": {figures}} | null}}
 
-for each source and each question that it has labels for. `left_out`: all its labelled photos, by the model that never saw the source;
+for each source and each question that it has labels for. `left_out`: all its labelled photos, by the model trained without the source;
 `trained_with`: those of its test split, by models/best.pt. Figures: `FIGURES`, each with `_low` and `_high`, beside `photos` and
-`groups`. Null: no other source teaches the question.
+`groups`. Null: no other source has enough labels for the question.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from carinspect.evaluation.temperature import add_probabilities, fit_calibration
 from carinspect.model.checkpoint import Checkpoint, build_network
 
 FIGURES: dict[Kind, tuple[str, ...]] = {"binary": ("roc_auc",), "score": ("mae", "spearman"), "classes": ("accuracy", "macro_f1")}
-"""Figures that no temperature changes: for a source that was never seen there is none."""
+"""Figures that do not depend on the temperature, because none can be fitted for a source that was left out."""
 
 
 def leave_sources_out(
@@ -56,7 +56,7 @@ def leave_sources_out(
         print(f"{what}: training on {len(learnt):,} photos of the others", flush=True)
         model = retrain(checkpoint, others, questions=learnable, params=params, what=what)
         raw, _ = predict(build_network(model), own, root=root, image_side_px=model.image_side_px)
-        # Of no split, so that no temperature is fitted: none of the source's photos may have a say in its answers.
+        # With an empty split no temperature is fitted: the source's own labels must not influence its answers.
         calibration = fit_calibration(raw.assign(split=""), learnable, priors=model.lineage["priors"])
         answers = add_probabilities(raw, learnable, calibration).assign(**{question.spread: np.nan for question in learnable})
         seen = predictions[(predictions["source"] == source) & (predictions["split"] == "test")]
@@ -69,18 +69,18 @@ def leave_sources_out(
 
 
 def without_source(table: pd.DataFrame, source: str) -> pd.DataFrame:
-    """The rows of other sources, but for those that share a group with one of `source`: a copy elsewhere would give it away."""
+    """The rows of other sources, without groups that also have a photo of `source`: a copy there would leak it into training."""
     groups = set(table["group"][table["source"] == source])
     return table[(table["source"] != source) & ~table["group"].isin(groups)].reset_index(drop=True)
 
 
 def taught_questions(rows: pd.DataFrame, questions: Sequence[Question]) -> list[Question]:
-    """Those that some row has a label for."""
+    """The questions for which at least one row has a label."""
     return [question for question in questions if rows[question.column].notna().any()]
 
 
 def learnable_questions(rows: pd.DataFrame, questions: Sequence[Question]) -> list[Question]:
-    """Those that both train and val have labels for."""
+    """The questions for which both train and val have labels."""
     return taught_questions(rows[rows["split"] == "val"], taught_questions(rows[rows["split"] == "train"], questions))
 
 

@@ -1,7 +1,7 @@
-"""The metrics of one question on the rows of one split.
+"""Computes the metrics of one question on the rows of one split.
 
 Every question has `photos` and `groups` (labelled and answered), `labelled_share` (of the split's photos), the metrics of `metrics_of`
-and `aurc`, each with `<name>_low` and `<name>_high`, and `skipped_resamples`, the most that any interval had to leave out. Besides
+and `aurc`, each with `<name>_low` and `<name>_high`, and `skipped_resamples`, the most resamples left out of an interval. Also:
 
 | kind | figures without an interval |
 |---|---|
@@ -10,16 +10,16 @@ and `aurc`, each with `<name>_low` and `<name>_high`, and `skipped_resamples`, t
 | `classes` | `constant_accuracy`, `constant_macro_f1`, `ece`, `ece_before` |
 | all | `aurc_oracle`, `aurc_random`, and `aurc_probability` where there are classes |
 
-`*_before` is before calibration. `constant_*` is what always giving the same answer scores: the share of class 1, the median or the
-commonest class of the train labels. A metric that has no labels, or is not defined on them, is None.
+`*_before` is before calibration. `constant_*` is the metric of the best constant answer: the share of class 1, the median or the most
+common class of the train labels. A metric without labels, or not defined for them, is None.
 
-`aurc` is the area under the risk-coverage curve: the mean error while more and more photos are answered, in one of these orders:
+`aurc` is the area under the risk-coverage curve: the mean error of the photos answered so far, as they are answered in one of these orders:
 
 | order | the most confident photo first |
 |---|---|
 | `dropout` (`aurc`) | by the spread `*_std` of Monte-Carlo dropout, the smallest first |
 | `probability` | by the probability of the likeliest class |
-| `oracle` | by the error itself: no order does better |
+| `oracle` | by the error itself: the best possible order |
 
 The error is 1 for a wrong class (the likeliest one counts) and 0 for a right one; for a score it is the absolute error.
 """
@@ -45,7 +45,7 @@ from carinspect.scoring.selective import aurc
 Report = dict[str, Any]
 
 CONSTANT: dict[Kind, tuple[str, ...]] = {"binary": ("brier",), "score": ("mae", "rmse"), "classes": ("accuracy", "macro_f1")}
-"""Metrics that stand beside what the constant answer scores, `constant_<name>`."""
+"""Metrics that are also computed for the constant answer, as `constant_<name>`."""
 
 
 def score_question(rows: pd.DataFrame, question: Question, *, params: EvaluateParams, train_labels: pd.DataFrame | None) -> Report:
@@ -73,7 +73,7 @@ def score_question(rows: pd.DataFrame, question: Question, *, params: EvaluatePa
 
 
 def metrics_of(question: Question, *, constant: float | None = None) -> dict[str, Metric]:
-    """Those with an interval. The first is the question's headline, the one figure that stands for it."""
+    """The metrics with an interval. The first is the headline of the question."""
     match question.kind:
         case "binary":
             return {"roc_auc": roc_auc, "average_precision": average_precision, "brier": brier}
@@ -109,9 +109,9 @@ def constant_answer(labels: pd.DataFrame, question: Question) -> float | None:
 
 
 def with_intervals(known: pd.DataFrame, metrics: Mapping[str, Metric], labels_N: Array, answers_N: Array, params: EvaluateParams) -> Report:
-    """`<name>`, `<name>_low` and `<name>_high` of each metric, None where unknown, and `skipped_resamples`, the most that any left out.
+    """`<name>`, `<name>_low` and `<name>_high` of each metric, None where unknown, and `skipped_resamples`, the largest of any.
 
-    The interval is a bootstrap over the groups of the photos.
+    The interval is a bootstrap over groups, because the errors of photos of one group are clustered.
     """
     estimates: dict[str, Estimate] = dict.fromkeys(metrics, NOTHING)
     if len(known):
@@ -127,7 +127,7 @@ def with_intervals(known: pd.DataFrame, metrics: Mapping[str, Metric], labels_N:
 
 
 def outcomes_and_probabilities(known: pd.DataFrame, question: Question) -> tuple[Array, Array, Array]:
-    """Whether it happened, and its probability before and after calibration: of class 1, or that the likeliest of several is right."""
+    """Outcome (0 or 1), and its probability before and after calibration: class 1, or that the likeliest of several is right."""
     before_NxK, after_NxK = probabilities_of(known, question, None), class_probabilities(known, question)
     if question.kind == "binary":
         return numbers(known, question.column), before_NxK[:, 1], after_NxK[:, 1]
@@ -138,7 +138,7 @@ def outcomes_and_probabilities(known: pd.DataFrame, question: Question) -> tuple
 
 
 def orders_of(question: Question) -> tuple[str, ...]:
-    """The orders of the table above that a question has."""
+    """The orders of the table above that exist for a question."""
     return ("dropout", "probability", "oracle") if question.has_classes else ("dropout", "oracle")
 
 
@@ -151,7 +151,7 @@ def losses_of(known: pd.DataFrame, question: Question) -> Array:
 
 
 def confidences_of(known: pd.DataFrame, question: Question) -> dict[str, Array]:
-    """By order, as far as there is one: without spreads `dropout` is missing."""
+    """Confidence of each photo, shape (N,), by order; without spreads `dropout` is missing."""
     orders: dict[str, Array] = {}
     spread_N = numbers(known, question.spread)
     if not np.isnan(spread_N).any():

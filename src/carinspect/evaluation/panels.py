@@ -1,4 +1,4 @@
-"""The pictures evaluation.png and confidence.png in reports/evaluate, drawn from the tables of curves.py.
+"""Draws evaluation.png and confidence.png in reports/evaluate from the tables of curves.py.
 
 The same tables give the same bytes.
 """
@@ -30,16 +30,16 @@ ORDERS = {
 PANELS_A_ROW = 3
 
 Panel = tuple[Callable[[Axes, pd.DataFrame, Question], None], pd.DataFrame, Question]
-"""What draws a panel, and from what."""
+"""The function that draws a panel, its table and its question."""
 
 
 def write_overview(curves: Curves, questions: Sequence[Question], path: Path, *, train_labels: pd.DataFrame | None) -> None:
-    """The test split at a glance: three panels for each binary question, one for any other.
+    """Draw the results on test: three panels for each binary question, one for any other.
 
-    The constant answer to beat is drawn where `train_labels` tell it.
+    With `train_labels` the constant answer of each score is drawn too.
     """
     panels: list[Panel] = []
-    # Those that fill a row come first.
+    # Binary questions come first, because each fills a row.
     for asked in sorted(questions, key=lambda question: question.kind != "binary"):
         name = asked.name
         match asked.kind:
@@ -58,7 +58,7 @@ def write_overview(curves: Curves, questions: Sequence[Question], path: Path, *,
 
 
 def write_confidence_plot(curves: Curves, questions: Sequence[Question], path: Path) -> None:
-    """Whether the model knows where it errs: risk over coverage of each question, and the reliability of several classes."""
+    """Draw whether confidence predicts errors: risk over coverage of each question, and reliability for several classes."""
     panels: list[Panel] = [(_draw_risk_coverage, curves[f"risk_coverage_{asked.name}"], asked) for asked in questions]
     panels += [(_draw_reliability, curves[f"{asked.name}_calibration"], asked) for asked in questions if asked.kind == "classes"]
     legend = [Line2D([], [], color=color, ls=line, lw=2, label=label) for label, color, line in ORDERS.values()]
@@ -102,7 +102,7 @@ def _draw_reliability(axes: Axes, curve: pd.DataFrame, question: Question) -> No
     for calibrated, color, label in (("no", GREY, "before calibration"), ("yes", BLUE, "after")):
         bins = curve[curve["calibrated"] == calibrated]
         axes.plot(bins["mean_probability"], bins["observed_share"], color=color, lw=1, alpha=0.6, label=label)
-        # A bin's dot is as large as its evidence.
+        # The area of a dot shows the number of photos in its bin.
         area = 300 * bins["photos"] / max(1, bins["photos"].max())
         axes.scatter(bins["mean_probability"], bins["observed_share"], s=area + 6, color=color, alpha=0.75, lw=0)
     if len(curve):
@@ -148,13 +148,13 @@ def _draw_risk_coverage(axes: Axes, curve: pd.DataFrame, question: Question) -> 
     for order in orders_of(question):
         _, color, line = ORDERS[order]
         axes.plot(curve["coverage"], curve[f"risk_{order}"], color=color, ls=line, lw=2 if line == "-" else 1.2)
-    # A model without one error has a flat line, which belongs at the foot.
+    # Without errors the curve is flat at 0; the limits keep it at the bottom.
     highest = curve.drop(columns="coverage").max().max()
     axes.set_ylim(-0.03 * max(highest, 0.1), 1.08 * max(highest, 0.1))
 
 
 def _tidy(axes: Axes, *, empty: bool) -> None:
-    """Open frame; says so where there is nothing to draw."""
+    """Remove the top and right frame; write "no labels" when there is nothing to draw."""
     axes.spines[["top", "right"]].set_visible(False)
     if empty:
         _say_no_labels(axes)

@@ -1,4 +1,4 @@
-"""The table of predictions, data/predictions.csv: each photo of val, calib and test once, with what the network answered.
+"""Makes the table data/predictions.csv: each photo of val, calib and test once, with the network's answers.
 
 | column | meaning |
 |---|---|
@@ -10,7 +10,7 @@
 | `p_<binary>_std`, `<score>_std` | spread of the answer over the masks of Monte-Carlo dropout |
 | `p_<classes>_std` | the same, of the likeliest class |
 
-They stand beside the columns of the dataset. The spreads are NaN for a network without dropout, or with `evaluate.dropout_samples` 0.
+The table also has the columns of the dataset. The spreads are NaN for a network without dropout, or with `evaluate.dropout_samples` 0.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ BATCH = 64
 
 @torch.inference_mode()
 def predict(network: CarInspectionNetwork, table: pd.DataFrame, *, root: Path, image_side_px: int) -> tuple[pd.DataFrame, torch.Tensor]:
-    """`table` with the raw columns of each question, and the features behind all answers, float32 (N, F), for `add_spreads`."""
+    """`table` with the raw columns of each question, and the shared features, float32 (N, F), for `add_spreads`."""
     pixels = open_pixel_cache(root, table["image_path"].tolist(), table["sha256"].tolist(), side_px=image_side_px)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device).eval()
@@ -75,7 +75,7 @@ def check_finite(table: pd.DataFrame, questions: Sequence[Question]) -> None:
 
 
 def answered(table: pd.DataFrame, question: Question) -> pd.DataFrame:
-    """The rows whose label is known and that the model has answered."""
+    """The rows with a label and an answer of the model."""
     return table[table[question.column].notna() & table[question.raw_columns].notna().all(axis=1)]
 
 
@@ -96,7 +96,7 @@ def class_probabilities(rows: pd.DataFrame, question: Question) -> Array:
 
 
 def chosen_class(rows: pd.DataFrame, question: Question) -> Array:
-    """The likeliest class as the labels count them, shape (N,); of a binary question class 1 from the probability 0.5 on."""
+    """The likeliest class, numbered as in the labels, shape (N,); for a binary question class 1 when p >= 0.5."""
     probabilities_NxK = class_probabilities(rows, question)
     if question.kind == "binary":
         return (probabilities_NxK[:, 1] >= 0.5).astype(np.float64)

@@ -1,7 +1,7 @@
-"""Trains a checkpoint's recipe again on other rows: the stage train_ddp itself, run in a folder of its own.
+"""Trains a checkpoint's recipe again on other rows, by running the stage train_ddp in a separate folder.
 
-So the launcher, the processes, the augmentation and every other part are those of the pipeline. The folder lies under
-.carinspect/retrained, named after all that decides the result: what is finished is found there, and an interrupted training goes on.
+So every part of the training is that of the pipeline. The folder is under .carinspect/retrained; its name is a digest of everything that
+the result depends on. A finished training is reused, and an interrupted one resumes.
 """
 
 import os
@@ -28,9 +28,9 @@ STAGE = Path("stages/train_ddp.py")
 
 
 def retrain(checkpoint: Checkpoint, table: pd.DataFrame, *, questions: Sequence[Question], params: dict[str, Any], what: str) -> Checkpoint:
-    """The recipe of `checkpoint` for these of its questions, trained on the rows of `table`, which has the columns of the dataset.
+    """Train the recipe of `checkpoint`, for some of its questions, on `table`, which has the dataset's columns.
 
-    params: all of params.yaml, for the hardware and the paths. what: the training in words. Raises `UserError` when it fails.
+    params: all of params.yaml, for the hardware and the paths. what: names the training in errors. Raises `UserError` when it fails.
     """
     table = table[dataset_columns(checkpoint.questions)]
     recipe_text = yaml.safe_dump(ask_only(checkpoint.lineage["recipe"], questions), sort_keys=True)
@@ -42,7 +42,7 @@ def retrain(checkpoint: Checkpoint, table: pd.DataFrame, *, questions: Sequence[
         write_table(table, folder / "data/car_inspection_dataset.csv", checkpoint.questions)
         source_code = Path(carinspect.__path__[0]).parent
         environment = os.environ | {"DVC_ROOT": str(cache_folder().absolute().parent), "PYTHONPATH": str(source_code)}
-        # It ends with this process, however that ends: see training.launch.
+        # The training ends when this process ends for any reason: see training.launch.
         done = subprocess.run([sys.executable, str(STAGE.absolute())], cwd=folder, env=environment, check=False)
         if done.returncode:
             raise UserError(f"{what} failed; its own words stand above. Fix it and run evaluate again: what is finished is kept.")
@@ -50,9 +50,9 @@ def retrain(checkpoint: Checkpoint, table: pd.DataFrame, *, questions: Sequence[
 
 
 def ask_only(recipe: dict[str, Any], questions: Sequence[Question]) -> dict[str, Any]:
-    """The recipe for `questions` alone; a knob that belongs to one that is left out is switched off."""
+    """The recipe for `questions` only; parameters that refer to other questions are switched off."""
     names = {question.name for question in questions}
-    # The table has the labels that follow from a score, and the score itself may be left out.
+    # The table already has the labels derived from a score, and the score's own question may be left out.
     asked = dump_questions(question.model_copy(update={"from_score": None}) for question in questions)
     train = dict(recipe["train"])
     train["losses"] = {name: knobs for name, knobs in train["losses"].items() if name in names}
@@ -71,7 +71,7 @@ def _key(recipe: str, table: pd.DataFrame, code_revision: str) -> str:
 
 
 def _with_absolute_paths(params: dict[str, Any]) -> dict[str, Any]:
-    """As the stage, which runs in a folder of its own, must read them."""
+    """The params with absolute paths, because the stage runs in another folder."""
 
     def with_absolute(section: str, *keys: str) -> dict[str, Any]:
         paths = {key: str(Path(path).absolute()) for key in keys if isinstance(path := params[section][key], str)}

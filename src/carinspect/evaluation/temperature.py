@@ -1,4 +1,4 @@
-"""Fits the calibration on the split val: undoes the training's class prior, then finds a temperature (model.calibration)."""
+"""Fits the calibration on the split val: corrects the class prior of training, then fits a temperature (model.calibration)."""
 
 from collections.abc import Sequence
 
@@ -15,14 +15,14 @@ from carinspect.scoring.ranking import Array
 FITTED_ON = "val"
 TEMPERATURE_BOUNDS = (0.05, 20.0)
 PRIOR_DEVIATION = float(np.log(2))
-"""Of log t: two temperatures in three lie between a half and two."""
+"""Standard deviation of the prior of log t: it puts two thirds of the temperatures between 0.5 and 2."""
 
 
 def fit_calibration(
     table: pd.DataFrame, questions: Sequence[Question], *, priors: Priors, uncertainty: DropoutPlan | None = None
 ) -> Calibration:
-    """Offsets from the `priors` of training, temperatures from the `val` rows of the predictions; `uncertainty` is put beside them."""
-    # Sorted, since the order of a sum shows in its last digits.
+    """Offsets from the `priors` of training, temperatures from the `val` rows of the predictions; `uncertainty` is stored with them."""
+    # Sorted, because the order of a sum changes its last digits.
     rows = table[table["split"] == FITTED_ON].sort_values("image_path", kind="stable")
     offsets = logit_offsets(questions, priors)
     fits = {asked.name: _fit(answered(rows, asked), asked, offsets[asked.name]) for asked in questions if asked.has_classes}
@@ -32,8 +32,8 @@ def fit_calibration(
 def fit_temperature(logits_NxK: Array, labels_N: Array) -> float:
     """The likeliest temperature t within `TEMPERATURE_BOUNDS` for softmax(logits / t), Guo et al. (2017), section 4.2.
 
-    Beforehand log t is taken for normal around 0 with `PRIOR_DEVIATION` (maximum a posteriori). Some hundred photos outweigh that by far.
-    A few that the model separates don't: without it they would drive t to 0, and every probability to 0 or 1.
+    The fit is maximum a posteriori, with a normal prior of log t around 0 with `PRIOR_DEVIATION`. With some hundred photos the prior hardly
+    matters. With a few photos that the model separates perfectly, it prevents t -> 0 and probabilities of exactly 0 or 1.
     """
 
     def loss(log_temperature: float) -> float:
@@ -61,7 +61,7 @@ def add_probabilities(table: pd.DataFrame, questions: Sequence[Question], calibr
 
 
 def probabilities_of(table: pd.DataFrame, question: Question, fitted: QuestionCalibration | None) -> Array:
-    """Shape (N, K), for a question with classes; None: as the bare model says."""
+    """Probabilities of a question with classes, shape (N, K); `fitted` None: without calibration."""
     logits_NxK = logits_of(table, question)
     if fitted is not None:
         logits_NxK = (logits_NxK + fitted.logit_offset) / (fitted.temperature or 1.0)
@@ -69,7 +69,7 @@ def probabilities_of(table: pd.DataFrame, question: Question, fitted: QuestionCa
 
 
 def logits_of(table: pd.DataFrame, question: Question) -> Array:
-    """Shape (N, K). A binary question has one logit; against a zero for class 0 its softmax is the sigmoid."""
+    """Logits, shape (N, K). A binary question gets a second logit of 0 for class 0, so that softmax equals the sigmoid."""
     logits_NxK = table[question.raw_columns].to_numpy(np.float64)
     return np.hstack([np.zeros_like(logits_NxK), logits_NxK]) if question.kind == "binary" else logits_NxK
 
