@@ -1,4 +1,4 @@
-"""reports/model_card.md: what a person should know before using the model, every figure from the pipeline's own files.
+"""Writes reports/model_card.md: what a person should know before using the model. All figures come from the pipeline's files.
 
 The sections follow Mitchell et al. (2019), "Model Cards for Model Reporting".
 """
@@ -28,11 +28,11 @@ MEASURES: dict[Kind, tuple[tuple[str, str, str | None], ...]] = {
     ),
     "classes": (("accuracy", "accuracy", "constant_accuracy"), ("macro_f1", "macro F1", "constant_macro_f1")),
 }
-"""Key in metrics/evaluate.json, its words, and the key of what a constant answer scores. The slices have the first of a kind."""
+"""Key in metrics/evaluate.json, its name on the card, and the key of the constant answer's figure. Slices show the first of a kind."""
 
 
 def draw_model_card(trained: Trained, table: pd.DataFrame, *, parity: Mapping[str, Any]) -> str:
-    """The card as Markdown; parity: metrics/export_onnx.json. The same facts give the same text: there is no clock in it."""
+    """The card as Markdown; parity: metrics/export_onnx.json. The same inputs give the same text: it has no date."""
     questions, evaluate = trained.checkpoint.questions, trained.metrics["evaluate"]
     return _template().render(
         checkpoint=trained.checkpoint,
@@ -62,7 +62,7 @@ def _say_answer(question: Question) -> str:
 
 
 def _say_rule(rule: Rule) -> list[str]:
-    """Paragraphs on both words of a rule, what they prove and how they did on test."""
+    """Sentences on both words of a rule: what is proved for each, and its result on test."""
     said = [_say_side(rule, side) for side in ("good", "bad")]
     if rule.confidence_of_both is not None:
         said.append(f"Both promises hold together at the confidence {rule.confidence_of_both:g}.")
@@ -95,7 +95,7 @@ def _say_side(rule: Rule, side: Side) -> str:
 
 
 def _counts(table: pd.DataFrame, column: str, names: Iterable[str], questions: Sequence[Question]) -> list[dict[str, Any]]:
-    """Photos, groups, and photos with a label of each question, by the values of `column` and in all."""
+    """Photos, groups, and labelled photos of each question, for each value of `column` and in total."""
     parts = [(name, table[table[column] == name]) for name in names] + [("all", table)]
     return [
         {
@@ -116,7 +116,7 @@ def _template() -> jinja2.Template:
 
 
 def _cell(text: str) -> str:
-    # A source's name is anybody's, and a bare bar would end the cell.
+    # A source's name may contain a bar, which would end the table cell.
     return text.replace("|", "\\|")
 
 

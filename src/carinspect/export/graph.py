@@ -1,4 +1,4 @@
-"""The ONNX graph: uint8 photos in, named answers out, normalisation and calibration inside.
+"""Builds the ONNX graph: uint8 photos in, named answers out; it includes normalisation and calibration.
 
 Shapes: B photos, side S pixels, RGB.
 """
@@ -16,10 +16,7 @@ OPSET = 20
 
 
 class AnsweringNetwork(nn.Module):
-    """The trained network with everything that stands between a photo and an answer.
-
-    Where `calibration.uncertainty` is None there are no spreads.
-    """
+    """The trained network with normalisation, calibration and spreads; no spreads when `calibration.uncertainty` is None."""
 
     def __init__(self, network: CarInspectionNetwork, calibration: Calibration) -> None:
         super().__init__()
@@ -48,7 +45,7 @@ class AnsweringNetwork(nn.Module):
 
 
 def to_onnx(network: AnsweringNetwork, *, image_side_px: int) -> onnx.ModelProto:
-    """The checked graph, with a free batch size. Equal networks give equal bytes: traces of where the code lay are taken out."""
+    """The checked graph, with a free batch size. Equal networks give equal bytes: source paths and stack traces are removed."""
     example = torch.zeros((2, image_side_px, image_side_px, 3), dtype=torch.uint8)
     program = torch.onnx.export(
         network.eval(),

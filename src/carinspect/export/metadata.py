@@ -1,4 +1,4 @@
-"""What a model file says of itself: all that an answer depends on, where it comes from, and what it is worth."""
+"""Writes the metadata of a model file: what its answers depend on, its origin and its metrics."""
 
 import json
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model with what the stages before the export found out about it."""
+    """A trained model with the results of the stages before the export."""
 
     checkpoint: Checkpoint
     calibration: Calibration
@@ -34,7 +34,7 @@ class Trained:
 
 
 def describe_model(model: onnx.ModelProto, trained: Trained, *, image_side_px: int) -> None:
-    """Write the facts into `model`, which takes photos of `image_side_px`; of the metrics those on the split test."""
+    """Write the metadata into `model`, whose input side is `image_side_px`; the metrics are those on the split test."""
     model.metadata_props.add().key = METADATA_KEY
     facts = {
         "format": FORMAT,
@@ -50,12 +50,12 @@ def describe_model(model: onnx.ModelProto, trained: Trained, *, image_side_px: i
 
 
 def amend(model: onnx.ModelProto, facts: dict[str, Any]) -> None:
-    """Add `facts` to what `model` says of itself."""
+    """Add `facts` to the metadata of `model`."""
     _entry(model).value = _to_json(json.loads(_entry(model).value) | facts)
 
 
 def without_promise(model: onnx.ModelProto, reason: str) -> None:
-    """Keep the model's thresholds but not what was proved of them, and let the file say why."""
+    """Keep the model's thresholds, remove their promises, and store `reason` as a warning."""
     info = json.loads(_entry(model).value)
     thresholds = Thresholds.model_validate(info["threshold"]).without_promises()
     warnings = [*info.get("warnings", []), f"no promise: {reason}"]
@@ -63,7 +63,7 @@ def without_promise(model: onnx.ModelProto, reason: str) -> None:
 
 
 def describe_reference(bundle: ModelBundle, table: pd.DataFrame, root: Path, *, split: str) -> dict[str, Any]:
-    """Histograms for `carinspect drift` to compare with, of at most `MOST_PHOTOS` photos of `split`, taken evenly from the sorted rows."""
+    """The reference histograms of `carinspect drift`, from at most `MOST_PHOTOS` photos of `split`, evenly spaced in the sorted rows."""
     rows = table[table["split"] == split].sort_values("image_path")
     rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, MOST_PHOTOS).astype(int))] if len(rows) > MOST_PHOTOS else rows
     predictor = without_rules(bundle)

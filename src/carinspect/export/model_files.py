@@ -1,4 +1,4 @@
-"""Makes the model file and its smaller copies, in half precision for GPUs and in 8-bit integers for CPUs, and checks each of them."""
+"""Exports the model file and its variants, half precision for GPUs and 8-bit integers for CPUs, and checks each of them."""
 
 import tempfile
 import time
@@ -32,7 +32,7 @@ Variant = Literal["fp16", "int8"]
 
 @dataclass(frozen=True)
 class Photos:
-    """The photos of the table, as the model takes them."""
+    """The photos of the table, resized for the model."""
 
     table: pd.DataFrame
     root: Path
@@ -48,7 +48,7 @@ class Photos:
 
 @dataclass(frozen=True)
 class Exported:
-    """A model file and how near its answers are to those of what it was made from."""
+    """A model file, and the differences of its answers from those of the model it was made from."""
 
     model: onnx.ModelProto
     content: bytes
@@ -56,7 +56,7 @@ class Exported:
 
 
 def export_model(trained: Trained, photos: Photos, params: ExportParams) -> Exported:
-    """The fp32 file. Raises `UserError` when torch and ONNX disagree."""
+    """Make the fp32 file. Raises `UserError` when torch and ONNX disagree."""
     checkpoint = trained.checkpoint
     _check_side(checkpoint, photos.side_px)
     network = AnsweringNetwork(build_network(checkpoint), trained.calibration)
@@ -73,7 +73,7 @@ def export_model(trained: Trained, photos: Photos, params: ExportParams) -> Expo
 
 
 def export_variants(exported: Exported, photos: Photos, params: ExportParams) -> Iterator[tuple[Variant, Exported]]:
-    """Those that `params` asks for. Raises `UserError` for one whose answers differ too much from the fp32 file's."""
+    """Make the variants that `params` asks for. Raises `UserError` for one whose answers differ too much from the fp32 file's."""
     if params.half:
         half = _to_half(exported.model)
         yield "fp16", _prove(exported, half, "fp16", photos, tolerance=params.half_tolerance, flip_rate=params.flip_rate, key="half")
@@ -103,7 +103,7 @@ def _prove(
     examined = photos.of(PROVED_ON)
     comparison = compare(open_bundle(exported.content).predict(examined), open_bundle(_sealed(variant)), examined)
     refuse_variant(name, comparison, tolerance=tolerance, flip_rate=flip_rate, key=key)
-    # The proof counts decisions on these very photos. Where none of them changes, it is a proof for the variant as well.
+    # The proof counts decisions on these photos. If none of them changes, the proof also holds for the variant.
     if comparison["flipped_promised"]:
         flips = f"{comparison['flipped_promised']} decisions differ from those of best.onnx, on {comparison['photos']} photos"
         without_promise(variant, f"its answers are not those on which the threshold was proved ({flips})")
@@ -112,14 +112,14 @@ def _prove(
 
 
 def _to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model in fp16 with its inputs and outputs as they were."""
+    """The model in fp16, with unchanged input and output types."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return convert_float_to_float16(copy, keep_io_types=True)
 
 
 def _to_int8(model: onnx.ModelProto, photos: np.ndarray) -> onnx.ModelProto:
-    """The model with 8-bit convolutions, their ranges taken from `photos`, uint8 (N, S, S, 3); the rest stays as it was."""
+    """The model with 8-bit convolutions, whose value ranges are measured on `photos`, uint8 (N, S, S, 3); other layers stay fp32."""
     with tempfile.TemporaryDirectory() as folder:
         whole, prepared, quantised = (Path(folder) / name for name in ("whole.onnx", "prepared.onnx", "quantised.onnx"))
         onnx.save(model, whole)

@@ -1,4 +1,4 @@
-"""The proof that one model answers as another does, in numbers and in decisions: the file as torch, and a smaller copy as the file."""
+"""Checks that two models give the same answers and decisions: the ONNX file and torch, a variant and the ONNX file."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ BATCH = 32
 
 
 def compare(expected: dict[str, np.ndarray], bundle: ModelBundle, photos: np.ndarray) -> dict[str, Any]:
-    """Largest absolute difference of each output of `bundle` from `expected` over `photos`, uint8 (N, S, S, 3), and decisions that differ.
+    """Largest absolute difference of each output of `bundle` from `expected` over `photos`, uint8 (N, S, S, 3), and differing decisions.
 
-    `flipped_decisions` counts the words of the photos' rules and the likeliest of several classes; `flipped_promised` the words of every
-    rule, of photos and of cars, that promises something.
+    `flipped_decisions` counts changes of the photo rules' words and of the likeliest of several classes; `flipped_promised` counts changes
+    of the words of every rule, for photos or cars, with a promise.
     """
     found = bundle.predict(photos)
     differences = {f"{name}_max_difference": float(np.abs(found[name] - expected[name]).max()) for name in expected}
@@ -26,7 +26,7 @@ def compare(expected: dict[str, np.ndarray], bundle: ModelBundle, photos: np.nda
 
 
 def torch_answers(network: AnsweringNetwork, photos: np.ndarray) -> dict[str, np.ndarray]:
-    """Output → answers to `photos`."""
+    """The answers to `photos` by output name."""
     with torch.inference_mode():
         parts = [network(torch.from_numpy(photos[start : start + BATCH])) for start in range(0, len(photos), BATCH)]
     return {name: torch.cat([part[place] for part in parts]).numpy() for place, name in enumerate(network.output_names)}
@@ -41,7 +41,7 @@ def refuse_disparity(comparison: dict[str, Any], *, tolerance: float) -> None:
 
 
 def refuse_variant(name: str, comparison: dict[str, Any], *, tolerance: float, flip_rate: float, key: str) -> None:
-    """Raise `UserError` unless numbers and decisions of a variant are near enough to those of the fp32 file; key: its parameter."""
+    """Raise `UserError` when answers or decisions of a variant differ too much from the fp32 file; key: the variant's parameter."""
     what, fix = f"the {name} variant is not written", f"Set export_onnx.{key} to false, or allow more."
     for output, value, allowed in _too_far(comparison, tolerance):
         raise UserError(f"{what}: {output} is {value:.3g}, and {allowed:.3g} is allowed ({key}_tolerance). {fix}")
@@ -51,7 +51,7 @@ def refuse_variant(name: str, comparison: dict[str, Any], *, tolerance: float, f
 
 
 def _too_far(comparison: dict[str, Any], tolerance: float) -> list[tuple[str, float, float]]:
-    """Name, value and what is allowed of each difference that is too large, or not a number."""
+    """Name, value and limit of each difference that is too large or NaN."""
     allowed = {name: tolerance * (10 if "logit" in name else 1) for name in comparison if name.endswith("_max_difference")}
     return [(name, comparison[name], limit) for name, limit in allowed.items() if not comparison[name] <= limit]
 
@@ -64,7 +64,7 @@ def _flips(bundle: ModelBundle, found: dict[str, np.ndarray], expected: dict[str
             decisions += int((was.argmax(axis=1) != now.argmax(axis=1)).sum())
         elif question.name in bundle.thresholds.rules:
             rules = bundle.thresholds.rules[question.name]
-            # A car's p_good is the lowest of its photos: where no photo changes sides of a car's threshold, no car does.
+            # A car's p_good is the lowest of its photos': if no photo crosses the car's threshold, no car does.
             for rule in (rules.photo, rules.car):
                 flips = _changed_words(rule_in_use(question, rule), was, now)
                 decisions += flips if rule.unit == "photo" else 0
@@ -73,7 +73,7 @@ def _flips(bundle: ModelBundle, found: dict[str, np.ndarray], expected: dict[str
 
 
 def _changed_words(rule: DecisionRule, was_N: np.ndarray, now_N: np.ndarray) -> int:
-    """Photos whose word changes: good, bad or unsure."""
+    """Number of photos whose word (good, bad or unsure) changes."""
     if rule.question.label_of("good") == 0:
         was_N, now_N = 1.0 - was_N, 1.0 - now_N
     return sum(rule.decide(was) != rule.decide(now) for was, now in zip(was_N.tolist(), now_N.tolist(), strict=True))
