@@ -1,4 +1,4 @@
-"""Variation of training photos. Each photo's draw is a function of (seed, epoch, photo) alone; docs/augmentation.md shows it."""
+"""Augments training photos. The random numbers of a photo depend only on (seed, epoch, photo); docs/augmentation.md has examples."""
 
 import random
 import warnings
@@ -14,21 +14,21 @@ from carinspect.training.weather import apply_weather, find_sky
 
 
 class Augmentation:
-    """Varies photos as `recipe` says. Nothing between photos: the same call gives the same pixels in any process and order."""
+    """Augments photos as `recipe` says. Photos are independent: the same call gives the same pixels in any process and order."""
 
     def __init__(self, recipe: Recipe, *, names_effects: bool = False) -> None:
         train = recipe.train
         self._train = train
         self._sky = find_sky(recipe.questions)
         self._open_sky = build_augmentation(train.augment, side_px=train.image_side_px, names_effects=names_effects)
-        # Rain, fog and snow leave no sun that could cast a shadow or dazzle.
+        # Under rain, fog and snow there is no sun, so there are no shadows and no flare.
         covered = train.augment.model_copy(update={"shadow": 0.0, "flare": 0.0})
         self._covered_sky = build_augmentation(covered, side_px=train.image_side_px, names_effects=names_effects)
 
     def __call__(self, photo: np.ndarray, *, epoch: int, image_path: str, sky_label: float, turn: int = 0) -> np.ndarray:
-        """The photo, uint8 (side, side, 3), as `epoch` sees it. `sky_label`: its label of the weather (`Sky`), NaN where unknown.
+        """The augmented photo, uint8 (side, side, 3). `sky_label`: its weather label (`Sky`), NaN where unknown.
 
-        `turn`: how often it came up before in the epoch; it looks different each time, in the same weather: its labels are the epoch's.
+        `turn`: how often it was drawn before in the epoch. Each draw looks different, but has the same weather, as labels are per epoch.
         """
         return self._vary(photo, epoch, image_path, sky_label, turn)["image"]
 
@@ -41,25 +41,25 @@ class Augmentation:
         seed = self._train.seed
         weather = self._sky.effect(self._train.augment, seed=seed, epoch=epoch, image_path=image_path, label=sky_label)
         if weather is not None:
-            # The air stands before the camera: what the camera does comes after.
+            # Weather comes first, because it lies between car and camera; blur, noise and compression happen in the camera.
             photo = apply_weather(photo, weather)
         compose = self._open_sky if weather is None and self._sky.is_open(sky_label) else self._covered_sky
         if not compose.transforms:
             return {"image": photo}
         drawn = derive_seed(derive_seed(seed, "turn", turn) if turn else seed, "augment", epoch, image_path)
-        # `set_random_seed` would give every transform the same stream: all would fire on the same photos.
+        # `set_random_seed` would give every transform the same random numbers: all would apply to the same photos.
         compose.set_random_state(np.random.default_rng(drawn), random.Random(drawn))
         return compose(image=photo)
 
 
 def build_augmentation(params: AugmentParams, *, side_px: int, names_effects: bool = False) -> Any:
-    """uint8 (side_px, side_px, 3) in and out. Only what leaves every label true; simulated weather, which does not, has its own module.
+    """The albumentations pipeline, uint8 (side_px, side_px, 3) in and out. No transform changes a label; weather.py has those that do.
 
-    What is switched off is left out: it costs nothing and takes no number from the random stream of the others. With `names_effects`
-    the result also tells which transforms changed the photo.
+    A transform that is switched off is left out, so it costs nothing and draws no random numbers. With `names_effects` the result also
+    lists the transforms that changed the photo.
     """
     with warnings.catch_warnings():
-        # A wrong argument only warns, and a default is used instead.
+        # For a wrong argument albumentations only warns and uses a default.
         warnings.simplefilter("error")
         transforms = [*_geometry(params, side_px), *_light(params), *_camera(params, side_px)]
         return A.Compose([transform for transform in transforms if transform.p > 0], save_applied_params=names_effects)
@@ -95,7 +95,7 @@ def _light(params: AugmentParams) -> list[Any]:
 
 
 def _camera(params: AugmentParams, side_px: int) -> list[Any]:
-    # Pixels of a photo that was made small already: a blur of the same share of its side.
+    # The photo is already resized, so the blur is scaled to a fixed share of its side.
     widest_px, longest_px = max(0.5, side_px / 224), max(3, 2 * round(side_px / 120) + 1)
     holes = (params.erase_max_area / 4, params.erase_max_area)
     return [

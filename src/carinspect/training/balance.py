@@ -1,7 +1,7 @@
-"""How often each photo and each class counts in training, and the class prior that the model is thereby shown.
+"""How often each photo is drawn and how much each class weighs in training, and the class prior that results.
 
-Three knobs shift it: `train.sampler` draws the rarer class of one binary question more often; `train.class_weights` and
-`train.focal_alpha` give it more weight. A photo without a label of that question is drawn at its plain rate, once an epoch on average.
+Three parameters change that prior: `train.sampler` draws the rarer class of one binary question more often; `train.class_weights` and
+`train.focal_alpha` give it more weight. A photo without a label for that question is drawn once an epoch on average.
 """
 
 from collections.abc import Mapping
@@ -21,16 +21,16 @@ Labels = Mapping[str, torch.Tensor]
 def balanced_labels(recipe: Recipe, labels: Labels) -> torch.Tensor:
     """The labels that the sampler balances, shape (photos,)."""
     if recipe.train.sampler == "none":
-        # No label matters then; every column has one entry a photo.
+        # Without a sampler only the length is used, and any column has one entry for each photo.
         return next(iter(labels.values()))
     return labels[by_name(recipe.questions)[recipe.train.sampler_question].column]
 
 
 def draw_epoch(recipe: Recipe, *, balanced: torch.Tensor, epoch: int) -> np.ndarray:
-    """Positions of the photos in the order of an epoch: a function of (seed, epoch) and of `balanced_labels`.
+    """Positions of the photos in the order of an epoch; depends only on (seed, epoch) and `balanced`, from `balanced_labels`.
 
-    none: each photo once. weighted: as many draws, with replacement. oversample: every photo once, and the rarer class again and again
-    until it makes up `oversample_ratio` of the commoner; which of its photos come up once more than others is drawn anew each epoch.
+    none: each photo once. weighted: the same number of draws, with replacement. oversample: every photo once, then the rarer class again
+    until it has `oversample_ratio` times as many draws as the more common one; the photos of an incomplete last round are random.
     """
     random = np.random.default_rng(derive_seed(recipe.train.seed, "order", epoch))
     photos = len(balanced)
@@ -48,9 +48,9 @@ def draw_epoch(recipe: Recipe, *, balanced: torch.Tensor, epoch: int) -> np.ndar
 
 
 def expected_draws(recipe: Recipe, *, balanced: torch.Tensor) -> np.ndarray:
-    """How often each photo comes up in an epoch on average, shape (photos,).
+    """How often each photo is drawn in an epoch on average, shape (photos,).
 
-    weighted: by inverse class frequency, so that both classes share the labelled draws evenly.
+    weighted: by inverse class frequency, so that both classes get the same number of draws.
     """
     draws = np.ones(len(balanced))
     if recipe.train.sampler == "none":
@@ -65,7 +65,7 @@ def expected_draws(recipe: Recipe, *, balanced: torch.Tensor) -> np.ndarray:
 
 
 def class_weights(recipe: Recipe, labels: Labels) -> dict[str, torch.Tensor]:
-    """The weights of the classes of questions that have classes, float32 of shape (K,); a question that is not in it has none.
+    """The weights of the classes of questions that have classes, float32 of shape (K,); a question without weights is left out.
 
     auto: photos / (classes x photos of the class), as scikit-learn's "balanced"; `labels` are those of the split train.
     """
@@ -81,7 +81,10 @@ def class_weights(recipe: Recipe, labels: Labels) -> dict[str, torch.Tensor]:
 
 
 def training_priors(recipe: Recipe, labels: Labels) -> dict[str, dict[str, list[float]]]:
-    """The prior of each class as it occurs among the labelled photos of train, and as the loss sees it; see `model.calibration`."""
+    """The share of each class among the labelled photos of train (`natural`), and as weighted in the loss (`trained`).
+
+    The format is that of `model.calibration`.
+    """
     draws = expected_draws(recipe, balanced=balanced_labels(recipe, labels))
     weights = class_weights(recipe, labels)
     priors = {}
@@ -96,7 +99,7 @@ def training_priors(recipe: Recipe, labels: Labels) -> dict[str, dict[str, list[
 
 
 def _count(labels: Labels, question: Question, draws: np.ndarray | None = None) -> np.ndarray:
-    """Photos of each class, counted as often as they are drawn; shape (K,)."""
+    """Photos of each class, each counted as often as it is drawn; shape (K,)."""
     values = labels[question.column].numpy()
     known = ~np.isnan(values)
     weights = np.ones(len(values)) if draws is None else draws
@@ -104,7 +107,7 @@ def _count(labels: Labels, question: Question, draws: np.ndarray | None = None) 
 
 
 def _inverse(counts: np.ndarray) -> np.ndarray:
-    # A class that never occurs has no weight to get, and takes none of the others'.
+    # A class that never occurs gets the weight 1, and does not change the weights of the others.
     present = counts > 0
     return np.divide(counts.sum(), present.sum() * counts, out=np.ones(len(counts)), where=present)
 

@@ -1,6 +1,6 @@
-"""Which photos meet at which step, and loading them. A function of (seed, epoch) alone, never of a worker, a rank or a clock.
+"""Plans which photos form each step, and loads them. The plan depends only on (seed, epoch), not on workers, ranks or time.
 
-An effective batch is cut into micro-batches of `norm_batch_size`; rank r of W takes micro-batches r, r + W, r + 2W, … of it.
+An effective batch is cut into micro-batches of `norm_batch_size`; rank r of W takes its micro-batches r, r + W, r + 2W, …
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,18 +38,18 @@ class Photos:
         return {column: values[torch.from_numpy(positions)] for column, values in self.labels.items()}
 
     def sky_labels(self, recipe: Recipe) -> list[float]:
-        """Each photo's label of the weather, NaN where unknown and where no question asks for it."""
+        """Each photo's weather label; NaN where it is unknown or no question is about the weather."""
         question = find_sky(recipe.questions).question
         return [float("nan")] * len(self) if question is None else self.labels[question.column].tolist()
 
     def weather_at(self, position: int, recipe: Recipe, epoch: int) -> WeatherEffect | None:
-        """The simulated weather of one photo in an epoch."""
+        """The simulated weather of one photo in an epoch; None: none."""
         sky, train = find_sky(recipe.questions), recipe.train
         label = sky.label_of({column: float(values[position]) for column, values in self.labels.items()})
         return sky.effect(train.augment, seed=train.seed, epoch=epoch, image_path=self.image_paths[position], label=label)
 
     def in_epoch(self, recipe: Recipe, epoch: int) -> "Photos":
-        """The same photos with the labels that the epoch's simulated weather leaves true; known without reading a pixel."""
+        """The same photos, with the weather labels changed by the epoch's simulated weather. Reads no pixels."""
         sky = find_sky(recipe.questions)
         if not recipe.train.augment.simulates_weather or sky.question is None:
             return self
@@ -67,16 +67,16 @@ def labels_as_tensors(table: pd.DataFrame, questions: Iterable[Question]) -> dic
 
 
 Draws = tuple[np.ndarray, np.ndarray]
-"""Positions in the split, and the turn of each: 0 where a photo comes up for the first time in the epoch."""
+"""Positions in the split, and for each how often that photo was drawn before in the epoch."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """The photos behind one step of the optimiser: positions in the split, cut into micro-batches."""
+    """The photos of one step of the optimiser: positions in the split, cut into micro-batches."""
 
     micro_batches: list[np.ndarray]
     turns: list[np.ndarray] = field(default_factory=list)
-    """How often each of these photos came up before in the epoch, above 0 only under a sampler; for the loader."""
+    """How often each photo was drawn before in the epoch, above 0 only with a sampler. The loader uses it."""
 
     @property
     def positions(self) -> np.ndarray:
@@ -90,9 +90,9 @@ class Step:
 
 
 def plan_epoch(recipe: Recipe, labels: dict[str, torch.Tensor], *, epoch: int) -> list[Step]:
-    """Every step of an epoch, without the remainder that would not fill a batch (another one each epoch).
+    """Every step of an epoch. Photos left over after the last full batch are not used; they differ from epoch to epoch.
 
-    `labels`: of the split, which `train.sampler` may balance. Each epoch has the same number of steps.
+    `labels`: of the split, for `train.sampler`. Every epoch has the same number of steps.
     """
     order = draw_epoch(recipe, balanced=balanced_labels(recipe, labels), epoch=epoch)
     turns = pd.Series(order).groupby(order).cumcount().to_numpy()
@@ -126,7 +126,7 @@ class _AugmentedPhotos(Dataset):
 
 
 class MicroBatchLoader:
-    """Yields one rank's micro-batches of the epoch set last, uint8 (micro-batch, side, side, 3), in order."""
+    """Loads one rank's micro-batches, uint8 (micro-batch, side, side, 3), in order; its workers live for the whole training."""
 
     def __init__(self, photos: Photos, recipe: Recipe, machine: Machine) -> None:
         self._keys: list[list[tuple[int, int, int]]] = []
@@ -140,7 +140,7 @@ class MicroBatchLoader:
         )
 
     def epoch(self, epoch: int, micro_batches: list[Draws]) -> Iterator[torch.Tensor]:
-        """The photos of `micro_batches` as `epoch` sees them."""
+        """Iterate over the photos of `micro_batches`, augmented for `epoch`."""
         self._keys[:] = [[(epoch, int(position), int(turn)) for position, turn in zip(*draws, strict=True)] for draws in micro_batches]
         return iter(self._loader)
 

@@ -1,4 +1,4 @@
-"""The `train` section of params.yaml, the hardware profiles, and the recipe that they resolve to."""
+"""The `train` section of params.yaml, the hardware profiles, and the recipe that is built from both."""
 
 import math
 from typing import Annotated, Any, Literal, Self
@@ -14,14 +14,14 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 class AugmentParams(Section):
-    """How training photos are varied; 0 switches off and costs nothing. The bounds are those within which a photo's labels stay true."""
+    """How training photos are augmented; 0 switches a change off at no cost. Within the allowed ranges a photo's labels stay true."""
 
     flip: Number = Field(ge=0, le=1)
     """Probability of a mirror image."""
     crop: Number = Field(ge=0, le=1)
     """Probability of a crop, resized back."""
     crop_min_area: Number = Field(ge=0.5, le=1)
-    """Smallest share of the photo that a crop keeps; a small one can lose the dent that the label speaks of."""
+    """Smallest share of the photo that a crop keeps; a small crop can lose the dent that was annotated."""
     rotate_degrees: Number = Field(ge=0, le=45)
     """Largest rotation, either way."""
     perspective: Number = Field(ge=0, le=0.05)
@@ -33,9 +33,9 @@ class AugmentParams(Section):
     saturation: Number = Field(ge=0, le=1)
     """Largest relative change."""
     hue: Number = Field(ge=0, le=0.1)
-    """Largest turn of the colour wheel, either way, as a share of it; a large one would turn mud into paint."""
+    """Largest turn of the colour wheel, either way, as a share of it; a large turn could make mud look like paint."""
     grey: Number = Field(ge=0, le=1)
-    """Probability of no colour at all, where sources differ in it."""
+    """Probability of a grey photo, useful where sources differ in colour."""
     shadow: Number = Field(ge=0, le=1)
     """Probability of a soft shadow across the photo."""
     flare: Number = Field(ge=0, le=1)
@@ -51,9 +51,9 @@ class AugmentParams(Section):
     erase: Number = Field(ge=0, le=1)
     """Probability of a grey hole."""
     erase_max_area: Number = Field(gt=0, le=0.05)
-    """Largest share of the photo that the hole covers; it could hide the dent that the label speaks of."""
+    """Largest share of the photo that the hole covers; a larger hole could hide the dent that was annotated."""
     rain: Number = Field(ge=0, le=1)
-    """Probability of simulated rain on a photo whose weather is clear or unknown; likewise the next two."""
+    """Probability of simulated rain on a photo whose weather is clear or unknown; `fog` and `snow` are the same."""
     fog: Number = Field(ge=0, le=1)
     snow: Number = Field(ge=0, le=1)
     weather_sure_from: Number = Field(ge=0, le=1)
@@ -73,7 +73,7 @@ class AugmentParams(Section):
 
 
 class TrackingParams(Section):
-    """Where a run can be watched; it changes no result and is tracked nowhere."""
+    """Where a run is shown. It does not change the result, and DVC does not track it."""
 
     wandb: bool
     """Weights & Biases beside TensorBoard."""
@@ -81,63 +81,63 @@ class TrackingParams(Section):
 
 
 class LossKnobs(Section):
-    """How one question is learnt."""
+    """The loss of one question."""
 
     loss: str
     """`core.questions.LOSSES`; docs/learning.md has the formulas."""
     weight: Number
-    """In the total loss."""
+    """Weight of this loss in the total loss."""
 
 
 class TrainKnobs(Section):
-    """What the parameters and the recipe share."""
+    """The fields that both `TrainParams` and `TrainRecipe` have."""
 
     seed: int
     epochs: int = Field(ge=1)
     sampler: Literal["none", "weighted", "oversample"]
-    """How often a photo comes up in an epoch, by its label of `sampler_question`; `training.balance` has the rates."""
+    """How often a photo is drawn in an epoch, by its label of `sampler_question`; the rates are in `training.balance`."""
     sampler_question: str
-    """A binary question."""
+    """Name of a binary question."""
     oversample_ratio: Number = Field(gt=0, le=1)
-    """Of `oversample`: draws of the rarer class for each photo of the commoner."""
+    """For `oversample`: draws of the rarer class for each photo of the more common one."""
     focal_gamma: Number = Field(ge=0)
-    """Of the focal loss: how much less an easy photo counts; 0 is the cross-entropy."""
+    """For the focal loss: how much less an easy photo counts; 0 gives the cross-entropy."""
     focal_alpha: list[Number] | None
-    """Of the focal loss: weights of class 0 and class 1; None takes `class_weights`."""
+    """For the focal loss: weights of class 0 and class 1; None uses `class_weights`."""
     label_smoothing: Number = Field(ge=0, lt=1)
     """Share of a label's weight that is spread over all classes, in the cross-entropies."""
     class_weights: Literal["none", "auto"] | dict[str, list[Number]]
-    """`auto`: inverse frequency in the split train. Or a list for each question that is to have weights, one number a class."""
+    """`auto`: inverse class frequency in the split train. Or a list for each question with weights, one number for each class."""
     loss_weighting: Literal["fixed", "uncertainty"]
-    """Whether the questions' loss weights stay, or are where learnt ones begin."""
+    """`fixed`: the loss weights of the questions are constant; `uncertainty`: they are the start values of learnt weights."""
     optimiser: Literal["adamw", "sgd"]
     momentum: Number = Field(ge=0, lt=1)
-    """Of sgd, Nesterov's form."""
+    """For sgd: Nesterov momentum."""
     lr: Number = Field(gt=0)
-    """Peak learning rate, of the effective batch."""
+    """Highest learning rate, for one step on the effective batch."""
     backbone_lr_factor: Number = Field(ge=0)
     """The backbone's learning rate is `lr` times this; 0 freezes it, batch-norm statistics included."""
     layer_decay: Number = Field(gt=0, le=1)
-    """Factor of the learning rate from each layer of the backbone to the one before it; 1 gives all the same."""
+    """Factor of the learning rate from each layer of the backbone to the one before it; 1 gives all layers the same rate."""
     freeze_backbone_epochs: int = Field(ge=0)
-    """The first epochs, in which only the new layers learn."""
+    """Number of first epochs in which only the new layers learn."""
     schedule: Literal["cosine", "plateau"]
-    """After the warm-up: along a cosine to 0, or down by `plateau_factor` when validation stands still."""
+    """After the warm-up: along a cosine to 0, or times `plateau_factor` when the validation score stops rising."""
     warmup_fraction: Number = Field(ge=0, lt=1)
     """Share of all steps over which the rate rises from 0."""
     plateau_factor: Number = Field(gt=0, lt=1)
     plateau_epochs: int = Field(ge=1)
     """Epochs without a better validation score after which the rate falls."""
     weight_decay: Number = Field(ge=0)
-    """Of weight matrices; biases and normalisation layers have none."""
+    """Applied to weight matrices only, not to biases and normalisation layers."""
     grad_clip_norm: Number = Field(gt=0)
     """Largest norm of the gradient of one effective batch."""
     ema_decay: Number = Field(ge=0, lt=1)
-    """Of the moving average of the weights, which is what is validated and kept; 0 keeps the weights themselves."""
+    """Decay of the moving average of the weights; the average is validated and kept. 0 keeps the weights themselves."""
     early_stop_epochs: int = Field(ge=0)
-    """Stop after this many epochs without a better validation score; 0 never does."""
+    """Stop after this many epochs without a better validation score; 0 never stops early."""
     on_nonfinite: Literal["stop", "skip"]
-    """What a loss or gradient that is not finite does: stop the run, or drop the step and count it."""
+    """On a loss or gradient that is not finite: stop the run, or drop the step and count it."""
     augment: AugmentParams
 
     @field_validator("class_weights", mode="before")
@@ -164,7 +164,7 @@ class TrainKnobs(Section):
 
 
 class TrainParams(TrainKnobs):
-    """As a person writes them; None takes the profile's."""
+    """The section as a person writes it; None takes the value of the profile."""
 
     batch_size: int | None = Field(ge=1)
     accumulate_steps: int | None = Field(ge=1)
@@ -172,12 +172,12 @@ class TrainParams(TrainKnobs):
     image_side_px: int | None = Field(ge=32)
     precision: Precision | None
     resume: str | None
-    """A checkpoint whose weights this training begins with; None begins as `model.pretrained` says."""
+    """Path of a checkpoint whose weights this training starts from; None starts as `model.pretrained` says."""
 
     @field_validator("precision", mode="before")
     @classmethod
     def _auto_is_the_profiles(cls, precision: Any) -> Any:
-        # Not the card's: precision changes the result, and a result must not depend on which machine happened to be free.
+        # The profile decides, not the GPU: precision changes the result, and the result must not depend on the machine that was free.
         return None if precision == "auto" else precision
 
 
@@ -187,33 +187,33 @@ class ProfileRecipe(Section):
     backbone: str
     """Name of a timm model."""
     batch_size: int = Field(ge=1)
-    """Images for each forward and backward over all processes."""
+    """Photos in one forward and backward pass, over all processes together."""
     accumulate_steps: int = Field(ge=1)
-    """Times `batch_size` is the effective batch."""
+    """Passes for each step; times `batch_size` this gives the effective batch."""
     norm_batch_size: int = Field(ge=1)
-    """Images that batch normalisation sees together: the micro-batch. Set here and not by the number of cards, so that one, two or three
-    processes compute the same."""
+    """Photos that batch normalisation sees together: the micro-batch. It does not depend on the number of GPUs, so one, two or three
+    processes compute the same result."""
     image_side_px: int = Field(ge=32)
     """Side of the square that every photo is resized to."""
     precision: Precision
 
 
 class Runtime(Section):
-    """The part of a profile that does not change the result, and is tracked nowhere."""
+    """The part of a profile that does not change the result; DVC does not track it."""
 
     device: Literal["auto", "cpu", "cuda"]
     processes: int | Literal["auto"]
-    """Training processes: one for each card, or for each share of the cores."""
+    """Training processes: one for each GPU, or for each share of the CPU cores."""
     workers: int | Literal["auto"]
-    """Loader processes beside each training process; 0 loads in the training process."""
+    """Loader processes of each training process; 0 loads in the training process itself."""
     compile: bool
     """torch.compile the network."""
     pin_memory: bool | Literal["auto"]
     micro_batch: int | Literal["auto", "norm"]
-    """Photos in one forward pass at most. norm: `norm_batch_size`, and fewer only once memory runs out; auto: what a trial at the start
-    finds. Fewer than `norm_batch_size` change what batch normalisation sees."""
+    """Most photos in one forward pass. `norm`: `norm_batch_size`, and fewer only after memory ran out; `auto`: found by a trial pass at the
+    start. Fewer than `norm_batch_size` change what batch normalisation sees."""
     checkpoint_steps: int = Field(ge=0)
-    """Steps after which the state is kept inside an epoch, besides at its end; 0 only there."""
+    """Steps between two saved states inside an epoch; 0 saves only at the end of each epoch."""
 
     @field_validator("micro_batch")
     @classmethod
@@ -224,14 +224,14 @@ class Runtime(Section):
 
 
 class Profile(Section):
-    """A kind of machine."""
+    """The settings for one kind of machine."""
 
     recipe: ProfileRecipe
     runtime: Runtime
 
 
 class TrainRecipe(TrainKnobs):
-    """As the training runs them."""
+    """The values that the training uses."""
 
     losses: dict[str, LossKnobs]
     """By question."""
@@ -245,13 +245,13 @@ class TrainRecipe(TrainKnobs):
 
     @property
     def effective_batch_size(self) -> int:
-        """Photos behind one step of the optimiser."""
+        """Photos in one step of the optimiser."""
         return self.batch_size * self.accumulate_steps
 
     @model_validator(mode="after")
     def _norm_batch_divides_batch(self) -> "TrainRecipe":
         if self.batch_size % self.norm_batch_size:
-            # The nearest divisor, which a person can paste.
+            # The nearest divisor, so that the message gives a value that works.
             fits = max(size for size in range(1, self.norm_batch_size + 1) if self.batch_size % size == 0)
             raise ValueError(
                 f"batch_size {self.batch_size} is no multiple of norm_batch_size {self.norm_batch_size}. "
@@ -265,7 +265,7 @@ def _to_tuple(value: Any) -> Any:
 
 
 class Recipe(Section):
-    """All that decides the result of a training, besides the data and the code."""
+    """Everything that the result of a training depends on, besides the data and the code."""
 
     questions: Annotated[tuple[Question, ...], BeforeValidator(_to_tuple)]
     model: ModelRecipe

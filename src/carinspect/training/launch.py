@@ -1,6 +1,6 @@
-"""Starts torchrun, on one machine or several, so that no training process outlives the one that started it.
+"""Starts torchrun on one machine or several, so that the training processes end when the process that started them ends.
 
-Run as a module it is torchrun, with the arguments of torchrun.
+Run as a module, it takes the arguments of torchrun and runs it.
 """
 
 import fcntl
@@ -16,7 +16,7 @@ from carinspect.core.errors import UserError, one_line
 from carinspect.core.programs import die_with_parent
 
 MEETINGS = 5
-"""How often several machines begin again from the last state after one of them died."""
+"""How many times several machines reconnect and resume from the last state after one of them died."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Cluster:
     endpoint: str
     """`host:port` of the machine that writes the outputs; "" where there is only one."""
     joins: bool
-    """Whether this machine only helps."""
+    """Whether this machine was started with --join: it computes, and writes no outputs."""
 
 
 def read_cluster(environment: Mapping[str, str], *, joins: bool) -> Cluster:
@@ -49,7 +49,7 @@ def is_worker() -> bool:
 
 
 def lock_run(path: Path) -> None:
-    """Hold the lock file `path` as long as this process lives, across exec. Raises `UserError` where another holds it."""
+    """Hold a lock on the file `path` until this process ends, also across exec. Raises `UserError` when another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -65,11 +65,11 @@ def lock_run(path: Path) -> None:
 def become_torchrun(script: str, arguments: list[str], *, processes: int, cluster: Cluster, anew: bool) -> NoReturn:
     """Become torchrun, with `processes` workers that run `script`. Does not return.
 
-    anew: as another process image, which gives back what this one holds of the first card, and takes the time to start Python again.
+    anew: by exec, which frees the memory that this process holds on the first GPU, but starts Python again, which takes time.
     """
-    # One thread each: their number changes the bits of a sum, and more of them were slower beside other processes.
+    # One thread for each worker: the number of threads changes the rounding of sums, and more threads were slower with several workers.
     os.environ |= {"OMP_NUM_THREADS": "1", "CARINSPECT_LAUNCHER": str(os.getpid())}
-    # Without it cuBLAS may add in another order each time (its manual, section "Results reproducibility").
+    # Without it cuBLAS may sum in another order each time (its manual, section "Results reproducibility").
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     arguments = [*_meeting(cluster), f"--nproc-per-node={processes}", script, *arguments]
     if anew:
@@ -84,7 +84,7 @@ def _exec_torchrun(arguments: list[str]) -> NoReturn:
 
 def _meeting(cluster: Cluster) -> list[str]:
     if cluster.nodes == 1:
-        # On a port that is free.
+        # torchrun then chooses a free port.
         return ["--standalone"]
     return [
         f"--nnodes={cluster.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={cluster.endpoint}", "--rdzv-id=carinspect",
@@ -93,7 +93,7 @@ def _meeting(cluster: Cluster) -> list[str]:
 
 
 def join_launcher() -> None:
-    """Call first in a worker: it then ends with its torchrun."""
+    """Make this worker end when its torchrun ends. A worker must call it first."""
     die_with_parent(int(os.environ["CARINSPECT_LAUNCHER"]))
 
 
@@ -107,11 +107,11 @@ def _be_torchrun(arguments: list[str]) -> NoReturn:
         run.main(arguments)
         sys.exit()
     except SignalException as error:
-        # A second one ends it at once, and is no fault to be traced.
+        # A second signal ends the process at once, without a traceback.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         sys.exit(f"train_ddp: ended by {error.sigval.name}; the same command goes on from the last state")
     except ChildFailedError as error:
-        # The worker has said why.
+        # The worker has already printed the reason.
         rank, failure = error.get_first_failure()
         reason = f"training process {rank} ended with exit status {failure.exitcode}"
     except (RendezvousError, DistError) as error:
@@ -120,13 +120,13 @@ def _be_torchrun(arguments: list[str]) -> NoReturn:
 
 
 def _meet_again(arguments: list[str], reason: str) -> NoReturn:
-    """Begin anew where another machine may be the cause, else give up. torchrun's own restarts count a dead machine among the living."""
+    """Reconnect when another machine may be the cause, else exit. torchrun's own restarts would still wait for a dead machine."""
     meetings = int(os.environ.get("CARINSPECT_MEETINGS", "1"))
     if "--standalone" in arguments or meetings > MEETINGS:
         sys.exit(f"train_ddp: {reason}; the same command goes on from the last state")
     print(f"train_ddp: {reason}; meeting the other machines again ({meetings} of {MEETINGS})", file=sys.stderr, flush=True)
     os.environ["CARINSPECT_MEETINGS"] = str(meetings + 1)
-    # The same process to whoever watches it; with the old image its connections close.
+    # exec keeps the process id, and closes the old connections.
     _exec_torchrun(arguments)
 
 

@@ -1,6 +1,6 @@
-"""Leases by which trainings on one machine share its cards, or its cores: each is held by one training and ends with its process.
+"""Leases by which trainings on one machine share its GPUs, or its CPU cores: each lease is held by one training at a time.
 
-A lease is a lock on a file, flock(2): the kernel takes it back when the holder ends, however that happens, and none is ever left behind.
+A lease is a file lock, flock(2): the kernel releases it when the process that holds it ends for any reason.
 """
 
 import fcntl
@@ -22,17 +22,17 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 def lease_folder() -> Path:
-    """CARINSPECT_LEASES, or one for each user of the machine, whatever the checkout: a card does not know from where it is used."""
+    """CARINSPECT_LEASES, or a folder for each user, shared by all checkouts, because they share the GPUs."""
     return Path(os.environ.get("CARINSPECT_LEASES") or Path(tempfile.gettempdir()) / f"carinspect-leases-{os.getuid()}")
 
 
 def take_leases(names: Sequence[str], *, fewest: int, most: int) -> list[str]:
-    """Those of `names`, for example card0 and card1, that are free: `most` at most. Waits until there are `fewest`.
+    """Take up to `most` free leases of `names`, for example card0 and card1; waits until there are at least `fewest`.
 
-    They are held until this process ends, also after it has become another program, and pass to no child.
+    Returns the names taken, in the order of `names`. They are held until this process ends, also after exec.
     """
     lease_folder().mkdir(parents=True, exist_ok=True)
-    # A training that waits holds this gate, so that the next one waits behind it: two that want two cards each never hold one each.
+    # Only the training that holds the gate takes leases; the next one waits. So two trainings that need two GPUs never hold one each.
     gate = _open("gate")
     try:
         fcntl.flock(gate, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,7 +56,7 @@ def take_leases(names: Sequence[str], *, fewest: int, most: int) -> list[str]:
                 said = True
             time.sleep(POLL_S)
     for file in held.values():
-        # exec, by which the launcher becomes torchrun, would close it.
+        # Without this, exec would close the file and release the lease when the launcher becomes torchrun.
         os.set_inheritable(file, True)
     os.close(gate)
     return sorted(held, key=list(names).index)
@@ -67,10 +67,10 @@ def _open(name: str) -> int:
 
 
 def take_share(machine: Machine, runtime: Runtime) -> Machine:
-    """Wait for cards, or cores on a CPU, that no other training holds, and take them until this process ends.
+    """Wait for GPUs, or CPU cores, that no other training holds, and take them until this process ends.
 
-    As many as `runtime.processes` says, one for each process; `auto` takes all that are free, up to `machine.processes`, and waits for one.
-    Returns `machine` with that many processes. To what this process starts, or becomes, CUDA shows the taken cards alone.
+    It takes `runtime.processes` of them, one for each process; `auto` waits for one, then takes all free ones up to `machine.processes`.
+    Returns `machine` with that number of processes. Sets CUDA_VISIBLE_DEVICES, so that child processes see only the GPUs taken.
     """
     cards = list_cards() if machine.device == "cuda" else {}
     names = list(cards) or [f"core{number}" for number in range(usable_cores())]
@@ -83,8 +83,8 @@ def take_share(machine: Machine, runtime: Runtime) -> Machine:
 
 
 def list_cards() -> dict[str, str]:
-    """Each visible card's lease, and what CUDA_VISIBLE_DEVICES calls it."""
+    """Lease name of each visible GPU → its name in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get(VISIBLE)
     words = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
-    # By its own number, for another training may see it under another place.
+    # Leases are named by UUID, because another training may see the same GPU at another index.
     return {f"card-{torch.cuda.get_device_properties(place).uuid}": words[place].strip() for place in range(torch.cuda.device_count())}

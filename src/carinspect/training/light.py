@@ -1,6 +1,6 @@
-"""Transforms of albumentations' kind for uneven light: a soft shadow across the photo, and a low sun that dazzles the lens.
+"""Two transforms for albumentations: a soft shadow across the photo, and lens flare from a low sun.
 
-Albumentations has both: polygons with hard edges, and a sun that whitens all behind it. These leave everything visible, and cost less.
+Albumentations' own shadow has hard edges, and its sun hides what is behind it. These two keep everything visible, and are faster.
 """
 
 import os
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def _import_albumentations() -> Any:
-    """The library. On import it asks the network for a newer version unless the environment says no, which it does for that moment."""
+    """Import albumentations without its online check for a newer version; the environment variable is restored afterwards."""
     before = os.environ.get("NO_ALBUMENTATIONS_UPDATE")
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     try:
@@ -29,16 +29,16 @@ A: Any = _import_albumentations()
 _Transform: Any = A.ImageOnlyTransform
 
 DARKEST = 0.45
-"""Share of the light that the deepest shadow leaves."""
+"""Share of the light that is left in the darkest shadow."""
 DAZZLE = 0.75
-"""Largest share of the way to white that the sun takes a pixel."""
+"""Largest share by which the glow moves a pixel towards white."""
 
 
 class SoftShadow(_Transform):
-    """The shadow of something beside the camera: a band with soft edges. Photos are uint8 (H, W, 3)."""
+    """A shadow of an object outside the photo: a dark band with soft edges. Photos are uint8 (H, W, 3)."""
 
     def get_params(self) -> dict[str, Any]:
-        """Where the band lies, in half sides from the middle, and what light it leaves."""
+        """Draw the place of the band, in half sides from the middle, and the share of light that is left in it."""
         draw = self.random_generator.uniform
         return {
             "angle": draw(0, np.pi),
@@ -49,7 +49,7 @@ class SoftShadow(_Transform):
         }
 
     def apply(self, img: np.ndarray, *, angle: float, centre: float, half_width: float, edge: float, light: float, **_: Any) -> np.ndarray:
-        """The photo with the band."""
+        """Darken the band."""
         rows, columns = _grid(img)
         inside = half_width - np.abs(np.cos(angle) * columns + np.sin(angle) * rows - centre)
         shadow = np.clip(inside / edge + 0.5, 0, 1, dtype=np.float32)
@@ -57,15 +57,15 @@ class SoftShadow(_Transform):
 
 
 class LensFlare(_Transform):
-    """The sun in the upper half: a glow, and its faint images on the line through the middle. Photos are uint8 (H, W, 3)."""
+    """The sun in the upper half: a glow, and faint reflections on the line from it through the middle. Photos are uint8 (H, W, 3)."""
 
     def get_params(self) -> dict[str, Any]:
-        """Where the sun stands, in half sides from the middle, its glow's width and its strength."""
+        """Draw the place of the sun, in half sides from the middle, and the width and strength of its glow."""
         draw = self.random_generator.uniform
         return {"across": draw(-1.1, 1.1), "down": draw(-1.1, -0.2), "width": draw(0.2, 0.5), "strength": draw(0.3, 1.0) * DAZZLE}
 
     def apply(self, img: np.ndarray, *, across: float, down: float, width: float, strength: float, **_: Any) -> np.ndarray:
-        """The photo with the glow, which is screened over it: nothing but the sun itself turns white."""
+        """Add the glow, blended towards white by at most `DAZZLE`."""
         rows, columns = _grid(img)
         distance = np.hypot(columns - across, rows - down)
         glow = 0.7 * np.exp(-((distance / width) ** 2)) + 0.3 * np.exp(-distance / width)
@@ -76,6 +76,6 @@ class LensFlare(_Transform):
 
 
 def _grid(img: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns in half sides from the middle."""
+    """Coordinates of rows and columns, in half sides from the middle."""
     height, width = img.shape[:2]
     return np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)[None]

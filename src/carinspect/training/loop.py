@@ -1,4 +1,4 @@
-"""The training loop of one process among many: epochs, validation, the best weights, and starting again where it stopped."""
+"""The training loop, as each process runs it: epochs, validation, the best weights, and resuming an interrupted run."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,16 +26,16 @@ from carinspect.training.validation import predict_logits, skill_scores, undo_pr
 
 @dataclass
 class Progress:
-    """What a run has so far, in plain values and tensors; all of it goes into the state that survives a kill."""
+    """What a run has done so far, in plain values and tensors; all of it is saved in the state file."""
 
     epochs_done: int = 0
     steps_done: int = 0
-    """Of the epoch after those."""
+    """Steps done in the current epoch, which follows `epochs_done`."""
     loss_sums: dict[str, float] = field(default_factory=dict)
-    """Of these steps: each question's losses and the total."""
+    """Over the steps of the current epoch: the sum of each question's losses and of the total."""
     loss_counts: dict[str, int] = field(default_factory=dict)
     skipped_steps: int = 0
-    """Of these steps: dropped, for a loss or gradient was not finite."""
+    """Steps of the current epoch that were dropped, because a loss or a gradient was not finite."""
     best_epoch: int = 0
     best_score: float = float("-inf")
     best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Progress:
 
 @dataclass
 class Learner:
-    """What learns, and all that has a state."""
+    """The network, the optimiser and everything else whose state a resumed run needs."""
 
     network: CarInspectionNetwork
     averaged: ModelEmaV3
@@ -73,11 +73,11 @@ class Learner:
     progress: Progress
 
     def state(self) -> dict[str, Any]:
-        """Tensors and plain values; nothing random, for every draw follows from the place in the plan."""
+        """Tensors and plain values. No random state: every random number depends only on the seed and the place in the plan."""
         return {name: part.state_dict() for name, part in self._parts().items()} | {"progress": vars(self.progress)}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned."""
+        """Load what `state` returned."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.progress = Progress(**state["progress"])
@@ -91,7 +91,7 @@ class Learner:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a training runs with; nothing in it changes, but for the files that it names."""
+    """The fixed inputs of a training: recipe, machine, photos and files."""
 
     recipe: Recipe
     machine: Machine
@@ -100,12 +100,12 @@ class Setting:
     """The split train."""
     validation: Photos
     state_file: Path
-    """Where the state is kept, and found by the next try."""
+    """Where the state is saved, and where the next run of the same training reads it."""
     tracker: Tracker
 
 
 def train(network: CarInspectionNetwork, setting: Setting) -> Progress:
-    """Train to the end of the recipe, from `state_file` where an interrupted run left one. The same on every rank."""
+    """Train to the end of the recipe, starting from `state_file` if an interrupted run left one. Every rank returns the same."""
     recipe, machine, peers, photos, tracker = setting.recipe, setting.machine, setting.peers, setting.photos, setting.tracker
     learner = _build_learner(network, setting)
     _resume(learner, setting)
@@ -117,11 +117,12 @@ def train(network: CarInspectionNetwork, setting: Setting) -> Progress:
     while not is_finished(learner.progress, recipe):
         rate = _train_epoch(learner, trainer, loader, setting)
 
-        # The average of the weights is what is validated, kept and exported; balanced training must not look uncalibrated.
+        # The averaged weights are validated, because they are the ones kept and exported. The class prior of training is undone first:
+        # without that, balanced training would look badly calibrated.
         logits = undo_prior(recipe.questions, predict_logits(learner.averaged.module.eval(), setting.validation), priors)
         _close_epoch(learner, rate=rate, skills=skill_scores(recipe.questions, logits, setting.validation.labels))
 
-        # Shown before the state is kept: an epoch shown twice is hidden again by the sinks, an epoch never shown would stay lost.
+        # Tracked before the state is saved: the sinks hide an epoch that is written twice, but an epoch never written would be lost.
         rates = group_rates(learner.optimiser)
         tracker.write_epoch(learner.progress.history[-1], rates=rates, val_logits=logits, val_labels=setting.validation.labels)
         if peers.writes:
@@ -130,7 +131,7 @@ def train(network: CarInspectionNetwork, setting: Setting) -> Progress:
 
 
 def _start_tracker(tracker: Tracker, progress: Progress, plan: list[Step], *, epochs: int) -> None:
-    # All steps of a recipe have as many photos.
+    # All steps of a recipe have the same number of photos.
     photos_per_step, steps_done = len(plan[0].positions), progress.epochs_done * len(plan) + progress.steps_done
     tracker.start(
         epochs_done=progress.epochs_done, photos_done=steps_done * photos_per_step, photos_total=epochs * len(plan) * photos_per_step
@@ -138,13 +139,13 @@ def _start_tracker(tracker: Tracker, progress: Progress, plan: list[Step], *, ep
 
 
 def is_finished(progress: Progress, recipe: Recipe) -> bool:
-    """Whether all epochs are done, or so many brought nothing better that the recipe stops early."""
+    """Whether all epochs are done, or `train.early_stop_epochs` in a row brought no better score."""
     patience = recipe.train.early_stop_epochs
     return progress.epochs_done >= recipe.train.epochs or bool(patience and progress.epochs_done - progress.best_epoch >= patience)
 
 
 def own_parts(step: Step, peers: Peers) -> list[int]:
-    """The micro-batches of `step` that this rank computes: each is computed by one."""
+    """Indices of the micro-batches of `step` that this rank computes; each micro-batch is computed by exactly one rank."""
     return list(range(peers.rank, len(step.micro_batches), peers.world_size))
 
 
@@ -155,7 +156,7 @@ def _build_learner(network: CarInspectionNetwork, setting: Setting) -> Learner:
     objective = Objective(setting.recipe, setting.photos.labels, device=device)
     return Learner(
         network=network,
-        # Warmed up: the first steps would otherwise leave the average near the random weights for hundreds of steps.
+        # With warm-up: without it the average would stay near the random initial weights for hundreds of steps.
         averaged=ModelEmaV3(network, decay=train.ema_decay, use_warmup=True),
         optimiser=build_optimiser(network, objective.weights, train),
         scaler=torch.amp.GradScaler(device.type, enabled=train.precision == "fp16"),
@@ -175,7 +176,7 @@ def _resume(learner: Learner, setting: Setting) -> None:
 
 
 def _build_trainer(learner: Learner, setting: Setting) -> Trainer:
-    """What the steps run with: the micro-batch that fits, the network compiled where that works."""
+    """What the steps use: a micro-batch that fits into memory, and the network, compiled where that works."""
     network, recipe, machine, peers = learner.network, setting.recipe, setting.machine, setting.peers
 
     def tell(size: int) -> None:
@@ -184,7 +185,7 @@ def _build_trainer(learner: Learner, setting: Setting) -> Trainer:
             remember(size, recipe, machine)
 
     micro_batch = MicroBatch(smallest(first_size(recipe, machine)), on_change=tell)
-    # Everything has its gradients here, as in the epochs that need most memory.
+    # The mode of the last epoch, in which nothing is frozen: it needs most memory, so the trial must use it.
     set_training_mode(network, recipe.train, epoch=recipe.train.epochs)
     runner: nn.Module = network
     if machine.compile:
@@ -198,11 +199,11 @@ def _build_trainer(learner: Learner, setting: Setting) -> Trainer:
 
 
 def _train_epoch(learner: Learner, trainer: Trainer, loader: MicroBatchLoader, setting: Setting) -> float:
-    """The rest of the epoch in which `learner` stands; returns the last learning rate."""
+    """Train the rest of the current epoch of `learner`; returns the last learning rate."""
     recipe, peers, machine = setting.recipe, setting.peers, setting.machine
     progress, epoch = learner.progress, learner.progress.epochs_done
 
-    # A resumed run plans the whole epoch again and takes what is left of it.
+    # A resumed run plans the whole epoch again, which gives the same plan, and takes the steps that are left.
     plan = plan_epoch(recipe, setting.photos.labels, epoch=epoch)
     rest = plan[progress.steps_done :]
     labelled = setting.photos.in_epoch(recipe, epoch)
@@ -212,25 +213,26 @@ def _train_epoch(learner: Learner, trainer: Trainer, loader: MicroBatchLoader, s
     val_scores = [row["val_score"] for row in progress.history]
 
     for step in rest:
-        # The rate depends on the step's number and the scores so far alone, so a resumed run has the same one.
+        # The learning rate depends only on the step's number and the scores so far, so a resumed run gets the same one.
         number = epoch * len(plan) + progress.steps_done
         rate = learning_rate(recipe.train, number, total_steps=recipe.train.epochs * len(plan), val_scores=val_scores)
         set_learning_rate(learner.optimiser, rate)
 
+        # This rank's micro-batches; the exchange inside the step sums the gradients of all ranks.
         parts = own_parts(step, peers)
         losses = train_step(Share(trainer, labelled, step, number, parts, images=(next(images) for _ in parts)))
-        # A dropped step left the weights as they were: there is nothing new to average.
+        # A dropped step did not change the weights, so there is nothing to average.
         if losses is not None:
             learner.averaged.update(learner.network, step=number)
         progress.add_step(losses)
         setting.tracker.advance(len(step.positions))
 
-        # Inside a long epoch the state is kept as well; its end is kept by the caller.
+        # The state is also saved inside a long epoch. At the end of the epoch the caller saves it.
         due = machine.checkpoint_steps and progress.steps_done % machine.checkpoint_steps == 0
         if due and peers.writes and progress.steps_done < len(plan):
             save_state(learner.state(), setting.state_file)
 
-    # The loader's workers hand over what is left and wait for the next epoch.
+    # Exhausts the iterator: the loader's workers stay alive and wait for the next epoch.
     next(images, None)
     return rate
 

@@ -1,6 +1,6 @@
-"""What a training minimises: each question's mean loss over an effective batch, and their weighted total.
+"""The loss of a training: each question's mean loss over an effective batch, and their weighted total.
 
-What nobody judged contributes nothing. Shapes: B photos, K classes, Q questions in the order of the recipe. A label that is NaN is unknown.
+A label that is NaN is unknown and does not count. Shapes: B photos, K classes, Q questions in the order of the recipe.
 """
 
 import math
@@ -21,7 +21,7 @@ class Objective:
     """The losses of a recipe."""
 
     def __init__(self, recipe: Recipe, labels: Labels, *, device: torch.device) -> None:
-        """`labels`: all of the split train, which class weights by frequency come from."""
+        """`labels`: all labels of the split train, from which class weights by frequency are computed."""
         self.questions = recipe.questions
         self.names = [question.name for question in self.questions]
         self.weights = QuestionWeights(recipe).to(device)
@@ -29,10 +29,10 @@ class Objective:
         self._class_weights = {name: weights.to(device) for name, weights in class_weights(recipe, labels).items()}
 
     def divisors(self, labels: Labels) -> dict[str, float]:
-        """What each question's sum over these photos, an effective batch, is divided by; 0 where none has a label.
+        """The divisor of each question's summed loss for these photos, one effective batch; 0 when none has a label.
 
-        Its labelled photos, counted by their class's weight: the convention of torch.nn.CrossEntropyLoss with `weight`. Taken over the
-        whole effective batch, it makes accumulation exact.
+        It is the number of labelled photos, weighted by class, as in torch.nn.CrossEntropyLoss with `weight`. Because it is taken over the
+        whole effective batch, gradient accumulation is exact.
         """
         sums = {}
         for question in self.questions:
@@ -42,10 +42,10 @@ class Objective:
         return sums
 
     def mean_losses(self, logits: Mapping[str, torch.Tensor], labels: Labels, divisors: Mapping[str, float]) -> torch.Tensor:
-        """This part's share of each question's mean, shape (Q,); the shares of all parts add up to the mean of the effective batch."""
+        """The part of each question's mean loss due to these photos, shape (Q,); the parts sum to the mean of the effective batch."""
         sums = []
         for question in self.questions:
-            # Without a label the sum is 0, with a gradient of 0: every parameter has one, on every process.
+            # Without a label the sum is 0 and so is its gradient; every parameter then has a gradient on every process.
             known = ~labels[question.column].isnan()
             loss = summed_loss(
                 question,
@@ -61,7 +61,7 @@ class Objective:
 def summed_loss(
     question: Question, logits: torch.Tensor, target: torch.Tensor, train: TrainRecipe, *, weights: torch.Tensor | None
 ) -> torch.Tensor:
-    """The loss of one question, summed over labelled photos. `weights`: of its classes, shape (K,); None counts every photo alike."""
+    """The loss of one question, summed over labelled photos. `weights`: of its classes, shape (K,); None: all photos count equally."""
     loss = train.losses[question.name].loss
     match question.kind:
         case "binary":
@@ -79,7 +79,7 @@ def summed_loss(
 def binary_cross_entropy(logits: torch.Tensor, target: torch.Tensor, *, smoothing: float, weights: torch.Tensor | None) -> torch.Tensor:
     """Summed cross-entropy of two classes from one logit; equals torch's `cross_entropy` of the logits (0, z).
 
-    `smoothing` as there: Szegedy et al. (2016), section 7. `weights`: of the classes 0 and 1.
+    `smoothing`: as in torch, Szegedy et al. (2016), section 7. `weights`: of the classes 0 and 1.
     """
     if smoothing:
         target = target * (1 - smoothing) + smoothing / 2
@@ -108,11 +108,11 @@ def regression_loss(logits: torch.Tensor, target: torch.Tensor, loss: str) -> to
 
 
 class QuestionWeights(nn.Module):
-    """The weight of each question in the total loss: as given, or learnt.
+    """The weight of each question in the total loss, fixed or learnt.
 
     uncertainty: Kendall, Gal and Cipolla (2018), "Multi-task learning using uncertainty to weigh losses", equations 7 and 10. With the
     log-variance s = log sigma^2 of a question as a parameter, total = sum over questions of w L + s / 2, where w = exp(-s) for classes
-    and exp(-s) / 2 for a score. s begins where w is the question's `loss_weight`; a question whose weight is 0 stays out.
+    and exp(-s) / 2 for a score. s starts where w equals the question's `loss_weight`; a question with weight 0 is left out.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -123,7 +123,7 @@ class QuestionWeights(nn.Module):
         self.fixed_Q: torch.Tensor
         self.factor_Q: torch.Tensor
         self.log_variance_Q: nn.Parameter | None = None
-        # Nothing to restore in either: they follow from the recipe.
+        # Not saved in the state, because both follow from the recipe.
         self.register_buffer("fixed_Q", torch.tensor(weights), persistent=False)
         self.register_buffer("factor_Q", torch.tensor(factors), persistent=False)
         if recipe.train.loss_weighting == "uncertainty":
@@ -131,7 +131,7 @@ class QuestionWeights(nn.Module):
             self.log_variance_Q = nn.Parameter(torch.tensor(begin))
 
     def values(self) -> torch.Tensor:
-        """The weights now, shape (Q,), without a gradient: what the network's gradient is made with."""
+        """The current weights, shape (Q,), detached: the network's gradient uses them as constants."""
         if self.log_variance_Q is None:
             return self.fixed_Q
         return self._learnt().detach()
@@ -141,16 +141,16 @@ class QuestionWeights(nn.Module):
         if self.log_variance_Q is None:
             return (self.fixed_Q * losses_Q).sum()
         terms_Q = self._learnt() * losses_Q + self.log_variance_Q / 2
-        # A question without labels would otherwise grow its weight on no evidence.
+        # Without this, the weight of a question without labels would grow without any data.
         return torch.where(present_Q & (self.fixed_Q > 0), terms_Q, 0.0).sum()
 
     def set_gradient(self, losses_Q: torch.Tensor, present_Q: torch.Tensor) -> None:
-        """Of the log-variances, which learn from the losses of the whole batch: every rank knows these, and gets the same."""
+        """Set the gradient of the log-variances from the losses of the whole batch, which are equal on every rank."""
         if self.log_variance_Q is not None:
             (self.log_variance_Q.grad,) = torch.autograd.grad(self.total(losses_Q.detach(), present_Q), [self.log_variance_Q])
 
     def named_values(self) -> dict[str, float]:
-        """For the history: `loss_weight_<question>` of learnt weights; those that stay are in the recipe."""
+        """`loss_weight_<question>` of learnt weights, for the history; {} when they are fixed, since the recipe has them."""
         if self.log_variance_Q is None:
             return {}
         return {f"loss_weight_{name}": value for name, value in zip(self.names, self.values().tolist(), strict=True)}

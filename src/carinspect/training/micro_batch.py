@@ -1,4 +1,4 @@
-"""How many photos go through the network at once: fewer where memory is short, remembered for the machine; and trial passes to find out."""
+"""The micro-batch size: how many photos fit into memory in one pass, found by trial passes and remembered for each machine."""
 
 import json
 from collections.abc import Callable
@@ -21,42 +21,42 @@ from carinspect.training.runtime import Machine
 
 @dataclass
 class MicroBatch:
-    """The size, which only falls."""
+    """The current size of a micro-batch; it can only decrease."""
 
     size: int
     on_change: Callable[[int], None]
     """Called with each new size."""
 
     def cut(self, photo_count: int) -> list[slice]:
-        """The fewest nearly equal pieces of `photo_count` photos that are no larger than the size."""
+        """Cut `photo_count` photos into as few pieces as possible, nearly equal and none larger than `size`."""
         ends = np.cumsum([len(piece) for piece in np.array_split(np.arange(photo_count), -(-photo_count // self.size))]).tolist()
         return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def halve(self) -> None:
-        """After memory ran out. Raises `UserError` when one photo is too much."""
+        """Halve the size after memory ran out. Raises `UserError` when even one photo does not fit."""
         if self.size == 1:
             raise UserError(
                 "out of memory with a single photo at a time. Set a smaller train.image_side_px or model.backbone, "
-                "or end what else uses the card."
+                "or stop the other programs that use the GPU."
             )
         self.size //= 2
         self.on_change(self.size)
 
 
 def memory_file() -> Path:
-    """Where the sizes that were found are kept; deleting it forgets them."""
+    """The file of the remembered sizes. It may be deleted."""
     return cache_folder() / "micro_batch.json"
 
 
 def recall(recipe: Recipe, machine: Machine) -> int | None:
-    """The size that was found for this kind of device and network, None when there was no need to."""
+    """The size found by an earlier run for this kind of device and network; None when none is stored."""
     path = memory_file()
     known = json.loads(path.read_text()) if path.is_file() else {}
     return known.get(_key(recipe, machine))
 
 
 def remember(size: int, recipe: Recipe, machine: Machine) -> None:
-    """Keep `size` for the next run."""
+    """Store `size` for the next run."""
     path = memory_file()
     known = json.loads(path.read_text()) if path.is_file() else {}
     write_json(path, known | {_key(recipe, machine): size})
@@ -68,7 +68,7 @@ def _key(recipe: Recipe, machine: Machine) -> str:
 
 
 def first_size(recipe: Recipe, machine: Machine) -> int:
-    """What this machine begins with."""
+    """The size with which this machine starts."""
     whole = recipe.train.norm_batch_size
     match machine.micro_batch:
         case "norm":
@@ -80,7 +80,7 @@ def first_size(recipe: Recipe, machine: Machine) -> int:
 
 
 def explain(size: int, network: nn.Module, recipe: Recipe) -> str:
-    """What a smaller size means, for a person."""
+    """A message about what the smaller size changes."""
     whole, effective = recipe.train.norm_batch_size, recipe.train.effective_batch_size
     text = f"out of memory: going on with {size} photos at a time; the effective batch stays {effective}."
     if any(isinstance(module, _BatchNorm) for module in network.modules()):
@@ -98,19 +98,19 @@ AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """The arithmetic of the forward pass."""
+    """The context that runs the forward pass in `precision`."""
     return torch.autocast(device.type, dtype=AUTOCAST.get(precision), enabled=precision in AUTOCAST)
 
 
 def compile_where_it_works(network: nn.Module, recipe: Recipe, *, size: int, peers: Peers) -> nn.Module:
-    """torch.compile'd `network`, or `network` itself, told once, where that fails on any process."""
+    """`network` compiled by torch.compile, or `network` itself, with one message, when compiling fails on any process."""
     compiled: nn.Module = torch.compile(network)  # type: ignore[assignment]
     problem = ""
     try:
         _pass(compiled, recipe, size=size)
     except torch.OutOfMemoryError:
-        problem = ""  # it compiled; how many photos fit is asked for next
-    except Exception as error:  # a missing compiler, an operation it does not know: each backend has errors of its own
+        problem = ""  # it compiled; the size that fits is found later
+    except Exception as error:  # each backend raises its own errors: for a missing compiler, for an unknown operation
         problem = f"{type(error).__name__}: {one_line(error)}"
     _forget(network)
     if not any_of(bool(problem)):
@@ -122,7 +122,7 @@ def compile_where_it_works(network: nn.Module, recipe: Recipe, *, size: int, pee
 
 
 def shrink_until_it_fits(network: nn.Module, recipe: Recipe, micro_batch: MicroBatch) -> None:
-    """Halve `micro_batch` until a pass over that many photos fits on every process, beside what the optimiser will hold."""
+    """Halve `micro_batch` until a pass fits into memory on every process, together with the state of the optimiser."""
     while any_of(not _fits(network, recipe, size=micro_batch.size)):
         _forget(network)
         micro_batch.halve()
@@ -132,7 +132,7 @@ def shrink_until_it_fits(network: nn.Module, recipe: Recipe, micro_batch: MicroB
 def _fits(network: nn.Module, recipe: Recipe, *, size: int) -> bool:
     weights = sum(parameter.numel() for parameter in network.parameters())
     try:
-        # Two moments of the optimiser, and the flat copy in which gradients travel.
+        # Space for the optimiser's two moments and for the flat copy of the gradients that ranks exchange.
         reserved = torch.empty(3 * weights, device=next(network.parameters()).device)
         _pass(network, recipe, size=size)
         del reserved
@@ -142,7 +142,7 @@ def _fits(network: nn.Module, recipe: Recipe, *, size: int) -> bool:
 
 
 def _pass(network: nn.Module, recipe: Recipe, *, size: int) -> None:
-    """Forward and backward over `size` black photos; batch-norm statistics stay as they are."""
+    """Forward and backward over `size` black photos, without a change of the batch-norm statistics."""
     device = next(network.parameters()).device
     statistics = NormStatistics(network)
     before = statistics.values()
@@ -156,7 +156,7 @@ def _pass(network: nn.Module, recipe: Recipe, *, size: int) -> None:
 
 
 def _forget(network: nn.Module) -> None:
-    # Outside the except block, whose traceback holds on to every tensor of the failed pass.
+    # Called outside the except block: its traceback refers to every tensor of the failed pass.
     network.zero_grad(set_to_none=True)
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""What happens where a loss or a gradient is not finite: whose it is, and whether the run stops or drops the step."""
+"""Handles a loss or gradient that is not finite: finds its cause, then stops the run or drops the step."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -16,12 +16,12 @@ NAMED = 8
 
 
 def is_finite(question_losses: dict[str, float], gradient_norm: torch.Tensor) -> bool:
-    """Whether all that the ranks added up is; the same on each of them."""
+    """Whether all losses and the norm of the summed gradient are finite; every rank gets the same answer."""
     return all(math.isfinite(loss) for loss in question_losses.values()) and bool(torch.isfinite(gradient_norm))
 
 
 def describe(share: "Share", question_losses: dict[str, float]) -> str:
-    """What is not finite in this step, in words. All ranks must call it, with the losses of the whole batch."""
+    """A message that names what is not finite in this step. All ranks must call it, with the losses of the whole batch."""
     batch = [share.photos.image_paths[position] for position in share.step.positions]
     broken = [name for name, loss in question_losses.items() if not math.isfinite(loss)]
     if broken:
@@ -39,17 +39,17 @@ def describe(share: "Share", question_losses: dict[str, float]) -> str:
 
 
 def is_overflow(scaler: torch.amp.GradScaler) -> bool:
-    """Whether the fp16 scaler may be the cause: it then halves its scale and the step is dropped, as usual."""
-    # Below 1 the scale makes nothing larger any more: whatever is not finite now is so by itself.
+    """Whether the scale of fp16 may be the cause. Then the scaler halves it and the step is dropped, which is normal."""
+    # A scale below 1 makes no value larger, so it cannot be the cause.
     return scaler.is_enabled() and scaler.get_scale() >= 1.0
 
 
 def stop_or_report(problem: str, *, policy: str) -> None:
-    """Raise `UserError` under the policy `stop`; under `skip` say so, once."""
+    """Raise `UserError` with the policy `stop`; with `skip`, print the problem on rank 0."""
     if policy == "stop":
         raise UserError(
             f"{problem}. Lower train.lr, or set train.precision: fp32, or train.on_nonfinite: skip to go on without such steps. "
-            "The last state that was kept stays."
+            "The last saved state is kept."
         )
     if distributed.get_rank() == 0:
         print(f"step dropped: {problem}", flush=True)
@@ -60,7 +60,7 @@ def _is_broken(values: torch.Tensor) -> bool:
 
 
 def _photos_of_loss(share: "Share", question: str) -> list[str]:
-    """Of this rank's photos, those whose own loss is not finite when the network answers them one by one."""
+    """The photos of this rank whose loss is not finite when the network answers them one by one."""
     was_training = {module: module.training for module in share.trainer.network.modules()}
     share.trainer.network.eval()
     found = []

@@ -1,4 +1,4 @@
-"""The optimiser's parameter groups, what is frozen when, and the learning-rate schedule."""
+"""Builds the optimiser: parameter groups, freezing of the backbone, and the learning-rate schedule."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def backbone_is_frozen(recipe: TrainRecipe, epoch: int) -> bool:
 
 
 def set_training_mode(network: CarInspectionNetwork, recipe: TrainRecipe, *, epoch: int) -> None:
-    """Training mode, but for a frozen backbone: that has no gradients, and batch-norm statistics that stay."""
+    """Set training mode. A frozen backbone gets no gradients, and its batch-norm statistics do not change."""
     frozen = backbone_is_frozen(recipe, epoch)
     network.train()
     network.backbone.requires_grad_(not frozen)
@@ -27,9 +27,9 @@ def set_training_mode(network: CarInspectionNetwork, recipe: TrainRecipe, *, epo
 
 
 def build_optimiser(network: CarInspectionNetwork, question_weights: QuestionWeights, recipe: TrainRecipe) -> torch.optim.Optimizer:
-    """AdamW or SGD over the backbone, the new layers and the learnt loss weights; `lr_scale` is each group's own factor of the rate.
+    """AdamW or SGD over the backbone, the new layers and the learnt loss weights; `lr_scale` of a group is its factor of the learning rate.
 
-    A backbone that is frozen for good is not in it; one that thaws is, and is passed over as long as it has no gradients.
+    A backbone that is always frozen is left out. One that is frozen only in the first epochs is included; without gradients it is skipped.
     """
     groups = parameter_groups(network, recipe)
     learnt = list(question_weights.parameters())
@@ -41,14 +41,14 @@ def build_optimiser(network: CarInspectionNetwork, question_weights: QuestionWei
 
 
 def parameter_groups(network: CarInspectionNetwork, recipe: TrainRecipe) -> list[dict[str, Any]]:
-    """Groups by weight decay (biases, normalisation and what the backbone names have none) and by share of the rate.
+    """Groups by weight decay and by factor of the learning rate.
 
-    With `layer_decay` d, the backbone's layer that is k below its last learns at d^k of its rate: timm's own map of its layers, after
-    Bao et al. (2022), "BEiT", appendix.
+    Biases, normalisation layers and the parameters that the backbone lists in `no_weight_decay` have no weight decay. With `layer_decay`
+    d, the backbone's layer k below its last learns at d^k times its rate; timm numbers the layers. Bao et al. (2022), "BEiT", appendix.
     """
     groups: list[dict[str, Any]] = []
     if recipe.backbone_lr_factor > 0:
-        # timm passes over what is frozen at the moment, and this may thaw.
+        # timm skips parameters that are frozen now, but these may be trained in a later epoch.
         network.backbone.requires_grad_(True)
         undecayed: Any = getattr(network.backbone, "no_weight_decay", set)()
         if recipe.layer_decay < 1:
@@ -68,7 +68,7 @@ def learning_rate(recipe: TrainRecipe, step: int, *, total_steps: int, val_score
     """The rate of `step`, counted from 0: a linear warm-up to `recipe.lr`, then the schedule.
 
     cosine: down to 0, Loshchilov and Hutter (2017), equation 5, one cycle. plateau: times `plateau_factor` for each plateau in
-    `val_scores`, those of all epochs before. The rate depends on nothing else, so that a resumed run has the same one.
+    `val_scores`, the scores of all earlier epochs. The rate depends on nothing else, so a resumed run gets the same one.
     """
     warmup_steps = round(total_steps * recipe.warmup_fraction)
     warmup = min(1.0, (step + 1) / warmup_steps) if warmup_steps else 1.0
@@ -81,7 +81,7 @@ def learning_rate(recipe: TrainRecipe, step: int, *, total_steps: int, val_score
 
 
 def count_plateaus(scores: Sequence[float], *, epochs: int) -> int:
-    """How often `epochs` in a row brought no better score than the best before; the count begins anew after each."""
+    """How many times `epochs` epochs in a row had no better score than the best before; counting restarts after each time."""
     best, waited, plateaus = -math.inf, 0, 0
     for score in scores:
         best, waited = (score, 0) if score > best else (best, waited + 1)

@@ -1,4 +1,4 @@
-"""Pictures of a training: how photos are varied, its curves, and for trackers a batch as the network gets it and confusion matrices."""
+"""Draws the pictures of a training: augmented photos, curves, and for trackers one batch and the confusion matrices."""
 
 import io
 import textwrap
@@ -28,7 +28,7 @@ _WORDS = {
 
 
 def write_augmentation_sheet(photos: Photos, recipe: Recipe, path: Path) -> None:
-    """Write photos from all over the table as a PNG, a row each: as it is, then as the first epochs see it; same input, same bytes."""
+    """Write a PNG with one row for each of several photos: the original, then the photo in the first epochs. Same input, same bytes."""
     chosen = np.unique(np.linspace(0, len(photos) - 1, min(_PHOTOS, len(photos))).round().astype(int))
     cell_px = (_PHOTO_PX + _GAP_PX, _PHOTO_PX + _CAPTION_PX)
     epochs = min(_EPOCHS, recipe.train.epochs)
@@ -44,7 +44,7 @@ def write_augmentation_sheet(photos: Photos, recipe: Recipe, path: Path) -> None
 
 
 def _as_seen(photos: Photos, recipe: Recipe, position: int, epoch: int) -> tuple[np.ndarray, str]:
-    """The photo in an epoch, and in words what was done to it."""
+    """The photo as it is in an epoch, and a caption that names its changes."""
     label = photos.sky_labels(recipe)[position]
     picture, effects = Augmentation(recipe, names_effects=True).explain(
         photos.pixels[position], epoch=epoch, image_path=photos.image_paths[position], sky_label=label
@@ -79,7 +79,7 @@ _CELL_PX, _MARGIN_PX = 56, 64
 
 
 def tile_batch(photos: np.ndarray) -> np.ndarray:
-    """Photos, uint8 (B, side, side, 3), beside and below one another as one picture, uint8 (height, width, 3)."""
+    """Photos, uint8 (B, side, side, 3), in a grid, as one picture, uint8 (height, width, 3)."""
     columns = min(_BATCH_COLUMNS, len(photos))
     blank = -len(photos) % columns
     padded = np.concatenate([photos, np.zeros((blank, *photos.shape[1:]), np.uint8)])
@@ -101,7 +101,7 @@ def confusion_counts(logits: np.ndarray, label: np.ndarray, question: Question) 
 def draw_confusions(
     questions: Iterable[Question], logits: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """A picture, uint8 (height, width, 3), for each question with classes that some photo has a label of."""
+    """The confusion matrix, uint8 (height, width, 3), of each question with classes that has at least one label."""
     known = [question for question in questions if question.has_classes and not np.isnan(labels[question.column]).all()]
     return {asked.name: _draw_matrix(confusion_counts(logits[asked.name], labels[asked.column], asked), asked.classes) for asked in known}
 
@@ -130,7 +130,7 @@ GREY = "#8a8f98"
 
 def draw_curves(history: Sequence[dict[str, Any]], *, best_epoch: int, path: Path) -> None:
     """Write a PNG from the rows of the history, one an epoch; the same rows give the same bytes. `best_epoch` counts from 1."""
-    # The first step need not wait for matplotlib.
+    # Imported here, because it is slow and the first training step does not need it.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 3.6), dpi=120, layout="constrained")
@@ -139,7 +139,7 @@ def draw_curves(history: Sequence[dict[str, Any]], *, best_epoch: int, path: Pat
     loss.set(title="training loss", ylim=(0, None))
     _draw(skill, history, "val_skill_")
     skill.plot(*_curve(history, "val_score"), color="black", lw=2, label="score")
-    # The first epochs can be far worse than the best constant answer, and would flatten all that follows.
+    # The first epochs can be far below 0, and would compress the rest of the curve.
     skill.set(title="validation skill (1 perfect, 0 no better than a constant)", ylim=(-0.5, 1.02))
     _draw(rate, history, "lr", "loss_weight_")
     rate.set(
@@ -156,7 +156,7 @@ def draw_curves(history: Sequence[dict[str, Any]], *, best_epoch: int, path: Pat
 
 
 def _draw(axes: Any, history: Sequence[dict[str, Any]], *prefixes: str) -> None:
-    # An epoch can lack a task: none of its photos had a label.
+    # A question can be missing in an epoch, when none of its photos had a label.
     names = list(dict.fromkeys(name for row in history for name in row if name.startswith(prefixes)))
     for name in names:
         label = next(name.removeprefix(prefix) or name for prefix in prefixes if name.startswith(prefix))

@@ -1,4 +1,4 @@
-"""What the training processes tell each other: how they meet, which of them writes, and what all must agree on."""
+"""Communication between the training processes: connecting, choosing the writer, and values that all must agree on."""
 
 import os
 import socket
@@ -13,12 +13,12 @@ from carinspect.core.errors import UserError, one_line
 
 @dataclass(frozen=True)
 class Peers:
-    """This process among all."""
+    """This process's place among all training processes."""
 
     rank: int
     world_size: int
     writer: int
-    """Rank of the one that keeps the state and writes the outputs: the first on the machine that was not started to join."""
+    """Rank of the process that saves the state and writes the outputs: the first on a machine that was started without --join."""
 
     @property
     def writes(self) -> bool:
@@ -27,11 +27,11 @@ class Peers:
 
 
 def connect(device: str) -> None:
-    """Join the group of processes that torchrun started, each with a card of its own on CUDA. Raises `UserError` where they cannot talk."""
+    """Join the group of processes that torchrun started, each with its own GPU on CUDA. Raises `UserError` when they cannot connect."""
     try:
-        # Tensors on the CPU travel by gloo in either case: small agreements need not wait for the card.
+        # Tensors on the CPU always use gloo, so that small exchanges need not wait for the GPU.
         distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
-        # NCCL opens its connections only now.
+        # NCCL connects only at the first exchange.
         distributed.all_reduce(torch.zeros(1, device=device))
     except (RuntimeError, ValueError) as error:
         reason = one_line(error)
@@ -44,7 +44,10 @@ def connect(device: str) -> None:
 
 
 def meet(*, run_key: str, joins: bool) -> Peers:
-    """Find out who is there. `run_key` names recipe, data and code; `joins`: this machine was started to help another one's run."""
+    """Exchange `run_key`, which identifies recipe, data and code, and choose the writer. `joins`: this machine was started with --join.
+
+    Raises `UserError` when every machine joins, or when two machines run different trainings.
+    """
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     everyone: list[Any] = [None] * world_size
     distributed.all_gather_object(everyone, (run_key, joins, socket.gethostname()))
@@ -61,12 +64,12 @@ def meet(*, run_key: str, joins: bool) -> Peers:
 
 
 def any_of(flag: bool) -> bool:
-    """Whether `flag` is set on any process. All must call it."""
+    """Whether `flag` is true on any process. Every process must call it."""
     return smallest(0 if flag else 1) == 0
 
 
 def smallest(value: int) -> int:
-    """The smallest `value` of all processes. All must call it."""
+    """The smallest `value` of all processes. Every process must call it."""
     shared = torch.tensor(value)
     if distributed.get_world_size() > 1:
         distributed.all_reduce(shared, op=distributed.ReduceOp.MIN)
@@ -74,7 +77,7 @@ def smallest(value: int) -> int:
 
 
 def share_bytes(content: bytes | None, peers: Peers) -> bytes | None:
-    """The writer's `content` on every process: the other machines need not see its disk."""
+    """The writer's `content`, sent to every process, since other machines may not reach its disk."""
     if peers.world_size == 1:
         return content
     length = torch.tensor(-1 if content is None else len(content))
@@ -87,5 +90,5 @@ def share_bytes(content: bytes | None, peers: Peers) -> bytes | None:
 
 
 def local_rank() -> int:
-    """Place among the processes of this machine."""
+    """Index of this process among those of this machine."""
     return int(os.environ["LOCAL_RANK"])

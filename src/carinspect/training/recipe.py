@@ -1,4 +1,4 @@
-"""Resolves a hardware profile, the questions and the sections `model` and `train` into the recipe that really runs."""
+"""Builds the recipe of a training from the hardware profile, the questions and the sections `model` and `train`."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ CHECKPOINT_FILE = Path("models/best.pt")
 
 
 def read_profiles(params: dict[str, Any]) -> tuple[str, dict[str, Profile]]:
-    """The chosen profile's name and all profiles, every one checked. Raises `UserError` for an unknown name."""
+    """The name of the chosen profile, and all profiles, checked. Raises `UserError` for an unknown name."""
     profiles = params.get("profiles")
     if not isinstance(profiles, dict) or not profiles:
         raise UserError("params.yaml has no section 'profiles'. Restore it from git.")
@@ -28,7 +28,7 @@ def read_profiles(params: dict[str, Any]) -> tuple[str, dict[str, Profile]]:
 
 
 def resolve_recipe(params: dict[str, Any], *, pretrained: str, resume: str) -> Recipe:
-    """The chosen profile's recipe, under what `model` and `train` set themselves; `pretrained` and `resume` as in the recipe."""
+    """The recipe of the chosen profile; values set in `model` and `train` replace its own. `pretrained`, `resume`: as in the recipe."""
     chosen, profiles = read_profiles(params)
     defaults = profiles[chosen].recipe.model_dump()
     model = read_section("model", ModelParams, params).model_dump()
@@ -43,7 +43,7 @@ def resolve_recipe(params: dict[str, Any], *, pretrained: str, resume: str) -> R
 
 
 def identify_checkpoint(resume: str | None, recipe: Recipe) -> str:
-    """What `train.resume` names, whatever its path: `TrainRecipe.resume`. Raises `UserError` unless it fits the recipe."""
+    """`TrainRecipe.resume` of a checkpoint: its digest, independent of its path. Raises `UserError` unless it fits the recipe."""
     if resume is None:
         return "none"
     path = Path(resume)
@@ -51,14 +51,14 @@ def identify_checkpoint(resume: str | None, recipe: Recipe) -> str:
         raise UserError(f"train.resume: no such file: '{path}'. Give the path of a best.pt, or null.")
     if path.resolve() == CHECKPOINT_FILE.resolve():
         raise UserError(
-            f"train.resume: '{path}' is what this training writes, and DVC deletes it first. Copy it elsewhere, and name the copy."
+            f"train.resume: '{path}' is what this training writes, and DVC deletes it before the start. Give the path of a copy."
         )
     check_fits(load_checkpoint(path), recipe.model, recipe.questions, path=path)
     return f"sha256:{sha256_of(path)}"
 
 
 def resume_from(resume: str | None, recipe: Recipe) -> Recipe:
-    """The recipe with its weights taken from the checkpoint `resume`; as it is when None."""
+    """The recipe that starts from the weights of the checkpoint `resume`; unchanged when None."""
     if resume is None:
         return recipe
     train = recipe.train.model_dump() | {"resume": identify_checkpoint(resume, recipe)}
@@ -66,7 +66,7 @@ def resume_from(resume: str | None, recipe: Recipe) -> Recipe:
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
-    """Write the recipe as YAML with sorted keys: an equal recipe has equal bytes."""
+    """Write the recipe as YAML with sorted keys, so that equal recipes have equal bytes."""
     write_bytes(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=True).encode())
 
 

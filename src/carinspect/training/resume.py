@@ -1,6 +1,7 @@
-"""The state that survives a kill: one file for each (recipe, data, code), outside what DVC deletes, gone once its run is done.
+"""Saves and loads the state of an interrupted training: one file for each (recipe, data, code), deleted after the run.
 
-The file is the SHA-256 of its rest, then what `torch.save` writes: a file that is torn or changed is never taken for a state.
+The file lies where DVC does not delete it. It starts with the SHA-256 of the rest, which `torch.save` wrote, so that an incomplete or
+changed file is detected.
 """
 
 import io
@@ -20,26 +21,26 @@ from carinspect.model.checkpoint import to_bytes
 from carinspect.training.config import Recipe
 
 CODE = ("core", "images", "model", "training")
-"""The subpackages that a training reaches; the same that the stage depends on in dvc.yaml."""
+"""The subpackages that a training imports; the stage in dvc.yaml depends on the same."""
 
 DIGEST_BYTES = 32
 
 
 def code_revision() -> str:
-    """A digest of the code that trains: equal code, equal digest, whatever the commit."""
+    """A digest of the training code: equal code has an equal digest, in any commit."""
     package = Path(carinspect.__path__[0])
     files = sorted(path for name in CODE for path in (package / name).rglob("*.py"))
     return sha256(repr([(path.relative_to(package).as_posix(), sha256_of(path)) for path in files]).encode()).hexdigest()[:16]
 
 
 def state_path(recipe: Recipe, *, data_revision: str) -> Path:
-    """Where the state of this very run is kept; anything that could change the result changes the name."""
+    """The state file of this run; its name depends on everything that could change the result."""
     key = sha256(repr((recipe.model_dump_json(), data_revision, code_revision(), torch.__version__)).encode()).hexdigest()[:24]
     return cache_folder() / "train" / f"{key}.pt"
 
 
 def save_state(state: dict[str, Any], path: Path) -> None:
-    """Write the state whole or not at all. Raises `UserError` where the disk does not take it; the state before it stays."""
+    """Write the state atomically. Raises `UserError` when it cannot be written; the previous state is kept."""
     content = to_bytes(state)
     try:
         write_bytes(path, sha256(content).digest() + content)
@@ -52,7 +53,7 @@ def save_state(state: dict[str, Any], path: Path) -> None:
 
 
 def read_state(path: Path) -> bytes | None:
-    """What an interrupted run left, None when there is nothing or it is damaged, which is said."""
+    """The state of an interrupted run; None when there is none, or when it is damaged, with a message."""
     if not path.is_file():
         return None
     stored = path.read_bytes()
@@ -69,6 +70,6 @@ def load_state(content: bytes) -> dict[str, Any]:
 
 
 def clear_leftovers(path: Path) -> None:
-    """Delete what a writer that was killed in the middle left beside `path`. Only for who holds the run's lock."""
+    """Delete temporary files that a killed process left beside `path`. Call it only while holding the run's lock."""
     for leftover in path.parent.glob(f".{path.name}.*"):
         leftover.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A whole training as a stage starts it: what is checked before any process starts, and what each process then does."""
+"""Runs a whole training: checks everything before any process starts, trains in each process, and writes the outputs."""
 
 import io
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ from carinspect.training.tracking import Tracker, check_tracking, open_sinks
 
 @dataclass(frozen=True)
 class Job:
-    """Everything that one training needs."""
+    """The inputs and output paths of one training."""
 
     recipe: Recipe
     machine: Machine
@@ -40,11 +40,11 @@ class Job:
     """Data root that `image_path` in the table is relative to."""
     table: Path
     pretrained: bool | str
-    """As in params.yaml: only a path is looked at here; what it holds stands in the recipe."""
+    """As in params.yaml. Only a path is used from it; the digest of the weights is in the recipe."""
     resume: Path | None
-    """The checkpoint that the recipe begins with, None where it begins with none."""
+    """The checkpoint whose weights the training starts from; None: none."""
     joins: bool
-    """Whether this machine only helps another one's run."""
+    """Whether this machine was started with --join, to help the run of another machine."""
     checkpoint: Path
     curves: Path
     curves_picture: Path
@@ -53,17 +53,17 @@ class Job:
 
     @property
     def state_file(self) -> Path:
-        """Where this run's state is kept."""
+        """Where the state of this run is saved."""
         return state_path(self.recipe, data_revision=sha256_of(self.table))
 
     @property
     def lock_file(self) -> Path:
-        """Held by the launcher while this run goes on."""
+        """Locked by the launcher while this run is in progress."""
         return self.state_file.with_name(f".{self.state_file.stem}.lock")
 
 
 def prepare(job: Job) -> None:
-    """Find every mistake that can be found, and decode the photos, before a process is started."""
+    """Check all inputs, decode the photos and draw the augmentation sheet, before any process starts. Raises `UserError`."""
     check_tracking(job.tracking)
     for split in ("train", "val"):
         photos = open_photos(job, split)
@@ -73,7 +73,7 @@ def prepare(job: Job) -> None:
                     f"{job.table}: no photo of the split '{split}' has a label for '{question.name}'. Take it out of questions."
                 )
         if split == "train":
-            # Refuses a sampler that has only one class to draw from.
+            # Raises UserError when the sampler has only one class to draw from.
             training_priors(job.recipe, photos.labels)
             if not job.joins:
                 write_augmentation_sheet(photos, job.recipe, job.augmentation_sheet)
@@ -81,7 +81,7 @@ def prepare(job: Job) -> None:
 
 
 def open_photos(job: Job, split: str) -> Photos:
-    """The photos and labels of one split; a photo without any label of the recipe's questions is left out."""
+    """The photos and labels of one split; photos without a label for any question are left out. Raises `UserError` when none is left."""
     questions = job.recipe.questions
     table = read_table(job.table, columns=dataset_columns(questions), questions=questions)
     labelled = table[label_columns(questions)].notna().any(axis=1)
@@ -94,7 +94,7 @@ def open_photos(job: Job, split: str) -> Photos:
 
 
 def build_network(job: Job) -> CarInspectionNetwork:
-    """The network before training: random weights that depend on the seed alone, pretrained ones, or those of a checkpoint."""
+    """The network before training, with random weights that depend only on the seed, pretrained weights, or those of a checkpoint."""
     torch.manual_seed(derive_seed(job.recipe.train.seed, "init"))
     recipe = job.recipe.model
     weights: bool | Path = recipe.pretrained != "none"
@@ -131,7 +131,7 @@ def _check_unchanged(key: str, path: Path, identity: str) -> None:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Train as one of torchrun's processes. One of them writes the outputs and returns the metrics, the others return nothing."""
+    """Train as one of torchrun's processes. The writer writes the outputs and returns the metrics; the others return {}."""
     _settle_arithmetic(job.machine)
     connect(job.machine.device)
     state_file = job.state_file
@@ -161,10 +161,10 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def _settle_arithmetic(machine: Machine) -> None:
-    """One card each, and sums in the same order every time."""
+    """Give each process its own GPU, and make sums repeatable."""
     if machine.device == "cuda":
         torch.cuda.set_device(local_rank())
-        # An operation without a repeatable form warns and goes on: a backbone of somebody's choice may hold one.
+        # Only a warning for an operation without a deterministic form: the chosen backbone may contain one.
         torch.use_deterministic_algorithms(True, warn_only=True)
     else:
         torch.set_num_threads(1)
@@ -198,5 +198,5 @@ def _write_outputs(job: Job, progress: Progress) -> dict[str, Any]:
 
 
 def finish(job: Job) -> None:
-    """Once every output is written: the state has served."""
+    """Delete the state. Call it after every output is written."""
     job.state_file.unlink()

@@ -1,4 +1,4 @@
-"""What a machine decides: device, processes, loader workers. None of it changes the result."""
+"""Chooses device, processes and loader workers for this machine. None of them changes the result."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,15 +10,15 @@ from carinspect.core.machine import usable_cores, usable_memory_bytes
 from carinspect.training.config import Runtime, TrainRecipe
 
 WORKER_MEMORY_BYTES = 128 * 2**20
-"""What a loader worker makes its own beside its batches: 12 to 45 MB measured, and more as it touches what it shares with its parent."""
+"""Memory of a loader worker besides its batches: 12 to 45 MB measured, and more when it writes to pages shared with its parent."""
 
 BATCHES_HELD = 3
-"""By each worker: two that torch's loader fetches ahead, and the one in the making."""
+"""Batches in each worker: two that torch's loader prefetches, and the one being made."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A runtime with every `auto` settled."""
+    """A runtime in which every `auto` has a value."""
 
     device: str
     """`cpu` or `cuda`."""
@@ -27,12 +27,12 @@ class Machine:
     compile: bool
     pin_memory: bool
     micro_batch: int | Literal["auto", "norm"]
-    """As in the profile: only a trial on the device can settle it."""
+    """As in the profile, since only a trial on the device can replace `auto`."""
     checkpoint_steps: int
 
 
 def settle_runtime(runtime: Runtime, recipe: TrainRecipe, *, nodes: int) -> Machine:
-    """Settle every `auto`, on one of `nodes` machines; raises `UserError` for what this machine lacks."""
+    """Replace every `auto`, on one of `nodes` machines. Raises `UserError` when this machine lacks what the profile asks for."""
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
     device = runtime.device if runtime.device != "auto" else ("cuda" if cards else "cpu")
     if device == "cuda" and not cards:
@@ -41,7 +41,7 @@ def settle_runtime(runtime: Runtime, recipe: TrainRecipe, *, nodes: int) -> Mach
         raise UserError("train.precision is 'fp16', which a CPU does not train in. Set it to fp32 or bf16.")
     if device == "cuda" and recipe.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UserError(f"train.precision is 'bf16', which {torch.cuda.get_device_name()} does not have. Set it to fp16 or fp32.")
-    # A process without a micro-batch of its own would only wait.
+    # No more processes than micro-batches: a process without one would only wait.
     micro_batches = recipe.effective_batch_size // recipe.norm_batch_size
     available = cards if device == "cuda" else usable_cores()
     processes = min(available, max(1, micro_batches // nodes)) if runtime.processes == "auto" else runtime.processes
@@ -56,12 +56,12 @@ def settle_runtime(runtime: Runtime, recipe: TrainRecipe, *, nodes: int) -> Mach
 
 
 def _workers_for(recipe: TrainRecipe, processes: int) -> int:
-    """As many as leave each process its core, and the training half of the memory."""
+    """At most 8; each process keeps a core of its own, and all workers together use at most half of the memory."""
     spare_cores = usable_cores() // processes - 1
     share_bytes = usable_memory_bytes() // 2 // processes
     return max(0, min(8, spare_cores, share_bytes // (WORKER_MEMORY_BYTES + held_batches_bytes(recipe))))
 
 
 def held_batches_bytes(recipe: TrainRecipe) -> int:
-    """The photos that one loader worker holds, which lie in shared memory (/dev/shm)."""
+    """Bytes of the photos that one loader worker holds in shared memory (/dev/shm)."""
     return BATCHES_HELD * recipe.norm_batch_size * recipe.image_side_px**2 * 3

@@ -1,10 +1,11 @@
 """One step of the optimiser: every rank's micro-batches, one exchange, one update.
 
-The sum over micro-batches is the gradient of the whole effective batch whichever rank computed which part: each question's loss is divided
-by its labelled photos in the *whole* batch, counted by their class's weight, which every rank knows from the table. So one process with
-accumulation and several without give the same step within float noise. Gradients travel in one flat all_reduce instead of
-DistributedDataParallel's buckets: ranks may hold different numbers of micro-batches, a question may be absent from a rank, and a resumed
-run adds in the same order as an unbroken one.
+Each question's loss is divided by its labelled photos in the *whole* effective batch, counted by their class's weight; every rank knows
+that number from the table. So the gradients of all micro-batches sum to the gradient of the whole batch, and one process with accumulation
+takes the same step as several processes without, within float rounding.
+
+All gradients are exchanged in one flat all_reduce, not in DistributedDataParallel's buckets, for three reasons: ranks may have different
+numbers of micro-batches, a rank may have no photo of a question, and a resumed run must add in the same order as an uninterrupted one.
 """
 
 from collections.abc import Iterator
@@ -25,33 +26,34 @@ from carinspect.training.processes import any_of
 
 @dataclass(frozen=True)
 class Trainer:
-    """What every step needs, and what it changes."""
+    """The network, the optimiser and the settings of every step; a step changes the first two."""
 
     network: nn.Module
-    """As it runs: compiled, where that works."""
+    """Compiled by torch.compile where that works."""
     optimiser: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     objective: Objective
     recipe: Recipe
     statistics: NormStatistics
     micro_batch: MicroBatch
-    """Halved where memory runs out."""
+    """Its size is halved when memory runs out."""
 
 
 @dataclass
 class Share:
-    """One rank's part of one step. It can be computed again, in smaller pieces."""
+    """One rank's part of one step. After an out-of-memory error it is computed again in smaller pieces."""
 
     trainer: Trainer
     photos: Photos
     step: Step
     number: int
-    """Of the step, in the whole run."""
+    """Number of the step in the whole run, from 0."""
     own_parts: list[int]
+    """Indices of the step's micro-batches that this rank computes."""
     images: Iterator[torch.Tensor]
-    """Photos of the parts `own_parts`, uint8 (micro-batch, side, side, 3)."""
+    """The photos of `own_parts`, one micro-batch at a time, uint8 (micro-batch, side, side, 3)."""
     drawn: list[torch.Tensor] = field(default_factory=list)
-    """What `images` gave so far, kept for another try."""
+    """Micro-batches already taken from `images`, kept for a second try."""
 
     def __post_init__(self) -> None:
         network = self.trainer.network
@@ -61,15 +63,15 @@ class Share:
         self.before = self.trainer.statistics.values()
 
     def compute(self) -> torch.Tensor | None:
-        """Gradients, summed batch-norm statistics and each question's loss in one flat tensor; None where memory ran out."""
+        """Gradients, summed batch-norm statistics and each question's loss in one flat tensor; None when memory ran out."""
         try:
             return self._compute()
         except torch.OutOfMemoryError:
-            # Nothing is freed in here: the error's traceback holds on to every tensor of the failed pass.
+            # Memory cannot be freed here: the error's traceback still refers to every tensor of the failed pass.
             return None
 
     def forget(self) -> None:
-        """Free what a failed try left behind, and undo what it changed."""
+        """Free the memory of a failed try, and restore the batch-norm statistics that it changed."""
         for parameter in self.trained:
             parameter.grad = None
         if self.device.type == "cuda":
@@ -80,12 +82,12 @@ class Share:
         trainer, train = self.trainer, self.trainer.recipe.train
         statistics_sum = torch.zeros_like(self.before)
         losses = torch.zeros(len(trainer.objective.names), device=self.device)
-        # Zeros, not None: a rank without a micro-batch of this step must bring as many numbers as the others.
+        # Zeros, not None: all_reduce needs as many numbers from a rank without a micro-batch as from the others.
         for parameter in self.trained:
             parameter.grad = torch.zeros_like(parameter)
 
         for index, part in enumerate(self.own_parts):
-            # Dropout draws from this: a function of the place in the plan, not of the rank.
+            # The seed of dropout depends on the place in the plan, not on the rank: any number of processes drops the same features.
             torch.manual_seed(derive_seed(train.seed, "dropout", self.number, part))
             positions = self.step.micro_batches[part]
             pieces = trainer.micro_batch.cut(len(positions))
@@ -93,11 +95,11 @@ class Share:
                 labels = {name: values.to(self.device) for name, values in self.photos.labels_of(positions[piece]).items()}
                 with autocast(self.device, train.precision):
                     logits = trainer.network(self._images(index)[piece].to(self.device, non_blocking=True))
-                # Means over the whole effective batch, so that gradients of all pieces and ranks simply add up.
+                # The divisors are those of the whole effective batch, so the gradients of all pieces and ranks can be summed.
                 means = trainer.objective.mean_losses(logits, labels, self.divisors)
                 trainer.scaler.scale((trainer.objective.weights.values() * means).sum()).backward()
                 losses += means.detach()
-                # Each piece starts from the statistics before the step; their mean is the step's (NormStatistics).
+                # Each piece starts from the statistics before the step; the step's result is their mean (NormStatistics).
                 statistics_sum += trainer.statistics.values() / len(pieces)
                 trainer.statistics.restore(self.before)
 
@@ -105,7 +107,7 @@ class Share:
         return torch.cat([*gradients, statistics_sum, losses])
 
     def _images(self, index: int) -> torch.Tensor:
-        # As late as possible, so that the loader's workers go on beside the network.
+        # Taken as late as possible, so that the loader's workers decode while the network computes.
         if index == len(self.drawn):
             self.drawn.append(next(self.images))
         return self.drawn[index]
@@ -114,18 +116,18 @@ class Share:
 def train_step(share: Share) -> dict[str, float] | None:
     """Take one step. Returns each question's mean loss, and their weighted `total`.
 
-    Where memory runs out on any rank, the micro-batch is halved on all, and the step taken again. None: the step was dropped, because a
-    loss or a gradient was not finite. Raises `UserError` for that under `train.on_nonfinite: stop`.
+    When memory runs out on any rank, all ranks halve the micro-batch and compute the step again. Returns None when the step was dropped
+    because a loss or a gradient was not finite; with `train.on_nonfinite: stop` this raises `UserError` instead.
     """
     trainer, objective = share.trainer, share.trainer.objective
     losses = _exchange(share)
     present = torch.tensor([share.divisors[name] > 0 for name in objective.names], device=share.device)
     trainer.scaler.unscale_(trainer.optimiser)
-    # Measured before clipping: a norm that is not finite would hide in which gradient the trouble began.
+    # Measured before clipping: clipping by a norm that is not finite would make every gradient non-finite, and hide the first one.
     norm = nn.utils.get_total_norm([parameter.grad for parameter in share.trained if parameter.grad is not None])
     question_losses = dict(zip(objective.names, losses.tolist(), strict=True))
 
-    # The same numbers on every rank, so all take the same branch.
+    # These numbers are equal on every rank, so all ranks take the same branch.
     if not is_finite(question_losses, norm):
         if not is_overflow(trainer.scaler):
             stop_or_report(describe(share, question_losses), policy=trainer.recipe.train.on_nonfinite)
@@ -134,7 +136,7 @@ def train_step(share: Share) -> dict[str, float] | None:
         return None
 
     nn.utils.clip_grads_with_norm_(share.trained, trainer.recipe.train.grad_clip_norm, norm)
-    # Learnt loss weights get their gradient from the whole batch's losses, which every rank now has.
+    # Learnt loss weights get their gradient from the losses of the whole batch, which every rank has by now.
     total = objective.weights.total(losses, present).item()
     objective.weights.set_gradient(losses, present)
     trainer.scaler.step(trainer.optimiser)
@@ -143,9 +145,9 @@ def train_step(share: Share) -> dict[str, float] | None:
 
 
 def _exchange(share: Share) -> torch.Tensor:
-    """Add up what all ranks computed: the gradients and batch-norm statistics in their places, the questions' losses returned."""
+    """Sum the results of all ranks: sets the gradients and the batch-norm statistics, and returns the questions' losses."""
     flat = share.compute()
-    # Memory may run out on one rank alone: all halve and compute again, so that all add equal parts.
+    # Memory may run out on one rank only. All ranks halve and compute again, so that all use the same pieces.
     while any_of(flat is None):
         flat = None
         share.forget()

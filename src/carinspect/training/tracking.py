@@ -1,6 +1,6 @@
-"""What a person sees of a run: a bar, a line for each epoch, and the sinks under runs/ (not tracked: their files hold the time).
+"""Shows a run: a progress bar, a line for each epoch, and sinks (TensorBoard, Weights & Biases) under runs/, which DVC does not track.
 
-Everything in them comes from the run's own state, so that an interrupted run, resumed, shows each epoch once.
+All values come from the run's state, so a resumed run shows each epoch once.
 """
 
 import os
@@ -21,17 +21,17 @@ from carinspect.training.config import Recipe, TrackingParams
 from carinspect.training.pictures import draw_confusions, tile_batch
 
 _SHOWN_EPOCHS = 3
-"""Epochs whose first batch is kept as a picture."""
+"""Number of first epochs whose first batch is stored as a picture."""
 
 
 class Sink(Protocol):
-    """Where the numbers and pictures of a run are kept."""
+    """A place that stores the numbers and pictures of a run."""
 
     def write_scalars(self, values: Mapping[str, float], epoch: int) -> None:
-        """Values by `group/name`."""
+        """Store the values, named `group/name`."""
 
     def write_picture(self, name: str, picture: np.ndarray, epoch: int) -> None:
-        """uint8 (height, width, 3)."""
+        """Store a picture, uint8 (height, width, 3)."""
 
     def write_model(self, checkpoint: Path, metrics: Mapping[str, Any]) -> None:
         """The finished model and its figures."""
@@ -44,7 +44,7 @@ class TensorBoardSink:
     """Event files that `tensorboard --logdir runs` shows."""
 
     def __init__(self, folder: Path, *, epochs_done: int) -> None:
-        # Hides what an earlier process wrote of the epochs to come: the whole of a finished run, the last epoch of a killed one.
+        # purge_step hides epochs that an earlier process wrote and that now run again.
         self._writer = SummaryWriter(str(folder), purge_step=epochs_done + 1)
 
     def write_scalars(self, values: Mapping[str, float], epoch: int) -> None:
@@ -57,19 +57,19 @@ class TensorBoardSink:
         self._writer.add_image(name, picture, epoch, dataformats="HWC")
 
     def write_model(self, checkpoint: Path, metrics: Mapping[str, Any]) -> None:
-        """Keeps no files."""
+        """TensorBoard stores no models."""
 
     def close(self) -> None:
         """As `Sink`."""
         self._writer.close()
 
 
-# Read when wandb is imported: it copies a model's file aside before it sends it, and in offline mode keeps it there.
+# wandb reads it on import. It copies a model to this folder before the upload, and leaves it there in offline mode.
 _STAGING = "WANDB_DATA_DIR"
 
 
 class WandbSink:
-    """A run at Weights & Biases, found again by the name of its folder: a resumed training goes on in the same run.
+    """A run at Weights & Biases, identified by the name of its folder: a resumed training continues the same run.
 
     WANDB_* variables apply. Source: https://docs.wandb.ai/ref/python (init, log, Artifact) and its page on environment variables.
     """
@@ -77,7 +77,7 @@ class WandbSink:
     def __init__(self, folder: Path, *, project: str, config: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         os.environ.setdefault(_STAGING, str((folder / "wandb").resolve()))
-        # Optional, and slow to import.
+        # Imported here, since it is optional and slow to import.
         import wandb
 
         self._wandb = wandb
@@ -91,7 +91,7 @@ class WandbSink:
             ) from None
 
     def write_scalars(self, values: Mapping[str, float], epoch: int) -> None:
-        """As `Sink`. A step that the run already has is refused there: a resumed training doubles nothing."""
+        """As `Sink`. wandb ignores a step that the run already has, so a resumed training writes nothing twice."""
         self._run.log(dict(values), step=epoch)
 
     def write_picture(self, name: str, picture: np.ndarray, epoch: int) -> None:
@@ -111,7 +111,7 @@ class WandbSink:
 
 
 def check_tracking(params: TrackingParams) -> None:
-    """Raise `UserError` when a sink is asked for whose package is not installed."""
+    """Raise `UserError` when the package of a chosen sink is not installed."""
     if params.wandb and find_spec("wandb") is None:
         raise UserError(
             "tracking.wandb is true, and the package wandb is not installed. "
@@ -120,7 +120,7 @@ def check_tracking(params: TrackingParams) -> None:
 
 
 def open_sinks(folder: Path, params: TrackingParams, recipe: Recipe, epochs_done: int) -> list[Sink]:
-    """The sinks of one run. `folder`: of this run alone; its name is the run's identity."""
+    """The sinks of one run. `folder`: used by this run only; its name identifies the run."""
     sinks: list[Sink] = [TensorBoardSink(folder, epochs_done=epochs_done)]
     if params.wandb:
         sinks.append(WandbSink(folder, project=params.wandb_project, config=recipe.model_dump(mode="json")))
@@ -128,10 +128,10 @@ def open_sinks(folder: Path, params: TrackingParams, recipe: Recipe, epochs_done
 
 
 class Tracker:
-    """Shows and keeps one run, or is silent."""
+    """Shows and stores one run; does nothing in a process that does not write."""
 
     def __init__(self, questions: Sequence[Question], open_sinks: Callable[[int], list[Sink]] | None) -> None:
-        """`open_sinks` is called with the number of epochs that are done; None for a process that neither shows nor writes."""
+        """`open_sinks` is called with the number of epochs already done; None for a process that does not write."""
         self._questions = questions
         self._open_sinks = open_sinks
         self._sinks: list[Sink] = []
@@ -147,9 +147,9 @@ class Tracker:
             sink.close()
 
     def start(self, *, epochs_done: int, photos_done: int, photos_total: int) -> None:
-        """Open the bar and the sinks, for a run that has `epochs_done` behind it. Call once, before any other method.
+        """Open the bar and the sinks of a run with `epochs_done` epochs already done. Call once, before any other method.
 
-        `photos_done`, `photos_total`: photos behind the steps taken so far, and behind all steps of the recipe.
+        `photos_done`, `photos_total`: photos in the steps taken so far, and in all steps of the recipe.
         """
         # None: shown on a terminal, silent in a pipe or a file.
         self._bar = tqdm(
@@ -160,12 +160,12 @@ class Tracker:
             self._sinks = self._open_sinks(epochs_done)
 
     def advance(self, photos: int) -> None:
-        """One step more, of so many photos."""
+        """Advance the bar by one step of `photos` photos."""
         if self._bar is not None:
             self._bar.update(photos)
 
     def show_first(self, batches: Iterator[torch.Tensor], epoch: int) -> Iterator[torch.Tensor]:
-        """The same batches; in the first epochs the first of them is kept as a picture. `epoch` counts from 0."""
+        """Pass the batches through; in the first epochs the first batch is stored as a picture. `epoch` counts from 0."""
         for index, images_BHWC in enumerate(batches):
             if index == 0 and epoch < _SHOWN_EPOCHS:
                 for sink in self._sinks:
@@ -180,7 +180,7 @@ class Tracker:
         val_logits: Mapping[str, torch.Tensor],
         val_labels: Mapping[str, torch.Tensor],
     ) -> None:
-        """One row of the history, the learning rate of each group, and the confusion matrices of the validation photos."""
+        """Store and print one row of the history, the learning rate of each group, and the validation confusion matrices."""
         if self._open_sinks is None:
             return
         epoch = row["epoch"]
@@ -197,18 +197,18 @@ class Tracker:
             print(f"epoch {epoch:>3}  loss {row['train_loss_total']:.4f}  val score {row['val_score']:.4f}  ({skills})", flush=True)
 
     def write_model(self, checkpoint: Path, metrics: Mapping[str, Any]) -> None:
-        """The finished model and its figures."""
+        """Store the finished model and its metrics in every sink."""
         for sink in self._sinks:
             sink.write_model(checkpoint, metrics)
 
 
 def group_rates(optimiser: torch.optim.Optimizer) -> dict[str, float]:
-    """The learning rate of each group of parameters, by its share of the recipe's rate; groups with the same share have the same rate."""
+    """The learning rate of each parameter group, named by its factor of the recipe's rate; groups with equal factors are merged."""
     return {f"times_{group['lr_scale']:g}": float(group["lr"]) for group in optimiser.param_groups}
 
 
 def _tag(name: str) -> str:
-    """`train_loss_clean` as `train/loss_clean`, so that a viewer puts what belongs together side by side."""
+    """`train_loss_clean` as `train/loss_clean`: viewers group tags by the part before the slash."""
     if name.startswith("loss_weight_"):
         return f"loss_weight/{name.removeprefix('loss_weight_')}"
     group, _, rest = name.partition("_")

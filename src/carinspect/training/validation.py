@@ -1,4 +1,4 @@
-"""The validation photos after each epoch: every photo once at any number of processes, and one score."""
+"""Validates after each epoch: answers every photo once, with any number of processes, and computes one score."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, assert_never
@@ -17,13 +17,13 @@ BATCH = 64
 
 
 def own_positions(photo_count: int, *, rank: int, world_size: int) -> range:
-    """The photos that one rank answers. Without padding: a sampler that fills up to equal shares counts some photos twice."""
+    """The photos that one rank answers. No padding: torch's DistributedSampler would count some photos twice to get equal shares."""
     return range(rank, photo_count, world_size)
 
 
 @torch.inference_mode()
 def predict_logits(network: nn.Module, photos: Photos) -> dict[str, torch.Tensor]:
-    """Logits of all photos, in their order, on every rank. Rank r of W answers photos r, r + W, …: none twice."""
+    """Logits of all photos, in their order, on every rank. Rank r of W answers photos r, r + W, …, so each photo is answered once."""
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     device = next(network.parameters()).device
     own = own_positions(len(photos), rank=rank, world_size=world_size)
@@ -49,7 +49,7 @@ def constant_logits(question: Question, labels: Labels) -> torch.Tensor:
     classes = len(question.classes)
     match question.kind:
         case "binary":
-            # One photo of each class is added, so that an absent class costs a finite loss.
+            # One photo of each class is added, so that the loss is finite when a class is absent.
             return to_logit((known.sum() + 1) / (len(known) + 2))
         case "score":
             return to_logit(known.median() if len(known) else torch.tensor(0.5))
@@ -61,16 +61,16 @@ def constant_logits(question: Question, labels: Labels) -> torch.Tensor:
 
 
 def undo_prior(questions: Iterable[Question], logits: Mapping[str, torch.Tensor], priors: Priors) -> dict[str, torch.Tensor]:
-    """Logits as of a model that was shown the classes as often as they occur: else balanced training would look uncalibrated."""
+    """Logits corrected for the class prior of training: without it, balanced training would look badly calibrated."""
     asked = list(questions)
     offsets = logit_offsets(asked, priors)
     return {one.name: add_offset(one, logits[one.name], offsets.get(one.name, ())) for one in asked}
 
 
 def skill_scores(questions: Iterable[Question], logits: Mapping[str, torch.Tensor], labels: Labels) -> dict[str, float]:
-    """For each question 1 - loss / loss of the best constant answer: 1 is perfect, 0 no better than knowing the shares.
+    """For each question 1 - loss / loss of the best constant answer: 1 is perfect, 0 is no better than that constant.
 
-    The loss is the negative log-likelihood where there are classes and the absolute error for scores. A question without labels is absent.
+    The loss is the negative log-likelihood where there are classes and the absolute error for scores. Without labels it is left out.
     """
     scores = {}
     for question in questions:

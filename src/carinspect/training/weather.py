@@ -1,7 +1,7 @@
-"""Simulated weather: which photo gets it, what becomes of its label, and how it looks.
+"""Simulated rain, fog and snow: which photo gets it, how its weather label changes, and how it is drawn.
 
-Only the air changes – a veil, streaks, falling flakes: nothing comes to lie on the bodywork, and everything stays visible through the air
-(`MIN_TRANSMISSION`). So dirt and dents, and the labels that speak of them, stay. Shapes: H and W pixels of a square photo, W = H.
+Only the air between camera and car changes: haze, streaks, falling flakes. Nothing is drawn on the bodywork, and everything stays visible
+(`MIN_TRANSMISSION`), so the labels for dirt and dents stay true. Shapes: H and W pixels of a square photo, W = H.
 """
 
 from collections.abc import Sequence
@@ -17,40 +17,40 @@ from carinspect.training.config import AugmentParams
 CLEAR, RAIN, FOG, SNOW = "clear", "rain", "fog", "snow"
 
 MIN_TRANSMISSION = 0.35
-"""Least share of the scene's own light that a veil lets through."""
+"""Smallest share of the scene's light that passes through the haze, near the camera."""
 
 
 @dataclass(frozen=True)
 class WeatherEffect:
-    """The weather that one photo is given in one epoch."""
+    """The simulated weather of one photo in one epoch."""
 
     condition: str
     """`RAIN`, `FOG` or `SNOW`."""
     strength: float
     """0..1, from hardly visible to heavy."""
     seed: int
-    """Of where the streaks, flakes and swathes are."""
+    """Seed of the places of streaks, flakes and patches of fog."""
 
 
 @dataclass(frozen=True)
 class Sky:
-    """The question whose labels simulated weather changes; without one it changes pixels only. Labels are NaN where unknown."""
+    """The question whose labels simulated weather changes; None: only pixels change. Labels are NaN where unknown."""
 
     question: Question | None
 
     def label_of(self, labels: dict[str, float]) -> float:
-        """Of one photo, from its label columns."""
+        """The weather label of one photo, from its label columns."""
         return float("nan") if self.question is None else labels[self.question.column]
 
     def is_open(self, label: float) -> bool:
-        """Whether the photo's sky may be clear: its label says so, or nobody knows."""
+        """Whether the photo's sky may be clear: its label is clear or unknown."""
         return bool(np.isnan(label)) or (self.question is not None and self.question.classes[int(label)] == CLEAR)
 
     def effect(self, params: AugmentParams, *, seed: int, epoch: int, image_path: str, label: float) -> WeatherEffect | None:
-        """What this epoch's air does to the photo; None leaves it as it is.
+        """The simulated weather of the photo in this epoch; None when it has none.
 
-        A function of these values alone: the loader calls it for the pixels and every rank for the labels, and both agree. Only a sky that
-        may be clear is given weather: snow over real rain would be neither.
+        The result depends only on the arguments, so the loader, which changes the pixels, and the ranks, which change the labels, agree.
+        A photo labelled with real weather gets none: snow drawn over real rain would be neither.
         """
         if not params.simulates_weather or not self.is_open(label):
             return None
@@ -63,9 +63,9 @@ class Sky:
         return None
 
     def label_under(self, effect: WeatherEffect | None, label: float, *, sure_from: float) -> float:
-        """The label of a photo under `effect`: the effect's own where it is strong, NaN (unknown) where a person could not be sure.
+        """The label of a photo after `effect`: that of the effect from strength `sure_from` on, NaN (unknown) below it.
 
-        An unknown label stays unknown: nobody has judged what else the photo shows.
+        An unknown label stays unknown: the photo may show other, real weather.
         """
         if effect is None or self.question is None or np.isnan(label):
             return label
@@ -73,13 +73,13 @@ class Sky:
 
 
 def find_sky(questions: Sequence[Question]) -> Sky:
-    """The first question whose classes have the four words of the weather."""
+    """The first question whose classes include clear, rain, fog and snow."""
     words = {CLEAR, RAIN, FOG, SNOW}
     return Sky(next((question for question in questions if question.kind == "classes" and words <= set(question.classes)), None))
 
 
 def apply_weather(photo: np.ndarray, effect: WeatherEffect) -> np.ndarray:
-    """`photo`, uint8 (H, W, 3), in that weather."""
+    """`photo`, uint8 (H, W, 3), with the effect drawn on it."""
     random = np.random.default_rng(derive_seed(effect.seed, "pixels"))
     match effect.condition:
         case "rain":
@@ -93,7 +93,7 @@ def apply_weather(photo: np.ndarray, effect: WeatherEffect) -> np.ndarray:
 
 
 def _fog(photo: np.ndarray, strength: float, random: np.random.Generator) -> np.ndarray:
-    """Thick in the distance, thin before the camera, in swathes."""
+    """Dense far away, thin near the camera, in patches."""
     swathes = cv2.resize(random.uniform(-0.2, 0.2, (4, 5)).astype(np.float32), photo.shape[1::-1], interpolation=cv2.INTER_CUBIC)
     return _through_air(
         photo, extinction=0.5 + 1.6 * strength, grey=random.uniform(150, 215), dullness=0.3 + 0.4 * strength, swathes=swathes
@@ -101,7 +101,7 @@ def _fog(photo: np.ndarray, strength: float, random: np.random.Generator) -> np.
 
 
 def _rain(photo: np.ndarray, strength: float, random: np.random.Generator) -> np.ndarray:
-    """A dull light, haze in the distance, and streaks that all fall one way: fine ones far away, a few long ones near."""
+    """A dull light, haze in the distance, and parallel streaks: fine ones far away, a few long ones near."""
     dull = _through_air(photo, extinction=0.15 + 0.7 * strength, grey=random.uniform(100, 150), dullness=0.25 + 0.4 * strength)
     side, slant = photo.shape[0], random.uniform(-0.3, 0.3)
     streaks = np.zeros(photo.shape[:2], np.uint8)
@@ -131,13 +131,13 @@ def _snow(photo: np.ndarray, strength: float, random: np.random.Generator) -> np
 
 
 def _through_air(photo: np.ndarray, *, extinction: float, grey: float, dullness: float, swathes: np.ndarray | float = 0.0) -> np.ndarray:
-    """The photo through air that scatters light of brightness `grey`; `dullness`: share of the colour that a covered sky takes, 0..1.
+    """The photo through air that scatters light of brightness `grey`; `dullness`: share of the colour lost under a covered sky, 0..1.
 
     Koschmieder's law: light = scene x transmission + air x (1 - transmission), transmission = exp(-extinction x distance).
     """
     height, width = photo.shape[:2]
     rows, columns = np.linspace(-1, 1, height, dtype=np.float32)[:, None], np.linspace(-1, 1, width, dtype=np.float32)
-    # No depth is known: the car, most likely in the middle, and the ground before the camera are taken as near, the rest as far.
+    # The depth is unknown. The middle, where the car most likely is, and the ground in front are assumed near, the rest far.
     nearness = np.maximum(np.exp(-2.0 * (rows - 0.1) ** 2 - 1.2 * columns**2), np.clip(rows, 0, 1))
     share = np.exp(-extinction * np.clip(1 - 0.65 * nearness + swathes, 0, None)).astype(np.float32)
     share = np.maximum(share, MIN_TRANSMISSION * nearness)[..., None]
@@ -154,11 +154,11 @@ def _lighten(photo: np.ndarray, alpha: np.ndarray, *, colour: tuple[int, int, in
 
 
 def _sparsity(side_px: int) -> float:
-    """Factor of their number: nothing is drawn finer than a pixel, and in a small photo as many would cover the car."""
+    """Factor for the number of streaks or flakes: none is finer than a pixel, so in a small photo as many would cover the car."""
     return min(1.0, side_px / 256)
 
 
-_SHIFT = 4  # OpenCV draws at sixteenths of a pixel: a flake smaller than a pixel is faint instead of square
+_SHIFT = 4  # OpenCV draws in sixteenths of a pixel, so that a flake smaller than a pixel is faint instead of a full pixel
 
 
 def _subpixels(points: np.ndarray) -> list[tuple[int, int]]:
