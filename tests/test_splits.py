@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from carinspect.core.errors import UserError
 from carinspect.core.params import parse_section
-from carinspect.core.questions import by_name, dump_questions
+from carinspect.core.questions import by_name, dump_questions, load_questions
 from carinspect.core.tables import SPLITS, annotation_columns, dataset_columns, read_table, write_table
 from carinspect.splits.assignment import balance_splits, draw_splits
 from carinspect.splits.candidates import Candidates, find_candidates
@@ -539,6 +539,14 @@ def test_the_shipped_parameters_are_sound() -> None:
     params = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))
     assert parse_section("split", SplitParams, params["split"]).policy == "fresh"
     assert tuple(params["split"]["fractions"]) == SPLITS
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "questions: clean", "questions: {clean: {kind: binary}}"])
+def test_a_recipe_without_a_list_of_questions_says_which_stage_writes_it(text: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"recipe.yaml has no list 'questions'. Run dvc repro resolve_recipe\.") as error:
+        load_questions(tmp_path / "recipe.yaml")
+    assert "\n" not in str(error.value)
 
 
 def test_a_value_that_is_no_hash_is_named() -> None:
