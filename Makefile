@@ -34,10 +34,10 @@ PYTEST := OMP_NUM_THREADS=1 python -m pytest -n logical --dist loadfile
 
 test: $(VENV)/installed-tests  ## lint, types and the test suite without its end-to-end tests
 	$(MAKE) --no-print-directory lint
-	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/installed-slow-tests  ## the end-to-end tests: pipelines, experiments, killed runs, every command of the pages
-	$(PYTEST) -m slow $(ARGS)
+	$(PYTEST) -m slow
 
 lint: $(VENV)/installed-tests  ## formatter, linter and type checker
 	ruff format --check

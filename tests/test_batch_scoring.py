@@ -365,7 +365,7 @@ def test_another_model_other_photos_or_other_options_refuse_to_go_on(
         done = carinspect("score", photos, "--model", model_file, "--out", out, *(["--batch", 3] if "--batch" not in words else []), *words)
         assert done.returncode == 2
         assert key in done.stderr
-        assert "delete what it left to begin anew" in done.stderr
+        assert "delete this file to start again" in done.stderr
     journal.journal_path(out).write_bytes(left.replace(b'"model_sha256":"', b'"model_sha256":"0'))
     done = carinspect("score", photos, "--model", model_file, "--out", out, "--batch", 3)
     assert done.returncode == 2
@@ -464,7 +464,7 @@ def test_a_folder_that_holds_other_things_is_no_place_for_shards(photos: Path) -
         open_folder(photos, {"shard": 3})
     open_folder(photos / "scores", {"shard": 3})
     open_folder(photos / "scores", {"shard": 3})
-    with pytest.raises(UserError, match="begun otherwise: shard 3, now 4"):
+    with pytest.raises(UserError, match="started with other options: shard 3, now 4"):
         open_folder(photos / "scores", {"shard": 4})
     with pytest.raises(UserError, match="a file. With --engine ray"):
         open_folder(photos / "notes.txt", {"shard": 3})

@@ -317,7 +317,7 @@ def test_the_cards_figures_are_those_of_the_metrics(report: dict[str, Any]) -> N
     assert (
         "A photo is called clean where the probability of clean is at least 0.743. Proved at the confidence 0.9: it is clean with a" in card
     )
-    assert "This speaks of a photo of a new group. The proof rests on 61 groups of the split calib" in card
+    assert "This holds for a photo of a new group. The proof rests on 61 groups of the split calib" in card
     assert "On test: precision 0.970 (0.910 to 0.990), recall 0.800, 61 groups called so." in card
     assert "Data `d4ta`, code `c0de`, epoch 7" in card
 

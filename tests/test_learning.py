@@ -651,7 +651,7 @@ def test_the_plateau_schedule_warms_up_too() -> None:
 @pytest.mark.slow
 def test_a_killed_run_with_every_new_state_ends_as_if_it_never_was(tmp_path: Path) -> None:
     recipe = recipe_with(
-        epochs=7, sampler="weighted", loss_weighting="uncertainty", schedule="plateau", plateau_epochs=1, lr=0.02, freeze_backbone_epochs=2,
+        epochs=8, sampler="weighted", loss_weighting="uncertainty", schedule="plateau", plateau_epochs=1, lr=0.5, freeze_backbone_epochs=2,
         layer_decay=0.7, optimiser="sgd",
     )  # fmt: skip
     unbroken = make_workspace(tmp_path / "unbroken", recipe, processes=2)

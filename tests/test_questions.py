@@ -21,7 +21,7 @@ from PIL import Image
 
 from carinspect.core.errors import UserError
 from carinspect.core.params import load_params
-from carinspect.core.questions import DeclaredQuestion, Question, dump_questions, parse_questions, read_questions
+from carinspect.core.questions import DeclaredQuestion, Question, dump_questions, load_questions, parse_questions, read_questions
 from conftest import free_port, own_settings_of_dvc
 
 ROOT = Path(__file__).parent.parent
@@ -110,6 +110,18 @@ def test_labels_are_read_by_number_or_name() -> None:
 def test_the_good_class_may_be_either() -> None:
     glass = declare(glass=GLASS | {"good": "broken"})[0]
     assert (glass.word("good"), glass.bad, glass.label_of("good")) == ("broken", "intact", 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no such file. Run dvc repro resolve_recipe"), ("questions: []", "has no list 'questions'"), ("[]", "has no list 'questions'")],
+)
+def test_a_recipe_without_questions_says_which_stage_writes_them(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_questions(path)
 
 
 # ---- no code knows a question's name

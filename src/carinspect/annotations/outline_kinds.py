@@ -48,7 +48,7 @@ class Judged:
     columns: frozenset[str]
     """Label columns: of the questions that the source judges, and of those that follow from one of them by `from_score`."""
     unmarked: Mapping[str, float]
-    """Of those that categories state, as `{glass_ok: 0}` does: the label of a photo that bears no such category."""
+    """Of those that categories state, as `{glass_ok: 0}` does: the label of a photo without such a category."""
     derived: frozenset[str]
     """Those whose label follows from a score where that is known."""
 
@@ -105,7 +105,7 @@ class Outlined:
                 self.masks[meaning.kind, meaning.class_name].append(outline.mask)
 
     def is_marked(self, kind: str) -> bool:
-        """Whether the photo bears a mark of `kind`, of known area or not."""
+        """Whether the photo has a mark of `kind`, of known area or not."""
         return kind in self.without_area or any(kind == marked for marked, _ in self.masks)
 
     def score(self, kind: str, severities: Mapping[str, float], exponent: float) -> float | None:

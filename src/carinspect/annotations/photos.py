@@ -98,7 +98,7 @@ def reject_photo(image_path: str, actual: PhotoProperties, params: ConvertAnnota
 
 
 def has_other_shape(photo: LabelledPhoto, actual: PhotoProperties) -> bool:
-    """Whether the annotation file speaks of a picture with other proportions; its outlines are taken as they are."""
+    """Whether the annotation file states other proportions than the photo has; its outlines are used as they are."""
     if photo.stated_size_px is None:
         return False
     stated, seen = photo.stated_size_px[0] * actual.height_px, photo.stated_size_px[1] * actual.width_px

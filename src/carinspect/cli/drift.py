@@ -52,9 +52,9 @@ def verdict(shifts: list[Shift], rules: Mapping[str, DecisionRule]) -> str:
     if drifted:
         return (
             f"These photos are not like the calibration photos: {', '.join(drifted)}. {promise} was proved for photos like those, and "
-            "cannot be relied on for these: label some of them, add them to the data root and prove it anew (dvc repro)."
+            "cannot be relied on for these: label some of them, add them to the data root and prove it again (dvc repro)."
         )
     return (
-        f"No drift found. {promise} still speaks of photos like these, as far as scores and image statistics can tell: "
+        f"No drift found. {promise} still holds for photos like these, as far as scores and image statistics can tell: "
         "they cannot tell whether people would still judge the same cars alike."
     )

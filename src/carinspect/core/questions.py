@@ -283,10 +283,12 @@ def read_questions(params: Mapping[str, Any]) -> tuple[DeclaredQuestion, ...]:
 
 
 def load_questions(path: Path = RECIPE_FILE) -> tuple[Question, ...]:
-    """The questions of the recipe that `resolve_recipe` wrote, as the stages take them."""
+    """The questions of the recipe that `resolve_recipe` wrote, as the stages take them. Raises `UserError` without any."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Run dvc repro resolve_recipe.")
     recipe = load_yaml(path)
     asked = recipe.get("questions") if isinstance(recipe, dict) else None
-    if not isinstance(asked, list):
+    if not isinstance(asked, list) or not asked:
         raise UserError(f"{path} has no list 'questions'. Run dvc repro resolve_recipe.")
     return parse_questions(asked, file=str(path))
 

@@ -21,7 +21,7 @@ _REAR_LAMP: Colour = (140, 14, 24)
 
 @dataclass(frozen=True)
 class Car:
-    """One car, whoever photographs it."""
+    """One car, the same in all its photos."""
 
     seed: int
     body: Body

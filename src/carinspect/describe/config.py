@@ -17,6 +17,6 @@ class DescribeParams(Section):
     shortcut_r2: Number = Field(gt=0, le=1)
     """A score of which they explain at least this share of the variance is warned of."""
     chance_draws: int = Field(ge=1, le=1000)
-    """How often labels are dealt anew to the groups, to see what chance alone reaches."""
+    """How often labels are shuffled over the groups, to see what chance alone reaches."""
     suspicious_labels: int = Field(ge=0, le=100)
     """How many doubtful labels of each kind are listed, at most."""

@@ -95,7 +95,7 @@ def predict_from_source(sources_N: npt.NDArray[np.str_], labels_N: Array, *, has
 
 
 def measure_skill(answers: Array, labels_N: Array, *, has_classes: bool, folds: Folds) -> float:
-    """For classes the ROC AUC (each class against the rest, averaged; 0.5 knows nothing), for scores R² (0 knows nothing).
+    """For classes the ROC AUC (each class against the rest, averaged; 0.5 is chance), for scores R² (0 is chance).
 
     The mean over folds, not the value of all photos pooled: a fold with more of a class was predicted by folds with less of it, so that
     knowing nothing would look like being wrong.

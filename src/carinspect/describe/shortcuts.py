@@ -41,13 +41,13 @@ class Shortcut(NamedTuple):
     column: str
     evidence: Evidence
     within: str
-    """The one source whose photos were told apart; blank: all that were judged."""
+    """The one source whose photos were used; blank: all that were annotated."""
     photos: int
     groups: int
     metric: Literal["ROC AUC", "R²"]
     skill: float
     chance: float | None
-    """The best of the draws in which the labels were dealt anew to the groups. Within a source it is looked for only above the limit."""
+    """The best of the draws in which the labels were shuffled over the groups. Within a source it is computed only above the limit."""
     limit: float
     telling: tuple[tuple[str, float], ...]
     """The statistics that tell most by themselves, with their skill (ROC AUC, or rank correlation without its sign)."""
@@ -139,7 +139,7 @@ def _draw_groups(labelled: LabelledPhotos, seed: int) -> npt.NDArray[np.bool_]:
 def deal_labels(labelled: LabelledPhotos, seed: int) -> Array:
     """Labels that mean nothing: each group gets those of another one, again and again until its photos have one each.
 
-    Whole groups, for photos of one car share their label: single photos dealt anew would make chance look smaller than it is.
+    Whole groups, for photos of one car share their label: shuffling single photos would make chance look smaller than it is.
     """
     names, group_N = np.unique(labelled.groups_N, return_inverse=True)
     donors = np.random.default_rng(seed).permutation(len(names))

@@ -85,7 +85,7 @@ def _say_side(rule: Rule, side: Side) -> str:
             f"Proved at the confidence {promise.confidence:g}: it is {found.word} with a probability of at least {promise.precision:g}."
         )
         said.append(
-            f"This speaks of {promise.of}{rate}. The proof rests on {source.accepted_groups} groups of the split {rule.source} that"
+            f"This holds for {promise.of}{rate}. The proof rests on {source.accepted_groups} groups of the split {rule.source} that"
         )
         said.append(f"are called {found.word}, {source.wrong_groups} of them wrongly.")
     if test.precision is not None:

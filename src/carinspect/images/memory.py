@@ -1,7 +1,7 @@
 """The folder .carinspect/memory: what was read out of photos, by the SHA-256 of their bytes, so that none is read twice. It may be deleted.
 
 A memory is a folder of segments, each an array of records that is written once, whole, under the hash of its content. Two processes at
-once can therefore only add to it, and a damaged segment betrays itself: it is removed, and its photos are read anew.
+once can therefore only add to it, and a damaged segment is noticed: it is removed, and its photos are read again.
 """
 
 import io
@@ -74,6 +74,6 @@ class Memory:
             return np.zeros(0, self._segment)
         if sha256(content).hexdigest() == path.stem:
             return np.load(io.BytesIO(content))
-        print(f"{path}: damaged. It is removed, and its photos are read anew.", file=sys.stderr)
+        print(f"{path}: damaged. It is removed, and its photos are read again.", file=sys.stderr)
         path.unlink(missing_ok=True)
         return np.zeros(0, self._segment)

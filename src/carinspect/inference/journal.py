@@ -28,7 +28,7 @@ def refuse_another(found: Any, header: dict[str, Any], path: Path) -> None:
     other = sorted(key for key in header | found if header.get(key) != found.get(key))
     if other:
         was = ", ".join(f"{key.replace('_', ' ')} {found.get(key)}, now {header.get(key)}" for key in other)
-        raise UserError(f"{path}: begun otherwise: {was}. Repeat that command to go on, or delete what it left to begin anew.")
+        raise UserError(f"{path}: started with other options: {was}. Repeat that command to continue, or delete this file to start again.")
 
 
 class Journal:

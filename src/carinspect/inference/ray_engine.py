@@ -33,7 +33,7 @@ class ShardScorer:
         self.predictor = make_predictor(bundle)
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
-        """Score `{number, names}` and write it; what is handed back is its number."""
+        """Score `{number, names}` and write it; returns its number."""
         listing = Listing(tuple(shard["names"]), Path(self.settings["folder"]), 0)
         rows: list[Row] = score_listing(self.predictor, listing, batch=self.settings["batch"])
         write_shard(rows, shard_path(Path(self.settings["out"]), int(shard["number"])), columns_of(self.predictor))

@@ -1,8 +1,8 @@
 """The seal of a model file: a SHA-256 of everything before it, as the file's last bytes.
 
 The seal is one more metadata entry of the ONNX file, in protobuf's wire format, so that any ONNX tool still reads the file. It shows that
-nothing changed since the export: a flipped bit, a cut, an edited threshold. It is no signature: whoever can compute a SHA-256 can seal
-an altered file anew. Where that matters, compare the whole file's SHA-256 with one that came another way.
+nothing changed since the export: a flipped bit, a cut, an edited threshold. It is no signature: an attacker can compute a SHA-256 and seal
+an altered file again. Where that matters, compare the whole file's SHA-256 with one that came another way.
 
 Wire format: https://protobuf.dev/programming-guides/encoding; field numbers: ModelProto and StringStringEntryProto in onnx.proto.
 """

@@ -22,7 +22,7 @@ class Estimate:
     low: float | None
     high: float | None
     skipped_resamples: int
-    """Resamples in which the metric was not defined, e.g. because only one class was drawn. The interval speaks of the others."""
+    """Resamples in which the metric was not defined, e.g. because only one class was drawn. The interval is of the others."""
 
 
 NOTHING = Estimate(value=None, low=None, high=None, skipped_resamples=0)

@@ -141,7 +141,7 @@ def form_verdict(answers: list[Answer | None], rules: Mapping[str, DecisionRule]
 
 
 def say(side: Side | None, rule: DecisionRule) -> str:
-    """The decision and what stands behind it, for a person who knows nothing of thresholds."""
+    """The decision and its proof, for a person who does not know thresholds."""
     word, good = rule.say(side), rule.question.word("good")
     words = f"The car is {word}." if side else f"The photo does not settle whether the car is {good}; a person should look at it."
     if rule.overridden:

@@ -89,4 +89,4 @@ def _announce(service: Service) -> None:
     elif not any(rule.promises for rule in rules):
         log.warning("The model carries no promise: no threshold could be proved when it was made.")
     if config.api_token is None:
-        log.warning("No CARINSPECT_API_TOKEN: whoever reaches this port can use the service.")
+        log.warning("No CARINSPECT_API_TOKEN: anyone who reaches this port can use the service.")

@@ -95,7 +95,7 @@ class ServiceConfig(BaseSettings):
     drift_log: Path | None = None
     """File that histograms of answers are appended to, for `carinspect drift`; no photo, name or address. None: nothing is logged."""
     drift_window_s: float = Field(default=3600.0, gt=0)
-    """That one line of it speaks of."""
+    """Seconds that one line of the log covers."""
 
     @field_validator("*", mode="before")
     @classmethod

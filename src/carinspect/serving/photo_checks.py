@@ -70,4 +70,4 @@ def _check_single_file(content: bytes) -> None:
     # rfind, for it takes half the time of `in`. Two marks, for chance alone makes the one that `zipfile` asks for in one of 60,000 photos.
     archive = content.rfind(b"PK\x01\x02") >= 0 and zipfile.is_zipfile(io.BytesIO(content))
     if archive or any(edges.rfind(mark) >= 0 for mark in _MARKUP):
-        raise RefusalError(422, "Refused: the photo is an archive, a document or a script, too. Save it anew as a JPEG.")
+        raise RefusalError(422, "Refused: the photo is an archive, a document or a script, too. Save it again as a JPEG.")

@@ -81,7 +81,7 @@ class Service:
             raise
         self.monitor.reloads.labels("done").inc()
         self.monitor.note_model(model.version)
-        # A line of the log speaks of one model.
+        # A line of the log is about one model.
         self.close()
         self.drift_log = self._open_drift_log()
         return model.describe()

@@ -55,7 +55,7 @@ class Threads:
                     result = work()
                 except BaseException as raised:  # whatever it is belongs to the one who waits
                     error = raised
-                # A loop that has ended took with it whoever waited.
+                # Nobody waits any more once the loop has ended.
                 with suppress(RuntimeError):
                     loop.call_soon_threadsafe(_settle, future, result, error)
             # The photo must not stay in memory until the next one comes.

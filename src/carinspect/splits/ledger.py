@@ -5,7 +5,7 @@ split is drawn for it alone, and shares are left to chance. So the memory is a f
 groups so that the shares come out even, and writes it back; a run that adds nothing leaves it as it was, byte for byte, so that what git
 holds is all that another machine needs. Photos that are gone stay in it: should they return, they return to their split.
 
-It holds for one seed, policy and set of fractions. Other ones start anew. Deleting the file does too.
+It holds for one seed, policy and set of fractions. Others start a new one. Deleting the file does too.
 """
 
 import json
@@ -41,7 +41,7 @@ def read_ledger(path: Path, params: SplitParams) -> Ledger:
     except (ValueError, KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
-        raise UserError(f"{path}: not a ledger of splits. Restore it (git checkout {path}), or delete it to split anew.")
+        raise UserError(f"{path}: not a ledger of splits. Restore it (git checkout {path}), or delete it to split again.")
     return ledger if settings == _settings(params) else Ledger({}, {})
 
 

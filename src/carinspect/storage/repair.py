@@ -20,9 +20,9 @@ class Repair(NamedTuple):
 
 
 def repair(inspections: Sequence[Inspection], workspace: Mapping[str, Path]) -> list[Repair]:
-    """Mend every fault for which there is a sound copy. `workspace`: object names and the sound files that have their content.
+    """Repair every fault for which there is a sound copy. `workspace`: object names and the sound files that have their content.
 
-    A corrupt object without one is taken away: DVC would go on trusting it, and now pulls it, or makes it anew by `dvc repro`.
+    A corrupt object without one is removed: DVC would still trust it; without it DVC pulls it, or `dvc repro` makes it again.
     """
     repairs = []
     for store, fault in [(inspection.store, fault) for inspection in inspections for fault in inspection.faults]:
