@@ -334,32 +334,42 @@ def test_an_experiment_changes_what_it_says_and_can_be_compared(workspace: Path)
         assert title in page, title
 
 
+@pytest.fixture(scope="module")
+def experiments(clone: Path) -> Path:
+    """The clone after two experiments in temporary copies: `other-backbone` and `longer`."""
+    run(clone, "dvc", "exp", "run", "--temp", "--name", "other-backbone", "-S", "model.backbone=test_efficientnet", "-S", "train.epochs=1")
+    run(clone, "dvc", "exp", "run", "--temp", "--name", "longer", "-S", "train.epochs=3")
+    return clone
+
+
+def reference_of(folder: Path, experiment: str) -> str:
+    (reference,) = run(folder, "git", "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{experiment}").split()
+    return reference
+
+
 @pytest.mark.slow
-def test_two_experiments_are_compared_by_their_names(workspace: Path) -> None:
-    for name, epochs in (("shorter", 1), ("longer", 3)):
-        run(workspace, "dvc", "exp", "run", "--temp", "--name", name, "-S", f"train.epochs={epochs}")
+def test_an_experiment_in_a_temporary_copy_runs_the_copy_and_leaves_the_workspace(experiments: Path) -> None:
+    assert run(experiments, "git", "status", "--porcelain") == ""
+    found = run(experiments, "git", "show", f"{reference_of(experiments, 'other-backbone')}:metrics/resolve_recipe.json")
+    assert "test_efficientnet" in found
+
+
+@pytest.mark.slow
+def test_two_experiments_are_compared_by_their_names(experiments: Path, workspace: Path) -> None:
     carinspect = ("env", "PYTHONPATH=src", sys.executable, "-m", "carinspect.cli.main")
-    output = run(workspace, *carinspect, "compare", "shorter", "longer", "--samples", "1000", "--json", "comparison.json")
+    names = ("other-backbone", "longer")
+    output = run(workspace, *carinspect, "compare", *names, "--samples", "1000", "--json", "comparison.json")
     comparison = json.loads((workspace / "comparison.json").read_text())
     (workspace / "comparison.json").unlink()
-    (reference,) = run(workspace, "git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/longer").split()
-    metrics = json.loads(run(workspace, "git", "show", f"{reference}:metrics/evaluate.json"))["test"]
+    metrics = json.loads(run(workspace, "git", "show", f"{reference_of(workspace, 'longer')}:metrics/evaluate.json"))["test"]
     found = {(metric["question"], metric["metric"]): metric for metric in comparison["metrics"]}
     assert found["damage", "mae"]["b"] == pytest.approx(metrics["damage"]["mae"], abs=1e-5)
     assert found["damage", "mae"]["difference"] != 0
-    assert "A = shorter, B = longer" in output
+    assert "A = other-backbone, B = longer" in output
     assert "No clear difference" in run(workspace, *carinspect, "compare", "HEAD", "workspace")
     output = run(workspace, *carinspect, "compare", "HEAD", "lnoger", fails=True)
     assert "at 'lnoger' cannot be read" in output
     assert "Traceback" not in output
-
-
-@pytest.mark.slow
-def test_an_experiment_in_a_temporary_copy_runs_the_copy_and_leaves_the_workspace(workspace: Path) -> None:
-    run(workspace, "dvc", "exp", "run", "--temp", "--name", "other-backbone", "-S", "model.backbone=test_efficientnet")
-    assert run(workspace, "git", "status", "--porcelain") == ""
-    (reference,) = run(workspace, "git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/other-backbone").split()
-    assert "test_efficientnet" in run(workspace, "git", "show", f"{reference}:metrics/resolve_recipe.json")
 
 
 @pytest.mark.slow
@@ -380,8 +390,8 @@ def test_an_experiment_in_a_temporary_copy_whose_dvc_is_killed_goes_on_where_it_
     assert "of an interrupted run" in output
     assert not list(states.glob("*.pt"))
     assert run(workspace, "git", "status", "--porcelain") == ""
-    (reference,) = run(workspace, "git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/killed").split()
-    assert json.loads(run(workspace, "git", "show", f"{reference}:metrics/train_ddp.json"))["epochs"] == 13
+    found = run(workspace, "git", "show", f"{reference_of(workspace, 'killed')}:metrics/train_ddp.json")
+    assert json.loads(found)["epochs"] == 13
 
 
 @pytest.mark.slow
