@@ -185,7 +185,7 @@ def test_a_queue_of_two_shares_the_machine_and_its_results_travel(workspace: Pat
     # Two epochs on a few photos prove nothing, and are no release.
     name = queued[1]
     promote = ("env", "PYTHONPATH=src", sys.executable, "-m", "carinspect.cli.main", "promote", name)
-    assert "Its promise is infeasible" in run(workspace, *promote, fails=True).split(f"Refused: {name}")[1]
+    assert "Its promise of 'clean' is infeasible" in run(workspace, *promote, fails=True).split(f"Refused: {name}")[1]
 
     # To a colleague, who trains nothing.
     run(workspace, "dvc", "exp", "push", "origin", name)
