@@ -1,10 +1,10 @@
-"""How convert and split grow: time and peak memory at 1,000 and 10,000 drawn photos (70,000 by --large), and the exponent of growth.
+"""Measures time and peak memory of convert and split at 1,000 and 10,000 drawn photos (--large: 70,000), and the growth exponent.
 
     PYTHONPATH=src python benchmarks/data.py [--large]
 
-Each size runs in a process of its own, for the peak of a process never falls. The photos are tiny, so that what is measured is this
-project's work and not the decoder's; one in five has a copy, and no two others are alike: real cars, which are, give the second look of
-the split more to do. `+100` repeats a step after 100 photos were added: the others are hashed, and not decoded.
+Each size runs in a process of its own, because the peak memory of a process never falls. The photos are tiny, so that this project's work
+is measured and not the decoder's. One in five has a copy, and no two others are similar; photos of real cars are, and give the split more
+comparisons of detail. `+100` repeats a step after 100 photos were added: the others are hashed, but not decoded.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
 def measure(photos: int) -> dict[str, float]:
     """Seconds of each step, and the peak after it, of this process and of the largest of those that it started."""
     with tempfile.TemporaryDirectory() as folder:
-        # The memory of photos already read lies beside the checkout: here it must begin empty.
+        # The record of photos already read lies in DVC_ROOT: here it must start empty.
         os.environ["DVC_ROOT"] = folder
         root = Path(folder) / "root"
         draw_root(root, range(photos))

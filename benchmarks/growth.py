@@ -1,4 +1,4 @@
-"""What the benchmarks of growth share: a process for each size, its time and peak memory by steps, and the exponent between two sizes."""
+"""Shared by the benchmarks of growth: one process for each size, time and peak memory of each step, growth exponents."""
 
 import json
 import math
@@ -39,7 +39,7 @@ def report_growth(script: str, sizes: Iterable[int], steps: Sequence[str], *, of
 
 
 def run_step(name: str, step: Callable[[], ResultT], found: dict[str, float]) -> ResultT:
-    """Note the seconds of a step, and the peak after it, of this process and of the largest of those that it started."""
+    """Run a step; `found` gets its seconds and the peak memory after it, of this process or its largest child process."""
     start = time.perf_counter()
     result = step()
     found[name] = time.perf_counter() - start

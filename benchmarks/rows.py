@@ -1,10 +1,10 @@
-"""How the work on rows alone grows, for tables larger than any folder of photos at hand: simulated photos, real code.
+"""Measures how the work on table rows grows, on simulated tables larger than any available folder of photos.
 
     PYTHONPATH=src python benchmarks/rows.py [--rows 100000 1000000]
 
 A simulated table has what a real one has: families of one to four photos, a copy in twenty, labels that most sources leave blank. Each size
 runs in a process of its own. `table` writes the table and reads it back, `groups` links and names them, `splits` draws and balances them,
-`check` looks for leaks as `carinspect check-split` does, `certificate` counts.
+`check` finds leaks as `carinspect check-split` does, `certificate` counts.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""How near `carinspect score` comes to the bare loop: photos/s of both and their ratio, in one run.
+"""Compares `carinspect score` with a bare loop: photos/s of both and their ratio, in one run.
 
     PYTHONPATH=src python benchmarks/score.py [--model models/best.onnx] [--photos data/demo] [--rounds 5]
 
-`model alone`: on photos decoded beforehand. `decode + model`: the loop that one would write, a batch decoded and then answered, on one
-thread. `score`: all that the command does, listing, journal and table included. Each with one thread; then `score` with a worker a core.
+`model alone`: on photos decoded beforehand. `decode + model`: a simple loop that decodes a batch and then runs the model, on one thread.
+`score`: all that the command does, with listing, journal and table. Each with one thread; then `score` with one worker per core.
 All take turns in each round, so that a machine that slows down slows all of them; a figure is the median of its rounds.
 """
 

@@ -1,10 +1,10 @@
-"""What the service costs: requests/s, latency and CPU seconds at 1, 8 and 32 clients, against the bare loop and against LitServe.
+"""Measures requests/s, latency and CPU seconds of the service at 1, 8 and 32 clients, against a bare loop and LitServe.
 
     PYTHONPATH=src python benchmarks/serve.py [--backbone resnet50 --side 256] [--model models/best.onnx] [--photos data/demo]
 
 `bare loop` decodes and answers the same photos one by one on one thread, without HTTP. The servers run as processes of their own with one
-thread for photos; LitServe gets the same `Predictor`. Clients are threads of this process on loopback; what they cost is not counted.
-`of bare` compares photos per CPU second of server, the figure that a busy client cannot blur. All take turns in each round; a figure is
+thread for photos; LitServe gets the same `Predictor`. Clients are threads of this process on loopback; their CPU time is not counted.
+`of bare` compares photos per CPU second of the server, which busy clients do not change. All take turns in each round; a figure is
 the median of the rounds. With --backbone the model has random weights: what it costs does not depend on them.
 """
 
@@ -39,7 +39,7 @@ BOUNDARY = "carinspect-benchmark"
 
 @dataclass(frozen=True)
 class Found:
-    """One round of one way."""
+    """The results of one round of one contestant."""
 
     photos_per_s: float
     photos_per_cpu_s: float
@@ -49,7 +49,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Server:
-    """A server that runs: where it listens, what it calls its photo, and its process."""
+    """A running server: port, path, the form field of the photo, and process."""
 
     port: int
     path: str
@@ -57,7 +57,7 @@ class Server:
     process: psutil.Process
 
     def cpu_s(self) -> float:
-        """Of the process and all below it, so far."""
+        """CPU seconds of the process and its descendants so far."""
         family = [self.process, *self.process.children(recursive=True)]
         return sum(times.user + times.system for times in (member.cpu_times() for member in family))
 
@@ -72,8 +72,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     if find_spec("litserve") is None:
-        mend = "pip install -r tests/requirements.txt -c constraints.txt"
-        raise UserError(f"LitServe, which the service is compared with, is not installed: {mend}")
+        fix = "pip install -r tests/requirements.txt -c constraints.txt"
+        raise UserError(f"LitServe, which the service is compared with, is not installed: {fix}")
     with tempfile.TemporaryDirectory() as folder:
         model = export_random(arguments.backbone, arguments.side, Path(folder)) if arguments.backbone else arguments.model
         compare(model, arguments.photos, requests=arguments.requests, rounds=arguments.rounds)
@@ -132,7 +132,7 @@ def bare_loop(predictor: Predictor, photos: list[bytes]) -> Found:
 
 
 def load(server: Server, photos: list[bytes], *, clients: int) -> Found:
-    """Send all photos by so many clients, each with one connection and one photo under way."""
+    """Send all photos from `clients` clients, each with one connection and one request at a time."""
     requests = [write_request(server, photo) for photo in photos]
     shares = [requests[first::clients] for first in range(clients)]
     cpu, begun = server.cpu_s(), time.perf_counter()
@@ -142,7 +142,7 @@ def load(server: Server, photos: list[bytes], *, clients: int) -> Found:
 
 
 def write_request(server: Server, photo: bytes) -> bytes:
-    """A whole request, written beforehand: what clients do on the cores that they share with the server slows it."""
+    """A whole request, built before the timing: clients share the cores with the server, so their work would slow it."""
     part = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{server.field}"; filename="x.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
     body = part.encode() + photo + f"\r\n--{BOUNDARY}--\r\n".encode()
     head = f"POST {server.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary={BOUNDARY}\r\n"

@@ -1,4 +1,4 @@
-"""How near the training loop comes to its model's bare step, and how peers do on the same photos.
+"""Compares the training loop with the bare step of its model, and with other libraries' loops on the same photos.
 
     PYTHONPATH=src python benchmarks/train.py [--backbone resnet50 --side 224 --batch 32 --steps 10] [--photos FOLDER] [--device cuda]
 
@@ -70,7 +70,7 @@ def main() -> None:
     cv2.setNumThreads(arguments.threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # The decoded photos lie beside the checkout: here they must begin empty.
+        # The cache of decoded photos lies in DVC_ROOT: here it must start empty.
         os.environ["DVC_ROOT"] = name
         distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
         bench = Bench(arguments, folder)
@@ -118,7 +118,7 @@ def report(arguments: argparse.Namespace, found: dict[str, list[float]]) -> None
 
 
 class Clock(Tracker):
-    """Notes when each step of a training ended."""
+    """Records when each step of a training ended."""
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe.questions, None)
@@ -134,7 +134,7 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
         self.arguments, self.folder, self.device = arguments, folder, torch.device(arguments.device)
-        # One step more than is timed: it warms up.
+        # One step more than is timed, for the warm-up.
         self.count = arguments.batch * (arguments.steps + 1)
         self.root = collect_photos(arguments.photos, folder, self.count)
         paths = sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*.*"))
@@ -144,7 +144,7 @@ class Bench:
         )  # fmt: skip
         self.recipe = make_recipe(arguments)
         self.table = make_table(self.root, paths, self.recipe)
-        # A few photos come up again where there are fewer of them than the steps take.
+        # Photos repeat if there are fewer than the steps need.
         taken = [paths[index % len(paths)] for index in range(self.count)]
         rows = self.table.set_index("image_path").loc[taken].reset_index()
         pixels = open_pixel_cache(self.root, taken, rows["sha256"].tolist(), side_px=arguments.side)
@@ -163,7 +163,7 @@ class Bench:
         truth = (torch.arange(len(photos)) % 2).float().to(self.device)
 
         def loss() -> torch.Tensor:
-            # Of one logit a cross-entropy, and of the others something as cheap.
+            # A cross-entropy of one output, and an equally cheap loss of the others.
             first, *others = network(photos).values()
             return nn.functional.binary_cross_entropy_with_logits(first, truth) + sum(values.square().mean() for values in others)
 
@@ -290,7 +290,7 @@ class Bench:
             for _ in loader.epoch(epoch, [draws for step in plan for draws in step.draws]):
                 pass
             here = psutil.Process()
-            # Without what is shared: the map of the photos counts as resident in whoever reads it.
+            # USS leaves out shared memory: the memory-mapped photos count as resident in every process that reads them.
             held.append(sum(process.memory_full_info().uss for process in (here, *here.children())) / 2**20)
         return held
 
@@ -301,7 +301,7 @@ def synchronise() -> None:
 
 
 def collect_photos(given: Path | None, folder: Path, count: int) -> Path:
-    """Photos in two class folders, for ImageFolder asks for them: links to those in `given`, or to drawn ones."""
+    """Photos in two class folders, as ImageFolder requires: links to those in `given`, or to drawn ones."""
     if given is None:
         given = folder / "drawn"
         render_data_root(given, RenderDemoParams(seed=1, photos=min(512, max(64, count))))

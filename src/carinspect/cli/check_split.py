@@ -1,4 +1,4 @@
-"""`carinspect check-split`: every leak of a finished table, by what it says and, on request, by what its photos show."""
+"""`carinspect check-split`: finds leaks between the splits of a finished table, from its columns and, on request, its photos."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from carinspect.splits.split import find_links
 
 
 def report_leaks(path: Path, root: Path | None) -> int:
-    """Print a line for each leak of the table at `path`, or that there is none; 1 or 0 to match.
+    """Print a line for each leak of the table at `path`, or that there is none; returns 1 if there are leaks, else 0.
 
-    root: where its photos lie, to be looked at as the stage `split` looks at them; None: the table alone is searched.
+    root: folder of the photos, which are then compared as in the stage `split`; None: only the table is checked.
     """
     table = read_finished_table(path)
     leaks = [str(leak) for leak in find_leaks(table)]
@@ -31,7 +31,7 @@ def report_leaks(path: Path, root: Path | None) -> int:
 
 
 def read_finished_table(path: Path) -> pd.DataFrame:
-    """A table in which every photo has a split. Raises `UserError` for one that has not."""
+    """A table in which every photo has a split. Raises `UserError` for a photo without one."""
     table = read_table(path, columns=("image_path", "split", *LEAK_KINDS))
     strange = table[~table["split"].isin(SPLITS)]
     if len(strange):
@@ -41,7 +41,7 @@ def read_finished_table(path: Path) -> pd.DataFrame:
 
 
 def find_copies_apart(table: pd.DataFrame, root: Path) -> list[str]:
-    """A line for each pair of photos that show the same picture, beyond what the table says, and lie in two splits."""
+    """A line for each pair of photos that show the same picture and lie in two splits, found by comparing the photos themselves."""
     table = table.sort_values("image_path").reset_index(drop=True)
     paths, splits = table["image_path"], table["split"]
     return [

@@ -1,4 +1,4 @@
-"""`carinspect compare`: fetches what two revisions predicted, through DVC, and prints whether the difference is real."""
+"""`carinspect compare`: compares the predictions of two revisions, which it fetches through DVC."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,7 +31,7 @@ def compare_revisions(a: str, b: str, *, samples: int, json_file: Path | None) -
 
 
 def compare_at(a: str, b: str, *, samples: int) -> Comparison:
-    """What two revisions predicted, compared by the confidence and the seed of `evaluate`."""
+    """The comparison of two revisions, with the confidence and the seed of the section `evaluate`."""
     params = read_section("evaluate", EvaluateParams)
     return compare_predictions(fetch(a), fetch(b), samples=samples, confidence=params.confidence, seed=params.seed)
 
@@ -59,7 +59,7 @@ def thresholds_at(revision: str) -> Thresholds:
 
 
 def read_at(path: Path, revision: str) -> bytes:
-    """The bytes of a file at a git revision, an experiment or `workspace`, be it in git or in DVC. Raises `UserError`."""
+    """The bytes of a file at a git revision, an experiment or `workspace`, in git or in DVC. Raises `UserError` if it is not there."""
     try:
         with dvc.api.open(str(path), rev=None if revision == WORKSPACE else revision, mode="rb") as file:
             return bytes(file.read())

@@ -1,4 +1,4 @@
-"""`carinspect describe`: a data root or a finished table in, a summary on the terminal and one HTML page out."""
+"""`carinspect describe`: summarises a data root or a finished table on the terminal and in one HTML page."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -48,7 +48,7 @@ def describe_table(path: Path, *, root: Path | None, sources: Path | None, out: 
 
 
 def declared_questions() -> tuple[Question, ...]:
-    """Those of params.yaml."""
+    """The questions of params.yaml."""
     return tuple(question.asked for question in read_questions(load_params()))
 
 

@@ -1,4 +1,4 @@
-"""`carinspect doctor`: prints what would help or stop a training on this machine."""
+"""`carinspect doctor`: checks whether a training can run on this machine."""
 
 from dataclasses import asdict
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`carinspect drift`: whether the photos in use are still like those on which the promise was proved."""
+"""`carinspect drift`: tests whether the photos in use differ from the calibration photos, for which the promise was proved."""
 
 from collections.abc import Mapping
 from pathlib import Path

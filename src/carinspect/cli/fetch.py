@@ -1,4 +1,4 @@
-"""`carinspect fetch`: a released model out of a repository's registry, opened before it is kept."""
+"""`carinspect fetch`: fetches a released model, and checks that it opens before writing it."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from carinspect.registry.releases import find_release, parse_reference, read_rel
 
 
 def fetch_model(text: str, *, repository: str | None, out: Path, force: bool) -> None:
-    """Write the model that the reference `text` names to `out`. Raises `UserError`; what lies at `out` already then stays."""
+    """Write the model that the reference `text` names to `out`. Raises `UserError`; a file at `out` is then unchanged."""
     reference = parse_reference(text)
     found = find_release(reference, repository=repository)
     if found is None:

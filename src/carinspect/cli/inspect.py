@@ -1,4 +1,4 @@
-"""`carinspect inspect`: all that a model file says of itself, as a page of text or as JSON."""
+"""`carinspect inspect`: prints the metadata of a model file as text or JSON."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from carinspect.inference.rules import say_promise
 
 
 def show_model(path: Path, *, as_json: bool) -> int:
-    """Print what the file at `path` knows; 0. Raises `UserError` for a file that is foreign, altered, or decides nothing."""
+    """Print the metadata of the file at `path`; returns 0. Raises `UserError` for a file of another project or an altered one."""
     bundle = open_bundle(path)
     if as_json:
         print(json.dumps(facts_of(bundle), indent=2, sort_keys=True, ensure_ascii=False))

@@ -1,4 +1,4 @@
-"""The command `carinspect`: its subcommands and options. Each imports its work when it is called, so that `--help` is instant."""
+"""The command `carinspect`: its subcommands and options. Each imports its code only when it is called, so that `--help` is fast."""
 
 import sys
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from carinspect.core.errors import UserError
 from carinspect.core.programs import run_program
 
 USAGE_ERROR = 2
-"""Exit status of a mistake where 1 is an answer, as typer's own mistakes have."""
+"""Exit status of a user's mistake in the commands where 1 is a result; typer uses it too."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -79,9 +79,9 @@ def score(
     engine: Annotated[Literal["local", "ray"], typer.Option(help="ray: a cluster over shared storage.")] = "local",
     ray_address: Annotated[str | None, typer.Option(help="Of the cluster's head. Default: one started on this machine.")] = None,
 ) -> None:
-    """Score photos into a table. Interrupted or killed, the same command goes on where it was.
+    """Score photos into a table. After an interruption or a kill, the same command continues.
 
-    Exit status 0: all scored, 1: some could not be read (their rows say why), 2: nothing was begun, and the reason said.
+    Exit status 0: all scored, 1: some could not be read (their rows say why), 2: it could not run, and stderr gives the reason.
     """
     from carinspect.cli.score import ScoreOptions, score_photos
 
@@ -108,7 +108,7 @@ def inspect_model(
     model: Annotated[Path, typer.Argument(help="A model file, e.g. models/best.onnx.")],
     json: Annotated[bool, typer.Option("--json", help="Everything, as JSON.")] = False,
 ) -> None:
-    """Say all that a model file knows of itself. One that is foreign, or altered since its export, is refused with the reason."""
+    """Print the metadata of a model file. A file of another project, or one altered since its export, is refused with the reason."""
     from carinspect.cli.inspect import show_model
 
     raise typer.Exit(show_model(model, as_json=json))
@@ -182,7 +182,7 @@ def verify_store(
     repair: Annotated[bool, typer.Option("--repair", help="Put sound copies in the place of broken and missing objects.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Objects read at once.")] = 8,
 ) -> None:
-    """Read every object and compare its content with its name, which DVC itself does not. Exit status 1 when a fault is left."""
+    """Check that every object has the hash that is its name, which DVC itself does not check. Exit status 1: a fault is left."""
     from carinspect.cli.store import verify
 
     raise typer.Exit(verify(remote, repairs=repair, jobs=jobs))
@@ -194,7 +194,7 @@ def keep_states(
     remote: Annotated[str | None, typer.Option(help="Default: the default remote.")] = None,
     every_s: Annotated[float, typer.Option(min=1, envvar="CARINSPECT_STATES_EVERY_S", help="Seconds between two checks.")] = 60,
 ) -> None:
-    """Run a command that trains on a machine that may vanish: the states of interrupted trainings come from the remote and go there."""
+    """Run a training on a machine that may be shut down: fetches the states of interrupted trainings, and keeps copies in the remote."""
     from carinspect.cli.store import run_with_states
 
     raise typer.Exit(run_with_states(command, remote=remote, every_s=every_s))

@@ -1,4 +1,4 @@
-"""`carinspect promote`: a release for a model that has shown what it must, and the reasons for one that has not."""
+"""`carinspect promote`: releases a model that passes the checks of registry/gate.py, or prints the reasons against it."""
 
 import json
 from hashlib import sha256
@@ -16,7 +16,7 @@ MODEL = Path("models/best.onnx")
 
 
 def promote(revision: str, current: str | None, *, stage: str, version: str | None, samples: int, dry_run: bool) -> int:
-    """Print what speaks for or against the release, and make it; the exit status: 1 when it is refused.
+    """Release the model, or print the reasons against it; returns the exit status, 1 for a refusal.
 
     current: revision of the model to be better than; None takes the one that has `stage`, and when there is none, nothing is compared.
     """
@@ -47,7 +47,7 @@ def find_holder(stage: str) -> str | None:
 
 
 def read_candidate(commit: str) -> Candidate:
-    """What the gate asks of the model of `commit`, from git and from DVC's cache or its remote."""
+    """What the gate checks of the model of `commit`, from git and from DVC's cache or its remote."""
     return Candidate(
         thresholds=thresholds_at(commit),
         predictions_sha256=sha256(read_at(PREDICTIONS, commit)).hexdigest(),

@@ -1,4 +1,4 @@
-"""`carinspect score`: photos in, a table of their answers out, on this machine or on a Ray cluster."""
+"""`carinspect score`: scores photos into a table, on this machine or on a Ray cluster."""
 
 import sys
 import time
@@ -45,7 +45,7 @@ class ScoreOptions:
 
 
 def score_photos(photos: list[str], options: ScoreOptions) -> int:
-    """Score and print what came out; 0 when every photo was scored, 1 when some could not be read, 130 when interrupted."""
+    """Score photos and print the counts; returns 0 if every photo was scored, 1 if some could not be read, 130 if interrupted."""
     listing = _list(photos, options)
     if options.engine == "ray":
         return _score_on_ray(listing, options)
@@ -76,7 +76,7 @@ def score_photos(photos: list[str], options: ScoreOptions) -> int:
 
 
 def journal_header(predictor: Predictor, listing: Listing, *, batch: int) -> dict[str, Any]:
-    """All that decides the rows: a run with another header must not go on from this one's."""
+    """Everything that the rows depend on: a run with another header must not continue this one."""
     return {
         "model_sha256": predictor.bundle.sha256,
         "provider": predictor.bundle.provider,

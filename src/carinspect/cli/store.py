@@ -17,7 +17,7 @@ from carinspect.storage.states import RemoteStates
 
 
 def verify(remotes: Sequence[str] | None, *, repairs: bool, jobs: int) -> int:
-    """Print what was found; the exit status: 0 when all objects are sound, or are after the repair."""
+    """Check all objects, and repair them if `repairs`; returns the exit status: 0 if all are sound at the end."""
     with open_repo() as repo, repo.lock:
         inspections = [inspect_store(store, jobs=jobs) for store in list_stores(repo, remotes)]
         for inspection in inspections:
@@ -59,7 +59,7 @@ STATES = "training-states"
 def run_with_states(command: Sequence[str], *, remote: str | None, every_s: float) -> int:
     """Run `command` with the states that the remote has, and copy their changes there; returns the command's exit status.
 
-    The command is told to end when this process is.
+    A SIGTERM that this process gets is passed on to the command.
     """
     with open_repo() as repo:
         storage = repo.cloud.get_remote(remote)

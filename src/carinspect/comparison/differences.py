@@ -1,12 +1,12 @@
-"""Is model B better than model A? The answer, from the predictions of both for the same test photos.
+"""Tests whether model B is better than model A, from the predictions of both for the same test photos.
 
 Each metric's difference B - A gets an interval from a paired bootstrap over groups: both models are scored on the same resamples, so that
-hard photos, which weigh on both, cancel out. Decisions get McNemar's exact test (McNemar 1947): among the photos that one model decides
-rightly and the other wrongly, a coin would give either model half. Photos of one group err together, so one photo drawn from each group
-counts.
+the difficulty of a photo, which affects both, cancels out. Decisions get McNemar's exact test (McNemar 1947): of the photos that exactly
+one model decides correctly, equal models get half each in expectation. The errors of one group are clustered, so only one photo drawn from
+each group counts.
 
-All intervals and tests hold together at `confidence`: each is made at 1 - (1 - confidence) / (their number), Bonferroni's correction. So
-where the models are alike, some difference is called clear in at most 1 - confidence of the comparisons.
+`confidence` is the joint confidence of all intervals and tests: each is made at 1 - (1 - confidence) / (their number), Bonferroni's
+correction. If the models are equal, at most a share of 1 - confidence of such comparisons reports a clear difference.
 """
 
 from collections.abc import Mapping
@@ -30,12 +30,12 @@ Verdict = Literal["better", "worse", "no clear difference"]
 """Of B against A."""
 
 FEWEST_GROUPS = 10
-"""With fewer, an interval over groups errs more often than it says, and none is given."""
+"""With fewer, a bootstrap interval misses the true value more often than its confidence allows, so none is given."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """One of the two: its name, what it answers, its predictions, and for each decided question T_high (None: never the good word)."""
+    """One of the two models. T_high: of each decided question, by name; None: the good word is never decided."""
 
     name: str
     questions: tuple[Question, ...]
@@ -45,7 +45,7 @@ class Model:
 
 @dataclass(frozen=True)
 class MetricDifference:
-    """One metric of both; None where unknown. `low` and `high` bound `difference`, which is b - a."""
+    """One metric of both models; None where it is not defined. `low` and `high` bound `difference`, which is b - a."""
 
     question: str
     metric: str
@@ -62,7 +62,7 @@ class MetricDifference:
 
 @dataclass(frozen=True)
 class DecisionDifference:
-    """One question's decisions of both, on one photo of each group."""
+    """How many decisions about one question each model has right, on one photo of each group."""
 
     question: str
     groups: int
@@ -76,7 +76,7 @@ class DecisionDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that was compared. `verdict`: `better` or `worse` where every clear difference points that way, `mixed` where they disagree."""
+    """The whole comparison. `verdict`: `better` or `worse` if all clear differences agree, `mixed` if they do not."""
 
     a: str
     b: str
@@ -159,9 +159,9 @@ def _compare_metric(measure: Measure, a: pd.DataFrame, b: pd.DataFrame, *, weigh
 
 
 def expanded(alpha: float, *, groups: int) -> float:
-    """The error that a percentile interval of `groups` groups must be asked for, so that it errs in a share of `alpha`.
+    """The nominal error rate of a percentile interval over `groups` groups whose real error rate is `alpha`.
 
-    The bootstrap takes the spread among few groups for that of all. Hesterberg (2015), "What Teachers Should Know About the Bootstrap",
+    With few groups the bootstrap underestimates the spread. Hesterberg (2015), "What Teachers Should Know About the Bootstrap",
     section 5.3, the expanded percentile interval: 2 Phi(-sqrt(n / (n - 1)) t), t the quantile of Student's distribution.
     """
     if groups < 2:
@@ -198,7 +198,7 @@ def _compare_decisions(
 
 
 def one_of_each_group(rows: pd.DataFrame) -> np.ndarray:
-    """Marks one photo of each group, drawn by the photos' paths alone: it knows no answer and no label. Bool, shape (N,)."""
+    """True for one photo of each group, chosen by a hash of its path, without its answers and labels. Bool, shape (N,)."""
     lot = pd.Series([derive_seed("compared", path) for path in rows["image_path"]])
     return (lot == lot.groupby(rows["group"].to_numpy()).transform("min")).to_numpy()
 

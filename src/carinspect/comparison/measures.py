@@ -1,4 +1,4 @@
-"""What two models are compared by: the headline metrics of each question, and the decisions that are right or wrong, on the same photos."""
+"""Computes what two models are compared on: the headline metrics of each question, and which decisions are right."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Measure:
 
 
 def measures_of(question: Question) -> list[Measure]:
-    """By kind."""
+    """The metrics of a question, by its kind."""
     match question.kind:
         case "binary":
             found: list[tuple[str, Metric, bool]] = [

@@ -1,4 +1,4 @@
-"""How a comparison is printed: a table, then a verdict in plain words."""
+"""Formats a comparison as text: a table, then a verdict."""
 
 from carinspect.comparison.differences import Comparison, DecisionDifference, MetricDifference
 
@@ -17,7 +17,7 @@ def tell(comparison: Comparison) -> str:
 
 
 def say(comparison: Comparison) -> str:
-    """One or two sentences."""
+    """The verdict, in one or two sentences."""
     found = [(metric.verdict, f"{metric.metric} of {metric.question}") for metric in comparison.metrics]
     found += [(decision.verdict, f"decisions of {decision.question}") for decision in comparison.decisions]
     better, worse = (", ".join(what for verdict, what in found if verdict == wanted) for wanted in ("better", "worse"))

@@ -1,4 +1,4 @@
-"""Runs every check in its order, whatever the others found."""
+"""Runs all checks of `carinspect doctor` in order; a failed check does not stop the others."""
 
 import os
 import shutil
@@ -22,12 +22,12 @@ from carinspect.training.runtime import Machine, settle_runtime
 TABLE = Path("data/car_inspection_dataset.csv")
 
 OUTPUTS_BYTES = 10**9
-"""Room for a state, a checkpoint and reports of the largest usual networks."""
+"""Space for the state, the checkpoint and the reports of a large network."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be trained, and how, on this machine."""
+    """What a training on this machine would run, and with which settings."""
 
     chosen: str
     runtime: Runtime
@@ -39,7 +39,7 @@ def make_plan() -> Plan:
     """From params.yaml, as the stages would; raises `UserError` as they would."""
     params = load_params()
     chosen, profiles = read_profiles(params)
-    # The weights to begin with change neither speed nor memory.
+    # The initial weights change neither speed nor memory.
     recipe = resolve_recipe(params, pretrained="none", resume="none")
     return Plan(chosen, profiles[chosen].runtime, recipe, settle_runtime(profiles[chosen].runtime, recipe.train, nodes=1))
 

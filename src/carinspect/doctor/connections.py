@@ -15,7 +15,7 @@ TIMEOUT_S = 20
 
 
 def check_port(host: str = LOOPBACK) -> Finding:
-    """A port that is free, and reachable from here: where the processes will meet."""
+    """Whether a free port can be opened and reached; the training processes connect to each other through one."""
     with socket.create_server((host, 0)) as server:
         port = server.getsockname()[1]
         with socket.create_connection((host, port), timeout=TIMEOUT_S):
@@ -34,14 +34,14 @@ def alone(backend: str) -> Iterator[None]:
 
 
 def check_gloo() -> Finding:
-    """One process exchanges a number with itself: finds an interface or host name that gloo cannot use."""
+    """One process sums a number with itself; this fails if gloo cannot use the network interface or the host name."""
     with alone("gloo"):
         distributed.all_reduce(torch.ones(1))
     return Finding("gloo", "connects")
 
 
 def check_nccl(*, cards: int) -> Finding:
-    """The same on the first card. Links between cards show themselves only when a training begins."""
+    """The same with NCCL on the first GPU. The links between GPUs are not tested: only a training uses them."""
     if not cards:
         return Finding("NCCL", "not needed without a GPU")
     if not distributed.is_nccl_available():

@@ -1,4 +1,4 @@
-"""A finding: what one check saw, whether a training can run with it, and what to do about it."""
+"""A finding, the result of one check: what was found, whether a training can run, and the fix."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,24 +15,24 @@ class Finding:
 
     name: str
     value: str
-    """What was seen, in words and figures."""
+    """What was found, in words and figures."""
     verdict: Verdict = "ok"
-    """bad: a training would stop, or not begin. warn: it runs, but slower, or its result cannot be found again."""
+    """bad: a training would stop, or not begin. warn: it runs, but slower, or its result cannot be restored or traced to a commit."""
     fix: str = ""
-    """What to do about it; "" where nothing need be done, or the value says it."""
+    """What to do; "" if nothing has to be done or `value` says it."""
 
 
 def find(name: str, check: Callable[[], Finding]) -> Finding:
     """What `check` finds; an error of any kind is a finding too, in one line."""
     try:
         return check()
-    except Exception as error:  # the very things that a doctor looks for: each library has errors of its own
+    except Exception as error:  # any failure is a finding, and each library has its own exceptions
         kind = "" if type(error).__name__ == "UserError" else f"{type(error).__name__}: "
         return Finding(name, kind + one_line(error), "bad")
 
 
 def as_table(findings: Sequence[Finding]) -> str:
-    """A line a finding, and below one that is not well how to fix it."""
+    """One line for each finding; below one that is not ok, its fix."""
     width = max(len(finding.name) for finding in findings)
     lines = []
     for finding in findings:

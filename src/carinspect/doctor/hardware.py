@@ -49,7 +49,7 @@ def read_cards() -> list[Card]:
 
 
 def check_cards(cards: Sequence[Card], *, driver: bool) -> Finding:
-    """driver: whether this machine has NVIDIA's, which is what cards without torch's knowledge look like."""
+    """driver: whether NVIDIA's driver is installed; if so and `cards` is empty, torch cannot use the GPUs."""
     if not cards and driver:
         return Finding(
             "GPUs", "none that torch can use, though NVIDIA's driver is here", "warn",
@@ -66,7 +66,7 @@ def has_driver() -> bool:
 
 
 def check_cores(usable: int, *, present: int) -> Finding:
-    """`usable` of the `present` cores are this process's own."""
+    """usable: those of the `present` cores that this process may use."""
     value = f"{usable} of {present} may be used"
     if usable == 1:
         return Finding("cores", value, "warn", "One core prepares photos and trains in turn. Give the container or job more.")
@@ -74,7 +74,7 @@ def check_cores(usable: int, *, present: int) -> Finding:
 
 
 def check_memory(usable_bytes: int, *, machine: Machine | None, recipe: TrainRecipe | None) -> Finding:
-    """Against what the training's processes and their loader workers take; None: unknown, so one process."""
+    """Compares the usable memory with what training processes and loader workers need. machine, recipe: None counts one process."""
     needed = PROCESS_MEMORY_BYTES
     if machine is not None and recipe is not None:
         worker_bytes = WORKER_MEMORY_BYTES + held_batches_bytes(recipe)
@@ -88,7 +88,7 @@ def check_memory(usable_bytes: int, *, machine: Machine | None, recipe: TrainRec
 
 
 def check_shared_memory(free_bytes: int | None, *, machine: Machine, recipe: TrainRecipe) -> Finding:
-    """/dev/shm, through which loader workers hand over their photos; None where the system has none."""
+    """Free space of /dev/shm, through which loader workers pass their photos. free_bytes: None if the system has no /dev/shm."""
     needed = machine.processes * machine.workers * held_batches_bytes(recipe)
     if free_bytes is None:
         return Finding("shared memory", "this system has no /dev/shm")
@@ -107,7 +107,7 @@ def free_shared_memory(folder: Path = Path("/dev/shm")) -> int | None:
 
 
 def check_disk(folder: Path, *, free_bytes: int, needed_bytes: int) -> Finding:
-    """Free space of `folder`, and its speed by a file of 64 MB that is deleted after. needed_bytes: what a training will write there."""
+    """Free space of `folder`, and its speed, measured with a temporary file of 64 MB. needed_bytes: what a training will write there."""
     value = f"{free_bytes / 1e9:,.1f} GB free in {folder}"
     if free_bytes < needed_bytes + PROBE_BYTES:
         return Finding(
@@ -124,7 +124,7 @@ def check_disk(folder: Path, *, free_bytes: int, needed_bytes: int) -> Finding:
 
 
 def measure_disk(folder: Path) -> tuple[float, float]:
-    """MB/s of writing and of reading back, past the system's cache where the system can be asked for that."""
+    """MB/s of writing and of reading; where posix_fadvise exists, reading bypasses the system's cache."""
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".probe.{os.getpid()}"
     content = os.urandom(2**20)

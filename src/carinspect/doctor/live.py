@@ -27,7 +27,7 @@ from carinspect.training.runtime import Machine
 from carinspect.training.step import Share, Trainer, train_step
 
 PHOTOS_READ = 63
-"""One fewer than `load_photos` starts processes for: the rate is that of one core."""
+"""From one more on `load_photos` starts several processes; with these the rate is that of one core."""
 
 
 def check_training(recipe: Recipe, machine: Machine) -> Finding:
@@ -52,7 +52,7 @@ def check_training(recipe: Recipe, machine: Machine) -> Finding:
 
 
 def _build(recipe: Recipe) -> CarInspectionNetwork:
-    """With random weights: no file, and no hub, is needed to see whether it trains."""
+    """With random weights, so that the check needs no weights file and no download."""
     backbone = build_backbone(recipe.model.backbone, image_side_px=recipe.train.image_side_px)
     return CarInspectionNetwork(recipe.model, recipe.questions, backbone=backbone)
 
@@ -81,7 +81,7 @@ def _one_step(network: CarInspectionNetwork, recipe: Recipe, photos: Photos, mic
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """As a training process has it; the generators' states are put back too."""
+    """One torch thread, as in a training process; restores the number of threads and the random states at the end."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -92,7 +92,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def check_photos(table: Path, root: Path, *, side_px: int) -> Finding:
-    """Reads photos of the table, spread over it, as the training will; each is kept afterwards, so that this is paid once."""
+    """Reads photos spread over the table, as training does. Training stores the resized photos, so it takes this time only once."""
     if not table.is_file():
         return Finding("photos", f"{table} is not there yet: dvc repro split makes it")
     names = pd.read_csv(table, usecols=["image_path"])["image_path"].tolist()

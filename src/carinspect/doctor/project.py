@@ -1,4 +1,4 @@
-"""Checks of the project: the profile and what it settles to, installed packages, DVC's remote, git."""
+"""Checks of the project: the profile and the settings that follow from it, installed packages, DVC's remote, git."""
 
 import subprocess
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from carinspect.training.runtime import Machine
 
 
 def describe_profile(chosen: str, recipe: Recipe) -> Finding:
-    """Which profile, and the recipe that it and `model` and `train` make."""
+    """The profile, and the recipe that follows from it and the sections `model` and `train`."""
     train = recipe.train
     return Finding(
         "profile",
@@ -26,7 +26,7 @@ def describe_profile(chosen: str, recipe: Recipe) -> Finding:
 
 
 def describe_runtime(runtime: Runtime, machine: Machine, recipe: Recipe, *, cards: int) -> Finding:
-    """What each knob of the profile's runtime comes to, and why where it says `auto`."""
+    """The value of each runtime setting of the profile, with the reason where the profile says `auto`."""
     micro_batches = recipe.train.effective_batch_size // recipe.train.norm_batch_size
     units = f"{cards} GPUs" if machine.device == "cuda" else f"{usable_cores()} cores"
     reasons = {
@@ -62,7 +62,7 @@ def installed_versions(names: list[str]) -> dict[str, str]:
 
 
 def check_packages(pins: Mapping[str, str], installed: Mapping[str, str]) -> Finding:
-    """Missing ones stop a training; another version than the tested one may."""
+    """Missing packages stop a training; versions other than the pinned ones may."""
     missing = [name for name in pins if name not in installed]
     # torch 2.15.0+cpu is 2.15.0, from another index.
     other = [
@@ -86,7 +86,7 @@ def read_dvc_config() -> Mapping[str, Any]:
 
 
 def check_remote(config: Mapping[str, Any]) -> Finding:
-    """Whether `dvc push` has somewhere to go, and checks what comes back. None is contacted."""
+    """Whether there is a default remote, and whether DVC verifies what it pulls from it. No remote is contacted."""
     remotes: Mapping[str, Any] = config.get("remote", {})
     default = config.get("core", {}).get("remote")
     if not remotes or not default:
@@ -100,7 +100,7 @@ def check_remote(config: Mapping[str, Any]) -> Finding:
 
 
 def check_git(root: Path) -> Finding:
-    """Whether the result of a training will belong to a commit."""
+    """Whether the result of a training can be traced to a commit."""
     status = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=False)
     if status.returncode:
         return Finding(

@@ -1,4 +1,4 @@
-"""What a model must show before it is released: its proof, a split without leaks, and being better than the one in use."""
+"""Checks whether a model may be released: it needs a proof, a split without leaks, and must be better than the current model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from carinspect.inference.rules import Thresholds
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a revision says of its model."""
+    """The files of a revision that describe its model."""
 
     thresholds: Thresholds
     """models/threshold.json."""
@@ -24,7 +24,7 @@ class Candidate:
 
 
 def unproved(candidate: Candidate) -> list[str]:
-    """Why the model may not be released whatever it is compared with, each reason a sentence; none when it may.
+    """Reasons against a release that need no comparison, each a sentence; empty if there are none.
 
     The promise that counts is that of the good word of the first decided question.
     """
@@ -50,5 +50,5 @@ def unproved(candidate: Candidate) -> list[str]:
 
 
 def not_better(comparison: Comparison) -> list[str]:
-    """Why B may not take A's place; none when it is better beyond noise, and nowhere clearly worse."""
+    """The reason against replacing A by B; empty if B is clearly better somewhere and clearly worse nowhere."""
     return [] if comparison.verdict == "better" else [say(comparison)]

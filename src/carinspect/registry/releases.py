@@ -1,4 +1,4 @@
-"""The releases: git tags in the form of gto, one for each version of the model and one for each stage that a version is given."""
+"""Reads and makes releases: git tags in gto's format, for versions of the model and for the stages assigned to them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference:
-    """Raises `UserError` for what is neither a name nor name@version nor name@stage."""
+    """Parse a reference. Raises `UserError` unless `text` is name, name@version or name@stage."""
     name, at, what = text.partition("@")
     if not name or (at and not what):
         raise UserError(f"'{text}' is no reference to a model. Write {ARTIFACT}, {ARTIFACT}@v1.0.0 or {ARTIFACT}@production.")
@@ -69,7 +69,7 @@ def read_release(release: Release, *, repository: str | None) -> bytes:
 
 
 def find_commit(revision: str) -> str:
-    """The full hash of the commit that a revision, or an experiment's name, stands for. Raises `UserError`."""
+    """The full hash of the commit that a revision or an experiment names. Raises `UserError` if there is none."""
     try:
         with Git(search_parent_directories=True) as git:
             return str(resolve_rev(git, revision))
@@ -78,11 +78,11 @@ def find_commit(revision: str) -> str:
 
 
 def release(commit: str, *, stage: str, version: str | None) -> list[str]:
-    """Tag `commit` with a version (None: the one it has, or the next patch) and give that the stage; the names of new tags."""
+    """Tag `commit` with a version (None: the one it has, else the next patch) and assign the stage; returns the new tags' names."""
     with Git(search_parent_directories=True) as git:
         before = set(git.list_tags())
         try:
-            # By force: a version that once had the stage, and lost it, may get it again.
+            # force: a version that had this stage before may get it again.
             gto.api.assign(Path(git.root_dir), ARTIFACT, stage, ref=commit, name_version=version, force=True)
         except (GTOException, SCMError) as error:
             raise UserError(f"{ARTIFACT} cannot be given the stage '{stage}': {one_line(error)}") from None

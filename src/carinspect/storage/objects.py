@@ -15,7 +15,7 @@ from dvc_data.hashfile.db import HashFileDB
 from tqdm import tqdm
 
 FOLDER = ".dir"
-"""How the name of an object ends that lists a folder's members."""
+"""Suffix of the name of an object that lists a folder's members."""
 
 _CHUNK = 4 * 2**20
 
@@ -27,9 +27,9 @@ class Store:
     name: str
     odb: HashFileDB
     known: frozenset[str] | None
-    """The objects to check where a store cannot be listed (HTTP); None lists it."""
+    """The objects to check in a store that cannot be listed (HTTP); None: the store is listed."""
     complete: bool
-    """Whether a folder's members must be there: of a remote yes, while a cache may hold the part that was pulled."""
+    """Whether all members of a folder must be present: yes in a remote, no in a cache, which may hold only what was pulled."""
 
     @property
     def read_only(self) -> bool:
@@ -45,7 +45,7 @@ class Store:
 
 @dataclass(frozen=True)
 class Fault:
-    """An object that is not what its name says, or is not there."""
+    """An object whose content does not match its name, or that is missing."""
 
     oid: str
     kind: Literal["corrupt", "missing"]
@@ -53,7 +53,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in a whole store."""
+    """The result of checking a store."""
 
     store: Store
     sound: frozenset[str]
@@ -70,7 +70,7 @@ class _Checked(NamedTuple):
 def inspect_store(store: Store, *, jobs: int) -> Inspection:
     """Read every object of `store`, `jobs` at a time.
 
-    Raises what the store raises when it cannot be read: a store that is out of reach is not a sound one.
+    Raises the store's own exception when it cannot be read, e.g. when a remote is unreachable.
     """
     oids = store.list_objects()
     with ThreadPoolExecutor(jobs) as pool:

@@ -1,4 +1,4 @@
-"""Puts a sound copy in the place of a broken or missing object, from any store that has one, or from the workspace."""
+"""Replaces broken and missing objects by sound copies from another store or from the workspace."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from carinspect.storage.objects import Fault, Inspection, Store
 
 
 class Repair(NamedTuple):
-    """What became of one fault."""
+    """The result for one fault."""
 
     store: Store
     fault: Fault
@@ -22,7 +22,7 @@ class Repair(NamedTuple):
 def repair(inspections: Sequence[Inspection], workspace: Mapping[str, Path]) -> list[Repair]:
     """Repair every fault for which there is a sound copy. `workspace`: object names and the sound files that have their content.
 
-    A corrupt object without one is removed: DVC would still trust it; without it DVC pulls it, or `dvc repro` makes it again.
+    A corrupt object without one is removed: DVC would trust it, but pulls a missing object, or `dvc repro` makes it again.
     """
     repairs = []
     for store, fault in [(inspection.store, fault) for inspection in inspections for fault in inspection.faults]:
@@ -31,7 +31,7 @@ def repair(inspections: Sequence[Inspection], workspace: Mapping[str, Path]) -> 
             continue
         donor = next((other.store for other in inspections if fault.oid in other.sound), None)
         if fault.kind == "corrupt":
-            # A read-only object is trusted unread, and an existing one is never written over.
+            # DVC trusts a read-only object without reading it, and never overwrites an existing one.
             store.odb.fs.remove(store.odb.oid_to_path(fault.oid))
         if donor is not None:
             _copy(donor.odb.fs, donor.odb.oid_to_path(fault.oid), store, fault.oid)
@@ -42,5 +42,5 @@ def repair(inspections: Sequence[Inspection], workspace: Mapping[str, Path]) -> 
 
 
 def _copy(fs: FileSystem, path: str, store: Store, oid: str) -> None:
-    # DVC writes beside the place and moves into it: a kill leaves no half object, and the next repair finds this one missing.
+    # DVC writes a temporary file and moves it: after a kill the object is missing, never incomplete, and the next repair adds it.
     store.odb.add(path, fs, oid, hardlink=False, check_exists=False)

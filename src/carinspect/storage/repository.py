@@ -1,4 +1,4 @@
-"""The stores of a DVC repository, and which files of its workspace could repair them."""
+"""Lists the stores of a DVC repository, and finds the files of its workspace that could repair them."""
 
 import hashlib
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def list_stores(repo: Repo, remotes: Sequence[str] | None) -> list[Store]:
     stores = [Store(CACHE, repo.cache.local, known=None, complete=False)]
     for name in configured if remotes is None else remotes:
         odb = repo.cloud.get_remote_odb(name)
-        # HTTP has no listing: what this repository's branches and tags name is all that one can ask for.
+        # HTTP cannot list a remote, so only the objects that this repository's branches and tags use are checked.
         known = _used_objects(repo) if odb.fs.protocol in ("http", "https") else None
         stores.append(Store(name, odb, known=known, complete=True))
     return stores
@@ -33,7 +33,7 @@ def _used_objects(repo: Repo) -> frozenset[str]:
 
 
 def find_in_workspace(repo: Repo, oids: set[str]) -> dict[str, Path]:
-    """Those of `oids` whose content lies in a tracked file of the workspace, and where."""
+    """Object → tracked file of the workspace with the same content, for those of `oids` that have one."""
     found: dict[str, Path] = {}
     for out in repo.index.outs:
         tracked = Path(out.fs_path)

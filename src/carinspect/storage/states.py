@@ -17,7 +17,7 @@ class RemoteStates:
         folder.mkdir(parents=True, exist_ok=True)
 
     def fetch(self) -> list[str]:
-        """Bring every state that this machine does not have; returns their names."""
+        """Copy every state that this machine does not have from the remote; returns their names."""
         if not self._fs.exists(self._path):
             return []
         names = [self._fs.name(path) for path in self._fs.find(self._path)]
@@ -30,14 +30,14 @@ class RemoteStates:
         return wanted
 
     def keep(self) -> None:
-        """Copy what has changed since the last call, and take away what a finished training has removed here."""
+        """Copy what has changed since the last call, and delete the copies of states that a finished training has deleted here."""
         present = {path.name for path in self._folder.iterdir() if path.is_file() and not path.name.startswith(".")}
         for name in sorted(present):
-            # A state that vanishes meanwhile belongs to a training that has just ended; the next call takes its copy away.
+            # A state deleted meanwhile belongs to a training that has just ended; the next call deletes its copy.
             with suppress(FileNotFoundError):
                 self._copy(name)
         for name in sorted(set(self._copied) - present):
-            # Another machine in the same training may have been first.
+            # Another machine of the same training may have deleted it already.
             if self._fs.exists(self._fs.join(self._path, name)):
                 self._fs.remove(self._fs.join(self._path, name))
             del self._copied[name]
@@ -48,7 +48,7 @@ class RemoteStates:
             return
         target = self._fs.join(self._path, name)
         self._fs.makedirs(self._path, exist_ok=True)
-        # A machine that vanishes in between leaves the state of before.
+        # If the machine dies in between, the previous copy stays.
         self._fs.put_file(str(self._folder / name), target + _UNFINISHED)
         self._fs.move(target + _UNFINISHED, target)
         self._copied[name] = mark

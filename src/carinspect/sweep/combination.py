@@ -1,4 +1,4 @@
-"""One combination of a sweep: a backbone and a seed, trained as the pipeline trains, and what it scores."""
+"""Trains and scores one combination of a sweep: a backbone and a seed, trained as in the pipeline."""
 
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ SPLITS = ("val", "test")
 
 
 def combine(recipe: Recipe, *, backbone: str, seed: int) -> Recipe:
-    """`recipe` with another backbone and seed. Raises `UserError` where it begins with weights that fit one backbone only."""
+    """`recipe` with another backbone and seed. Raises `UserError` if its initial weights fit only one backbone."""
     check_backbone(backbone)
     if recipe.train.resume != "none" or recipe.model.pretrained.startswith("sha256:"):
         raise UserError("model.pretrained and train.resume name weights of one backbone. Sweep with model.pretrained: false, or true.")
-    # The hub's digest is that of the pipeline's own backbone.
+    # The recipe's digest is of the weights of the pipeline's backbone, not of this one.
     pretrained = f"hub:{backbone}" if recipe.model.pretrained != "none" else "none"
     return Recipe(
         questions=recipe.questions,
@@ -38,7 +38,7 @@ def combine(recipe: Recipe, *, backbone: str, seed: int) -> Recipe:
 def score_combination(recipe: Recipe, table: pd.DataFrame, params: dict[str, Any]) -> dict[str, Any]:
     """`{backbone, seed, val: {"<question> <metric>": value}, test: …}`; None for a metric without labels.
 
-    table: the dataset. params: all of params.yaml. What is already trained is not trained again.
+    table: the dataset. params: all of params.yaml. A combination that was trained before is not trained again.
     """
     backbone, seed, questions = recipe.model.backbone, recipe.train.seed, recipe.questions
     start = Checkpoint(

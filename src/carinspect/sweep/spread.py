@@ -1,4 +1,4 @@
-"""What a sweep shows: for each backbone and metric the mean over the seeds, and how far the seeds lie apart."""
+"""Summarises a sweep: the mean and the range over the seeds, for each backbone and metric."""
 
 import io
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from carinspect.core.files import write_bytes
 
 SHOWN = "val"
-"""The split that a choice is made on; test is looked at once."""
+"""The split for choosing a backbone; test is for the final figures only."""
 BLUE, GREY = "#2b6cb0", "#9aa0a8"
 
 
