@@ -1,4 +1,4 @@
-"""Turns whatever labels a data root has into one table.
+"""Converts the labels of a data root, in any format that it has, into one table.
 
 Reads: data.root, data.sources. Writes: data/annotations.csv, data/rejected.csv, metrics/convert_annotations.json.
 Params: data, convert_annotations; the questions of the recipe.

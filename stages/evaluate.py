@@ -1,4 +1,4 @@
-"""Scores val, calib and test, each photo once, and draws what a person wants to see.
+"""Scores val, calib and test, each photo once, and draws the curves and a gallery of answers.
 
 Reads: models/best.pt, data/car_inspection_dataset.csv, the photos. Writes: data/predictions.csv, models/calibration.json,
 reports/evaluate/, metrics/evaluate.json. Params: evaluate, data; all of params.yaml where evaluate.leave_one_source_out trains again.

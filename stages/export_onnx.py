@@ -1,4 +1,4 @@
-"""Exports the trained model as one file that describes itself, proves that it answers as torch does, and makes smaller copies of it.
+"""Exports the trained model as one file with its metadata, checks that it answers as torch does, and makes smaller copies of it.
 
 Reads: models/best.pt, models/calibration.json, models/threshold.json, metrics/{split,describe,evaluate}.json,
 data/car_inspection_dataset.csv and its photos. Writes: models/best.onnx, models/variants, reports/model_card.md,

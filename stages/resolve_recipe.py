@@ -1,4 +1,4 @@
-"""Checks all of params.yaml and resolves the recipe that really runs, so that hardware stays out of the cache.
+"""Checks all of params.yaml and resolves the recipe, so that DVC's cache does not depend on the hardware.
 
 Reads: params.yaml, all of it. Writes: data/recipe.yaml, data/params_checked.txt (which the other stages wait for),
 metrics/resolve_recipe.json.
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def identify_weights(model: ModelParams, backbone: str, image_side_px: int) -> str:
-    """What the pretrained weights are, whatever their path; building the backbone shows that they are there and fit."""
+    """An id of the pretrained weights, independent of their path. Building the backbone checks that they exist and fit."""
     if model.pretrained is False:
         return "none"
     if isinstance(model.pretrained, str):

@@ -18,5 +18,5 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What somebody else's exception says, in one line of 400 characters at most; its type where it says nothing."""
+    """The message of a library's exception in one line of at most 400 characters; its type if it has no message."""
     return " ".join(str(error).split())[:400] or type(error).__name__

@@ -1,4 +1,4 @@
-"""The verdict on one car from the answers to its photos: each decided question by the car's own rule, each score by its worst photo.
+"""Judges one car from the answers to its photos: each decided question by the rule for cars, each score by the worst photo.
 
 A car is decided by the same code as a photo, from the lowest p_good of its photos: one dirty side makes a dirty car. No torch, no pandas.
 """
@@ -13,16 +13,16 @@ from carinspect.inference.rules import DecisionRule, Promise, Unit
 
 @dataclass(frozen=True, slots=True)
 class CarAnswer:
-    """To one question, from all photos of a car."""
+    """The answer to one question, from all photos of a car."""
 
     decision: str | None
     """A class of the question, or `unsure`; None for a score."""
     value: float
-    """The lowest of its photos: p_good, or the score. What one photo shows is there, whatever the others show."""
+    """The lowest of its photos: p_good, or the score. What is visible in one photo counts, whatever the others show."""
     worst_photo: int
     """Index of that photo."""
     unit: Unit | None
-    """Whether a rule for cars decided, or the photo's, for want of cars to choose one on; the latter proves nothing of cars."""
+    """`car`: a rule for cars decided. `photo`: the photo's rule did, for lack of one; it proves nothing for cars. None: a score."""
     promise: Promise | None
     """What the decision proves; None for *unsure*, for a single photo, and where nothing is proved."""
 

@@ -1,4 +1,4 @@
-"""The log that a service may keep to have drift seen: JSON lines, each the histograms of one stretch of time."""
+"""Writes and reads the drift log of a service: JSON lines, each with the histograms of one time window."""
 
 import json
 import os
@@ -16,13 +16,13 @@ from carinspect.inference.histograms import count, edges_of, measure
 from carinspect.inference.predictor import Answer
 
 FEWEST_PHOTOS = 20
-"""Fewer share no line, for the bins of a single photo would describe it: their stretch goes on until there are so many."""
+"""Least number of photos for a line, since the bins of a single photo would describe it. A window with fewer photos continues."""
 
 
 class DriftLog:
-    """Collects answered photos and adds a line to `path` when `window_s` seconds have passed. For any thread and several processes.
+    """Collects answered photos and adds a line to `path` when `window_s` seconds have passed. Safe for several threads and processes.
 
-    What was collected and has no line yet lives in memory alone; `close` writes it unless it is too little to be private.
+    Photos without a line yet are in memory only; `close` writes them if there are `FEWEST_PHOTOS` or more.
     """
 
     def __init__(self, path: Path, *, window_s: float, model_sha256: str, clock: Callable[[], float] = time.time) -> None:
@@ -40,7 +40,7 @@ class DriftLog:
                 self._write()
 
     def close(self) -> None:
-        """Write the last, shorter stretch."""
+        """Write the last, shorter window."""
         with self._lock:
             self._write()
 
@@ -53,7 +53,7 @@ class DriftLog:
             "histograms": count(self._measured),
         }  # fmt: skip
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # One write at the end of the file: lines of several processes never mix.
+        # O_APPEND and a single write: the lines of several processes do not mix.
         place = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(place, f"{json.dumps(line)}\n".encode())
@@ -63,7 +63,7 @@ class DriftLog:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log. Raises `UserError` when it is missing, and names a line that is none of a `DriftLog`."""
+    """The lines of a log. Raises `UserError` if it is missing, or has a line that no `DriftLog` wrote."""
     if not path.is_file():
         raise UserError(f"{path}: no such log. A service writes one when CARINSPECT_DRIFT_LOG names a file.")
     lines = []

@@ -1,4 +1,4 @@
-"""The way from photos to answers that batch scoring and serving share, and the one type of an answer."""
+"""Turns photos into typed answers, for batch scoring and serving alike."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from carinspect.inference.rules import DecisionRule, rules_in_use
 
 @dataclass(frozen=True, slots=True)
 class BinaryAnswer:
-    """To a binary question."""
+    """The answer to a binary question."""
 
     p: float
     """Calibrated probability of class 1, 0..1."""
@@ -37,7 +37,7 @@ class BinaryAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ScoreAnswer:
-    """To a score."""
+    """The answer to a question of kind score."""
 
     value: float
     """0..1, 1 = good."""
@@ -46,7 +46,7 @@ class ScoreAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ClassesAnswer:
-    """To a question of several classes."""
+    """The answer to a question of kind classes."""
 
     value: str
     """The likeliest class."""
@@ -75,7 +75,7 @@ class Predictor:
 
     @cached_property
     def lead(self) -> DecisionRule | None:
-        """The rule of the first decided question: what the short names `label`, `threshold` and `decision` stand for."""
+        """The rule of the first decided question: what the short names `label`, `threshold` and `decision` refer to."""
         return next((self.rules[asked.name] for asked in self.questions if asked.name in self.rules), None)
 
     @property
