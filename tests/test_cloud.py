@@ -13,8 +13,10 @@ import pytest
 import yaml
 
 from conftest import own_settings_of_dvc
+from test_pipeline import ROOT, small_demo
 
-ROOT = Path(__file__).parent.parent
+__all__ = ["small_demo"]  # a fixture
+
 SKY, AZURE = ROOT / "cloud" / "sky.yaml", ROOT / "cloud" / "azureml.yaml"
 BIN = Path(sys.executable).parent
 
@@ -124,10 +126,10 @@ def test_the_command_leaves_the_environment_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_machine_that_vanishes_loses_nothing_and_the_result_needs_no_training_at_home(tmp_path: Path) -> None:
+def test_a_machine_that_vanishes_loses_nothing_and_the_result_needs_no_training_at_home(tmp_path: Path, small_demo: Path) -> None:
     origin, remote = tmp_path / "origin.git", tmp_path / "remote"
-    subprocess.run(["git", "clone", "-q", "--bare", str(ROOT), str(origin)], check=True)
-    change = "-S render_demo.photos=320 -S train.epochs=8"
+    subprocess.run(["git", "clone", "-q", "--bare", str(small_demo), str(origin)], check=True)
+    change = "-S train.epochs=14"
     settings = environment(tmp_path, REMOTE=str(remote), NAME="cloud", ARGS=change)
 
     def machine(name: str) -> Path:
