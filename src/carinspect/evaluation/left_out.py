@@ -55,7 +55,7 @@ def leave_sources_out(
             continue
         print(f"{what}: training on {len(learnt):,} photos of the others", flush=True)
         model = retrain(checkpoint, others, questions=learnable, params=params, what=what)
-        raw, _ = predict(build_network(model), own, root=root, image_side_px=model.image_side_px)
+        raw = predict(build_network(model), own, root=root, image_side_px=model.image_side_px).table
         # With an empty split no temperature is fitted: the source's own labels must not influence its answers.
         calibration = fit_calibration(raw.assign(split=""), learnable, priors=model.lineage["priors"])
         answers = add_probabilities(raw, learnable, calibration).assign(**{question.spread: np.nan for question in learnable})

@@ -17,7 +17,7 @@ from carinspect.inference.rules import Thresholds, read_thresholds
 from carinspect.inference.seal import check_seal
 from carinspect.inference.session import Device, open_session
 
-FORMAT = 3
+FORMAT = 4
 METADATA_KEY = "carinspect"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from carinspect.core.errors import UserError
 from carinspect.inference.predictor import Answer, BinaryAnswer, ScoreAnswer
-from carinspect.inference.rules import DecisionRule, Promise, Unit
+from carinspect.inference.rules import UNSURE, DecisionRule, Promise, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class CarAnswer:
     """`car`: a rule for cars decided. `photo`: the photo's rule did, for lack of one; it proves nothing for cars. None: a score."""
     promise: Promise | None
     """What the decision proves; None for *unsure*, for a single photo, and where nothing is proved."""
+    reason: str | None = None
+    """Why the gate turned `worst_photo` away, a key of `core.gate.REASONS`, so that the car is unsure; None: all photos passed."""
 
 
 def judge_car(answers: Sequence[Answer], rules: Mapping[str, DecisionRule]) -> dict[str, CarAnswer]:
@@ -38,7 +40,12 @@ def judge_car(answers: Sequence[Answer], rules: Mapping[str, DecisionRule]) -> d
     for name, first in answers[0].items():
         rule = rules.get(name)
         if isinstance(first, BinaryAnswer) and rule is not None:
-            worst, p_good = _lowest([_p_good(answer[name]) for answer in answers])
+            found = [_binary(answer[name]) for answer in answers]
+            away = next((place for place, one in enumerate(found) if one.reason and one.decision == UNSURE), None)
+            worst, p_good = _lowest([one.p_good for one in found])
+            if away is not None:
+                verdict[name] = CarAnswer(UNSURE, p_good, away, rule.unit, None, found[away].reason)
+                continue
             side = rule.decide(p_good)
             promise = rule.promises.get(side) if side is not None and len(answers) > 1 else None
             verdict[name] = CarAnswer(rule.say(side), p_good, worst, rule.unit, promise)
@@ -48,9 +55,9 @@ def judge_car(answers: Sequence[Answer], rules: Mapping[str, DecisionRule]) -> d
     return verdict
 
 
-def _p_good(answer: object) -> float:
+def _binary(answer: object) -> BinaryAnswer:
     assert isinstance(answer, BinaryAnswer)
-    return answer.p_good
+    return answer
 
 
 def _value(answer: object) -> float:

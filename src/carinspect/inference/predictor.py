@@ -9,9 +9,11 @@ from typing import Any, assert_never
 import numpy as np
 from PIL import Image
 
+from carinspect.core.gate import OUTPUT
 from carinspect.core.questions import Question, Side
 from carinspect.images.decode import load_image
 from carinspect.inference.bundle import ModelBundle
+from carinspect.inference.gate import GateMode, turned_away
 from carinspect.inference.rules import DecisionRule, rules_in_use
 
 
@@ -33,6 +35,8 @@ class BinaryAnswer:
     """T_label of the rule, a bound of p_good."""
     std: float | None
     """Of p, over the masks of Monte-Carlo dropout; None for a model without spreads."""
+    reason: str | None = None
+    """Why the gate turned the photo away, a key of `core.gate.REASONS`; None: it passed, or nothing is decided about this question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ class Predictor:
     bundle: ModelBundle
     rules: Mapping[str, DecisionRule]
     """By question."""
+    gate: GateMode = "on"
+    """`on`: a photo that the gate turns away is unsure. `report`: only the reason is given. `off`: the gate is not asked."""
 
     @property
     def questions(self) -> tuple[Question, ...]:
@@ -89,11 +95,15 @@ class Predictor:
     def answer(self, photos: np.ndarray) -> list[Answer]:
         """Answers for uint8 photos of shape (B, side, side, 3), B at least 1, in one run of the model."""
         outputs = self.bundle.predict(photos, batch_size=len(photos))
+        gate = self.bundle.thresholds.gate
+        reasons = [None if self.gate == "off" else turned_away(measures, gate) for measures in outputs.pop(OUTPUT).tolist()]
         # One pass over each column: Python's own numbers, so that nothing converts them again.
         columns = {name: values.tolist() for name, values in outputs.items()}
-        return [{asked.name: self._answer_to(asked, columns, place) for asked in self.questions} for place in range(len(photos))]
+        return [
+            {asked.name: self._answer_to(asked, columns, place, reason) for asked in self.questions} for place, reason in enumerate(reasons)
+        ]
 
-    def _answer_to(self, asked: Question, columns: dict[str, list[Any]], place: int) -> QuestionAnswer:
+    def _answer_to(self, asked: Question, columns: dict[str, list[Any]], place: int, reason: str | None) -> QuestionAnswer:
         value = columns[asked.outputs[-1]][place]
         std = columns[asked.spread][place] if asked.spread in columns else None
         match asked.kind:
@@ -102,8 +112,8 @@ class Predictor:
                 rule = self.rules.get(asked.name)
                 if rule is None:
                     return BinaryAnswer(value, p_good, label=None, side=None, decision=None, threshold=None, std=std)
-                side = rule.decide(p_good)
-                return BinaryAnswer(value, p_good, rule.label(p_good), side, rule.say(side), rule.T_label, std)
+                side = None if reason and self.gate == "on" else rule.decide(p_good)
+                return BinaryAnswer(value, p_good, rule.label(p_good), side, rule.say(side), rule.T_label, std, reason)
             case "score":
                 return ScoreAnswer(value, std)
             case "classes":
@@ -130,3 +140,12 @@ def override_lead(predictor: Predictor, *, T_label: float | None, T_low: float |
         return predictor
     rule = lead.override(T_label=T_label, T_low=T_low, T_high=T_high)
     return replace(predictor, rules={**predictor.rules, rule.question.name: rule})
+
+
+def open_gate(predictor: Predictor, mode: GateMode) -> Predictor:
+    """The predictor with another mode of the gate; any but `on` ends all promises, which are made of what passes."""
+    if mode == "on":
+        return predictor
+    return replace(
+        predictor, gate=mode, rules={name: replace(rule, promises={}, overridden=True) for name, rule in predictor.rules.items()}
+    )

@@ -21,9 +21,9 @@ Row = list[Any]
 def columns_of(predictor: Predictor) -> dict[str, type]:
     """Column → `str` or `float`. Blank: there is no such answer, or `error` says why the photo could not be read.
 
-    `label`, `threshold` and `decision` are those of the first decided question.
+    `label`, `threshold` and `decision` are those of the first decided question. `reason`: why the gate turned the photo away.
     """
-    columns: dict[str, type] = {"image_path": str, "label": str, "threshold": float, "decision": str}
+    columns: dict[str, type] = {"image_path": str, "label": str, "threshold": float, "decision": str, "reason": str}
     spreads: dict[str, type] = {}
     for asked in predictor.questions:
         if asked.kind == "classes":
@@ -37,11 +37,11 @@ def columns_of(predictor: Predictor) -> dict[str, type]:
 
 def flat_answer(predictor: Predictor, answer: Answer) -> dict[str, Any]:
     """The answer by the names of the columns; the short names first, of the first decided question."""
-    values: dict[str, Any] = {"label": None, "threshold": None, "decision": None}
+    values: dict[str, Any] = {"label": None, "threshold": None, "decision": None, "reason": None}
     if predictor.lead is not None:
         lead = answer[predictor.lead.question.name]
         assert isinstance(lead, BinaryAnswer)
-        values = {"label": lead.label, "threshold": lead.threshold, "decision": lead.decision}
+        values = {"label": lead.label, "threshold": lead.threshold, "decision": lead.decision, "reason": lead.reason}
     for asked in predictor.questions:
         one = answer[asked.name]
         match one:

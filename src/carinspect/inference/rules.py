@@ -4,6 +4,8 @@ A rule has two sides, each with its word. With p_good, the probability of the go
 
     p_good >= T_high → the good word (clean)      p_good < T_low → the bad word (dirty)      between them → unsure
 
+It decides about photos that pass the gate; the others are unsure.
+
 A *promise* is what is proved about a word: of the photos (or cars) that get it, at least a share of `precision` gets it rightly, at the
 stated confidence.
 The same rule decides about a photo and, from the lowest p_good of its photos, about a car. Imports neither torch nor pandas.
@@ -16,8 +18,9 @@ from typing import Any, Literal
 from carinspect.core.errors import UserError
 from carinspect.core.params import Section, parse_section
 from carinspect.core.questions import Question, Side, by_name, check_questions
+from carinspect.inference.gate import GateRule
 
-FORMAT = 3
+FORMAT = 4
 REMAKE = "Make it again: dvc repro --force select_threshold, then dvc repro."
 
 UNSURE = "unsure"
@@ -213,6 +216,8 @@ class Thresholds(Section):
     format: int
     questions: list[Question]
     """All that the model answers, in their order."""
+    gate: GateRule
+    """What is decided, is decided about photos that pass it; the promises are made of these."""
     rules: dict[str, QuestionRules]
     """By name, for each binary question with `decide`."""
     predictions_sha256: str

@@ -85,7 +85,7 @@ def _announce(service: Service) -> None:
     log.info("Serving model %s on %s, %d photos at once", model.version, model.predictor.bundle.provider, config.compute_threads)
     rules = model.predictor.rules.values()
     if any(rule.overridden for rule in rules):
-        log.warning("THRESH, T_LOW or T_HIGH replace the model's own thresholds: no promise holds, and every answer says so.")
+        log.warning("THRESH, T_LOW, T_HIGH or GATE replace what the model decides by: no promise holds, and every answer says so.")
     elif not any(rule.promises for rule in rules):
         log.warning("The model carries no promise: no threshold could be proved when it was made.")
     if config.api_token is None:

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from carinspect.core.errors import UserError
 from carinspect.core.machine import usable_cores
+from carinspect.inference.gate import GateMode
 from carinspect.inference.session import Device
 
 PREFIX = "CARINSPECT_"
@@ -43,6 +44,11 @@ class ServiceConfig(BaseSettings):
     """In place of the model's T_low."""
     t_high: float | None = Field(default=None, ge=0, le=1, validation_alias="T_HIGH")
     """In place of the model's T_high."""
+    gate: GateMode = "on"
+    """`on`: a photo unlike those of the proof is unsure. `report`: it is decided, and the reason is given. `off`: the gate is not asked.
+
+    Anything but `on` ends the promise, and every answer says so.
+    """
 
     max_upload_mb: float = Field(default=15.0, gt=0, le=200)
     """Of one photo, in units of 1,000,000 bytes."""
