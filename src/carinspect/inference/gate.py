@@ -31,12 +31,12 @@ class GateRule(Section):
 def turned_away(measures: Sequence[float], rule: GateRule) -> str | None:
     """The measure because of which a photo is turned away, a key of `core.gate.REASONS`; None for a photo that passes.
 
-    A photo that is unlike the others because it is dark is called dark: a reason that tells what to do goes before `unlike`.
+    A reason that tells what to do goes before `unlike`, and light before its consequences: a dark photo has little contrast, too.
     """
-    named = dict(zip(MEASURES, measures, strict=True))
     # Written so that a measure that is not a number turns the photo away, too.
     if all(value < rule.threshold for value in measures):
         return None
-    unlike = named.pop("unlike")
-    clearest = max(named, key=lambda name: named[name])
-    return clearest if named[clearest] >= min(RARE, unlike) else "unlike"
+    named = dict(zip(MEASURES, measures, strict=True))
+    light = [name for name in ("dark", "bright") if named[name] >= RARE]
+    clearest = max(named.keys() - {"unlike"}, key=lambda name: named[name])
+    return light[0] if light else clearest if named[clearest] >= RARE else "unlike"

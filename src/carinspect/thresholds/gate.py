@@ -28,12 +28,8 @@ def choose_gate(table: pd.DataFrame, params: SelectThresholdParams) -> GateRule:
     strangest_first = np.sort(rows.loc[draw_one_a_group(rows), COLUMN].to_numpy(np.float64))[::-1]
     # With few groups one of them is the least that the gate can turn away.
     turned_away = max(1, int(params.gate_share * (len(strangest_first) + 1)))
-    # Halfway to the next one, so that rounding moves no photo across it.
-    least = strangest_first[turned_away - 1]
-    below = strangest_first[turned_away] if turned_away < len(strangest_first) else least - 1
-    threshold = round(float(least + below) / 2, 7)
-    share = turned_away / (len(strangest_first) + 1)
-    return GateRule(threshold=threshold, share=share, groups=len(strangest_first), measures=list(MEASURES))
+    threshold, groups = float(strangest_first[turned_away - 1]), len(strangest_first)
+    return GateRule(threshold=threshold, share=turned_away / (groups + 1), groups=groups, measures=list(MEASURES))
 
 
 def passes_gate(table: pd.DataFrame, gate: GateRule) -> pd.Series:
