@@ -144,7 +144,7 @@ def form_verdict(answers: list[Answer | None], rules: Mapping[str, DecisionRule]
     return judge_car(known, rules) if len(known) == len(answers) else None
 
 
-def say(side: Side | None, rule: DecisionRule, *, reason: str | None) -> str:
+def say(side: Side | None, rule: DecisionRule, *, reason: str | None = None) -> str:
     """The decision and its proof, for a person who does not know thresholds. reason: why the gate turned the photo away."""
     if reason is not None:
         return f"Nothing is decided about this photo: it is {REASONS[reason]}."
