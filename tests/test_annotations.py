@@ -596,6 +596,21 @@ def test_a_missing_root_or_sources_file_says_how_to_get_it() -> None:
     )
 
 
+def test_questions_without_a_label_are_named_before_any_photo_is_opened() -> None:
+    wash = {"name": "wash", "format": "folders", "categories": {"clean": {"clean": 1}, "dirty": {"clean": 0}}}
+    for name in ("clean", "dirty"):
+        Path(f"root/wash/{name}").mkdir(parents=True)
+        Path(f"root/wash/{name}/{name}.jpg").write_bytes(b"not opened")
+    Path("sources.yaml").write_text(yaml.safe_dump({"sources": [wash]}))
+    data, params = DataParams(root="root", sources="sources.yaml"), ConvertAnnotationsParams.model_validate(PARAMS)
+    clean, cleanliness, *_, weather = QUESTIONS
+    message = message_of(lambda: convert(data, params, [clean, cleanliness, weather], needs_every_label=True))
+    assert message.startswith("sources.yaml: no source has a label for 'cleanliness' or 'weather'. Add a source that judges it")
+    assert message.endswith("dvc exp run -S '~questions.cleanliness' -S '~questions.weather'")
+    # The twin: with labels for every question the photos are opened.
+    assert "no usable photo" in message_of(lambda: convert(data, params, [clean], needs_every_label=True))
+
+
 def broken(**changes: Any) -> dict[str, Any]:
     return coco(["a.jpg"], [(0, "scratch", [], BOX)]) | changes
 

@@ -126,6 +126,7 @@ def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
     write_table(table, tmp_path / "data/car_inspection_dataset.csv", QUESTIONS)
     write_recipe(tiny_recipe, tmp_path / "data/recipe.yaml")
     set_option(tmp_path, leave_one_source_out=False)
+    run_stage(tmp_path, "probe")
     run_stage(tmp_path, "train_ddp")
     run_stage(tmp_path, "evaluate")
     without = json.loads((tmp_path / "metrics/evaluate.json").read_text())

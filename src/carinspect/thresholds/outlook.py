@@ -1,7 +1,7 @@
-"""Says before a training which promises its labels can prove, however good the model will be, and how many more labels would do.
+"""Says before a training which promises its labels can prove, and how many more labels would do.
 
-A word is proved on the groups of the source split that get it. Not more of them can get it rightly than are labelled so: with 15 groups
-labelled clean, where 72 are needed, "clean" is never promised, whatever is trained.
+A word is proved on the groups of the source split that get it. Even a model without an error gives it only to the groups that are labelled
+so: with 15 groups labelled clean, where a proof takes 72, "clean" will not be promised.
 """
 
 import math
@@ -32,9 +32,10 @@ class Outlook:
     labelled: int
     """Groups of the source split that are labelled so."""
     needed: int | None
-    """As many as the proof takes if each gets the word and no other does."""
+    """As many as the proof takes if each gets the word and no other does, at the level of one start, as `needed_for_proof` says it."""
     needed_with_errors: int | None
-    """The same if as many as half the share of errors that the promise allows are wrong; None also where a field rate is given."""
+    """The same if as many as half the share of errors that the promise allows are wrong. None where a field rate is given: `needed` then
+    supposes that the other class has the same share as now."""
     labelled_in_all: int
     """In all splits together."""
     fraction_needed: float | None
@@ -44,7 +45,7 @@ class Outlook:
 
     @property
     def within_reach(self) -> bool:
-        """Whether a perfect model could prove it."""
+        """Whether a model without an error proves it."""
         return self.needed is not None and self.labelled >= self.needed
 
 
@@ -138,13 +139,14 @@ def say_outlook(outlook: Mapping[str, Sequence[Outlook]]) -> list[str]:
 def _say_word(word: Outlook) -> str:
     has = f"{word.source} has {word.labelled} groups labelled {word.word}"
     if word.needed is None:
-        return f"'{word.word}' cannot be promised, whatever is trained: {has}, and the field rate cannot be proved without both classes."
-    errors = "" if word.needed_with_errors is None else f", {word.needed_with_errors} with half the allowed errors"
+        return f"'{word.word}' is out of reach: {has}, and no number of them proves it at the field rate without labels of both classes."
+    with_errors = word.needed_with_errors
+    errors = ", if the other class grows alike" if with_errors is None else f", {with_errors} with half the allowed errors"
     takes = f"a proof takes {word.needed} called so without an error{errors}"
     if word.within_reach:
-        hardly = word.needed_with_errors is not None and word.labelled < word.needed_with_errors
+        hardly = with_errors is not None and word.labelled < with_errors
         whose = " of a model with hardly an error" if hardly else ""
         return f"'{word.word}' is within reach{whose}: {has}, and {takes}."
     more = f"label about {word.more_needed} more"
     split = "" if word.fraction_needed is None else f", or set split.fractions.{word.source} to {word.fraction_needed:g}"
-    return f"'{word.word}' cannot be promised, whatever is trained: {has}, and {takes}. For that {more}{split}."
+    return f"'{word.word}' is out of reach: {has}, and {takes}. For that {more}{split}."
