@@ -1,7 +1,8 @@
 """Scores val, calib and test, each photo once, and draws what a person wants to see.
 
-Reads: models/best.pt, data/car_inspection_dataset.csv, data/probe.csv, the photos. Writes: data/predictions.csv, models/calibration.json,
-reports/evaluate/, metrics/evaluate.json. Params: evaluate, data; all of params.yaml where evaluate.leave_one_source_out trains again.
+Reads: models/best.pt, data/car_inspection_dataset.csv, data/probe.csv, data/probe_left_out.csv, the photos. Writes: data/predictions.csv,
+models/calibration.json, reports/evaluate/, metrics/evaluate.json. Params: evaluate, data; all of params.yaml where
+evaluate.leave_one_source_out trains again.
 """
 
 from pathlib import Path
@@ -44,8 +45,9 @@ def main() -> None:
 
     report = evaluate_predictions(predictions, params, questions=questions, calibration=calibration, train_labels=train)
     if params.leave_one_source_out:
+        probe_left_out = read_table(Path("data/probe_left_out.csv"), columns=["image_path"])
         report["leave_one_source_out"] = leave_sources_out(
-            checkpoint, table, predictions, root=root, evaluation=params, params=load_params()
+            checkpoint, table, predictions, probe_left_out, root=root, evaluation=params, params=load_params()
         )
     report["probe"] = compare_with_probe(predictions, read_table(Path("data/probe.csv"), columns=["image_path"]), questions, params)
     report["alarms"] += probe_alarms(report["probe"])

@@ -27,7 +27,7 @@ from carinspect.images.pixel_cache import open_pixel_cache
 from carinspect.model.backbones import build_backbone
 from carinspect.model.checkpoint import Checkpoint, save_checkpoint
 from carinspect.model.features import StageFeatures, frozen_features
-from carinspect.model.probe import PENALTIES, fit_probe
+from carinspect.model.probe import PENALTIES, answer_left_out, fit_probe
 from carinspect.training.recipe import write_recipe
 from conftest import QUESTIONS, make_dataset, make_recipe, untrained_network
 from test_evaluation import completed, evaluate, make_table
@@ -197,6 +197,28 @@ def test_a_saved_probe_holds_heads_that_give_its_answers_and_repeats_byte_for_by
     logits = (standard_NF @ head["weight"].T + head["bias"]).numpy()
     answers = fit_probe(features_NF, table, QUESTIONS, seed=1).answer(features_NF, [WEATHER])
     assert logits == pytest.approx(np.stack(list(answers.values()), axis=1))
+
+
+def test_a_source_that_is_left_out_teaches_nothing_about_its_own_answers() -> None:
+    features_NF, table = some_features()
+    place = np.arange(len(table))
+    table = table.assign(
+        image_path=[f"{one:04}.jpg" for one in place],
+        source=np.where(place % 4 < 2, "lot", "wash"),
+        split=np.where(place % 8 < 4, "train", "test"),
+    )
+    table.loc[table["source"] == "lot", "weather_condition"] = np.nan
+    table.loc[place == 6, "group"] = table["group"][0]  # a photo of wash that is a copy of one of lot
+    found = answer_left_out(features_NF, table, QUESTIONS, seed=1).set_index("image_path").loc[table["image_path"]]
+    lot = table["source"] == "lot"
+    # Labels of lot decide nothing about lot, nor does the copy; those of wash do.
+    nonsense = table.assign(clean=table["clean"].where(~lot & (place != 6), 1 - table["clean"]))
+    other = answer_left_out(features_NF, nonsense, QUESTIONS, seed=1).set_index("image_path").loc[table["image_path"]]
+    assert np.array_equal(found["clean_logit"][lot.to_numpy()], other["clean_logit"][lot.to_numpy()])
+    assert not np.array_equal(found["clean_logit"][~lot.to_numpy()], other["clean_logit"][~lot.to_numpy()])
+    # Only wash knows the weather, so nothing answers for it there.
+    assert found[WEATHER.raw_columns][~lot.to_numpy()].isna().all(axis=None)
+    assert found[WEATHER.raw_columns][lot.to_numpy()].notna().all(axis=None)
 
 
 # ---- network against probe

@@ -65,8 +65,10 @@ class Probe:
 
     def answer(self, features_NF: np.ndarray, questions: Sequence[Question]) -> dict[str, Array]:
         """The `raw_columns` of each fitted one of `questions`, (N,) each: as the network gives them."""
-        standard_NF = (features_NF - self.mean_F) / self.scale_F
         columns: dict[str, Array] = {}
+        if not self.questions:
+            return columns
+        standard_NF = (features_NF - self.mean_F) / self.scale_F
         for question in questions:
             if question.name in self.questions:
                 fitted = self.questions[question.name]
@@ -115,6 +117,26 @@ def fit_probe(features_NF: np.ndarray, table: pd.DataFrame, questions: Sequence[
         if len(np.unique(labels_N)) > 1 and len(np.unique(groups_N)) > 1:
             fitted[question.name] = _fit_question(standard_NF[known_N], labels_N, groups_N, question, seed=seed)
     return Probe(mean_F, scale_F, fitted)
+
+
+def answer_left_out(features_NF: np.ndarray, table: pd.DataFrame, questions: Sequence[Question], *, seed: int) -> pd.DataFrame:
+    """`image_path` and raw columns of each photo, by a probe that was fitted on the train rows of the other sources alone.
+
+    NaN where these have no labels for a question.
+    """
+    parts = []
+    for source in sorted(table["source"].unique()):
+        own_N = (table["source"] == source).to_numpy()
+        fitted_N = (table["split"] == "train").to_numpy() & of_other_sources(table, source)
+        probe = fit_probe(features_NF[fitted_N], table[fitted_N], questions, seed=seed) if fitted_N.any() else EMPTY
+        parts.append(table.loc[own_N, ["image_path"]].assign(**probe.answer(features_NF[own_N], questions)))
+    return pd.concat(parts, ignore_index=True)
+
+
+def of_other_sources(table: pd.DataFrame, source: str) -> np.ndarray:
+    """Which rows belong to another source and to no group with a photo of `source`: a copy there would leak it. Bool, (N,)."""
+    groups = set(table["group"][table["source"] == source])
+    return ((table["source"] != source) & ~table["group"].isin(groups)).to_numpy()
 
 
 def _fit_question(features_NF: Array, labels_N: Array, groups_N: np.ndarray, question: Question, *, seed: int) -> QuestionProbe:
