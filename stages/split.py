@@ -1,25 +1,22 @@
-"""Ties photos that belong together into groups, and gives each group to one split.
+"""Groups photos that belong together, and assigns each group to one split.
 
 Reads: data/annotations.csv, data.root, data/split_ledger.json. Writes: data/car_inspection_dataset.csv, data/split_ledger.json,
-metrics/split.json, reports/split/near_duplicates.csv and .png. Params: data.root, split; the questions of the recipe. The sections
-questions and select_threshold change only what is said about promises that these labels can prove, before a training costs.
+metrics/split.json, reports/split/near_duplicates.csv and .png. Params: data.root, split; the questions of the recipe.
 """
 
 from pathlib import Path
 
 from carinspect.core.data import DataParams
 from carinspect.core.files import write_json
-from carinspect.core.params import load_params, read_section
+from carinspect.core.params import read_section
 from carinspect.core.programs import run_stage
-from carinspect.core.questions import load_questions, read_questions
+from carinspect.core.questions import load_questions
 from carinspect.core.tables import annotation_columns, dataset_columns, read_table, write_table
 from carinspect.splits.config import SplitParams
 from carinspect.splits.contact_sheet import choose_pairs, write_contact_sheet
 from carinspect.splits.ledger import read_ledger, write_ledger
 from carinspect.splits.link_table import describe_links, write_links
 from carinspect.splits.split import split_photos
-from carinspect.thresholds.config import SelectThresholdParams
-from carinspect.thresholds.outlook import describe_outlook, foresee, say_outlook
 
 LEDGER = Path("data/split_ledger.json")
 REPORTS = Path("reports/split")
@@ -34,13 +31,9 @@ def main() -> None:
     write_contact_sheet(choose_pairs(pairs), root, REPORTS / "near_duplicates.png")
     write_table(result.table[dataset_columns(questions)], Path("data/car_inspection_dataset.csv"), questions)
     write_ledger(LEDGER, result.ledger, params)
-    promised = read_section("select_threshold", SelectThresholdParams)
-    outlook = foresee(result.table, read_questions(load_params()), promised, fractions=params.fractions)
-    write_json(Path("metrics/split.json"), result.certificate | {"promises": describe_outlook(outlook)})
+    write_json(Path("metrics/split.json"), result.certificate)
     counts = ", ".join(f"{split} {photos:,}" for split, photos in result.certificate["photos"].items())
     print(f"{len(result.table):,} photos in {result.certificate['groups']['all']:,} groups: {counts}; no leak.")
-    for sentence in say_outlook(outlook):
-        print(sentence)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
 """What is said of promises before a training, against the promises that come out after one."""
 
+import json
 import math
+import runpy
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import binom
 
+from carinspect.core.tables import dataset_columns, write_table
 from carinspect.thresholds.outlook import Outlook, describe_outlook, foresee, say_outlook
 from carinspect.thresholds.selection import select_thresholds
-from test_thresholds import declared, make_params
+from test_thresholds import ROOT, declared, make_params
 
 FRACTIONS = {"train": 0.4, "val": 0.1, "calib": 0.3, "test": 0.2}
 
@@ -99,3 +103,18 @@ def test_nothing_is_foreseen_where_nothing_would_be_promised_and_the_metrics_are
     assert set(found["clean"]) == {"clean", "dirty"}
     assert found["clean"]["clean"]["within_reach"] is False
     assert found["damaged"]["damaged"]["labelled"] == 0
+
+
+def test_the_stage_says_it_from_the_table_of_the_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = dataset(40, 90).assign(width_px=8, height_px=8, sha256="", phash="", declared_split="")
+    table = table.assign(**{asked.column: np.nan for asked in declared() if asked.name != "clean"})
+    write_table(table[dataset_columns(declared())], tmp_path / "data/car_inspection_dataset.csv", declared())
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(ROOT / "stages/outlook.py"), run_name="__main__")
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in said] == ["clean", "clean", "damaged", "damaged"]
+    assert "'clean' is out of reach: calib has 40 groups labelled clean" in said[0]
+    assert json.loads(Path("metrics/outlook.json").read_text())["clean"]["dirty"]["within_reach"]
