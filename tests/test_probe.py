@@ -27,7 +27,7 @@ from carinspect.images.pixel_cache import open_pixel_cache
 from carinspect.model.backbones import build_backbone
 from carinspect.model.checkpoint import Checkpoint, save_checkpoint
 from carinspect.model.features import StageFeatures, frozen_features
-from carinspect.model.probe import PENALTIES, answer_left_out, fit_probe
+from carinspect.model.probe import PENALTIES, answer_left_out, draw_groups, fit_probe
 from carinspect.training.recipe import write_recipe
 from conftest import QUESTIONS, make_dataset, make_recipe, untrained_network
 from test_evaluation import completed, evaluate, make_table
@@ -171,6 +171,19 @@ def test_a_group_that_was_seen_is_not_held_out() -> None:
     assert 0.35 < by_group < 0.65
     by_photo = fit_probe(features_NF, table.assign(group=np.arange(300).astype(str)), [CLEAN], seed=1)
     assert by_photo.questions["clean"].held_out["roc_auc"] > 0.75
+
+
+def test_a_large_set_chooses_its_penalty_on_whole_groups_of_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups_N = np.array([f"{place // 3:04}" for place in range(900)])
+    some_N = draw_groups(groups_N, photos=100, seed=1)
+    assert 100 <= some_N.sum() <= 102
+    assert not set(groups_N[some_N]) & set(groups_N[~some_N])
+    assert not np.array_equal(some_N, draw_groups(groups_N, photos=100, seed=2))
+    assert draw_groups(groups_N, photos=900, seed=1).all()
+    features_NF, table = some_features()
+    monkeypatch.setattr("carinspect.model.probe.MOST_PHOTOS", 60)
+    fitted = fit_probe(features_NF, table, [CLEAN], seed=1).questions["clean"]
+    assert fitted.photos == table["clean"].notna().sum()
 
 
 def test_a_question_without_two_kinds_of_labels_has_no_probe_and_a_rare_class_does_not_stop_one() -> None:
