@@ -19,7 +19,7 @@ from carinspect.core.tables import write_table
 def main() -> None:
     data, questions = read_section("data", DataParams), load_questions()
     params = read_section("convert_annotations", ConvertAnnotationsParams)
-    conversion = convert(data, params, questions)
+    conversion = convert(data, params, questions, needs_every_label=True)
     write_table(conversion.table, Path("data/annotations.csv"), questions)
     write_table(conversion.rejected, Path("data/rejected.csv"))
     write_json(Path("metrics/convert_annotations.json"), conversion.metrics)

@@ -1,7 +1,7 @@
 """Scores val, calib and test, each photo once, and draws the curves and a gallery of answers.
 
-Reads: models/best.pt, data/car_inspection_dataset.csv, the photos. Writes: data/predictions.csv, models/calibration.json,
-models/gate.pt, reports/evaluate/, metrics/evaluate.json. Params: evaluate, data; all of params.yaml where
+Reads: models/best.pt, data/car_inspection_dataset.csv, data/probe.csv, data/probe_left_out.csv, the photos. Writes: data/predictions.csv,
+models/calibration.json, models/gate.pt, reports/evaluate/, metrics/evaluate.json. Params: evaluate, data; all of params.yaml where
 evaluate.leave_one_source_out trains again.
 """
 
@@ -12,6 +12,7 @@ from carinspect.core.files import write_json
 from carinspect.core.params import load_params, read_section
 from carinspect.core.programs import run_stage
 from carinspect.core.tables import dataset_columns, read_table, write_table
+from carinspect.evaluation.baseline import compare_with_probe, probe_alarms, say_comparison
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.curves import make_curves, write_curves
 from carinspect.evaluation.findings import evaluate_predictions
@@ -48,15 +49,20 @@ def main() -> None:
 
     report = evaluate_predictions(predictions, params, questions=questions, calibration=calibration, train_labels=train)
     if params.leave_one_source_out:
+        probe_left_out = read_table(Path("data/probe_left_out.csv"), columns=["image_path"])
         report["leave_one_source_out"] = leave_sources_out(
-            checkpoint, table, predictions, root=root, evaluation=params, params=load_params()
+            checkpoint, table, predictions, probe_left_out, root=root, evaluation=params, params=load_params()
         )
+    report["probe"] = compare_with_probe(predictions, read_table(Path("data/probe.csv"), columns=["image_path"]), questions, params)
+    report["alarms"] += probe_alarms(report["probe"])
     write_json(Path("metrics/evaluate.json"), report)
     curves = make_curves(predictions, questions)
     write_curves(curves, REPORTS)
     write_overview(curves, questions, REPORTS / "evaluation.png", train_labels=train)
     write_confidence_plot(curves, questions, REPORTS / "confidence.png")
     write_gallery(predictions, questions, root, REPORTS)
+    for line in say_comparison(report["probe"]):
+        print(line)
     for alarm in report["alarms"]:
         print(f"alarm: {alarm}")
     print(f"{len(predictions):,} photos scored: metrics/evaluate.json, {REPORTS}/evaluation.png, {REPORTS}/answers.png")

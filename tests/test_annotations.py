@@ -596,6 +596,21 @@ def test_a_missing_root_or_sources_file_says_how_to_get_it() -> None:
     )
 
 
+def test_questions_without_a_label_are_named_before_any_photo_is_opened() -> None:
+    wash = {"name": "wash", "format": "folders", "categories": {"clean": {"clean": 1}, "dirty": {"clean": 0}}}
+    for name in ("clean", "dirty"):
+        Path(f"root/wash/{name}").mkdir(parents=True)
+        Path(f"root/wash/{name}/{name}.jpg").write_bytes(b"not opened")
+    Path("sources.yaml").write_text(yaml.safe_dump({"sources": [wash]}))
+    data, params = DataParams(root="root", sources="sources.yaml"), ConvertAnnotationsParams.model_validate(PARAMS)
+    clean, cleanliness, *_, weather = QUESTIONS
+    message = message_of(lambda: convert(data, params, [clean, cleanliness, weather], needs_every_label=True))
+    assert message.startswith("sources.yaml: no source has a label for 'cleanliness' or 'weather'. Add a source that judges it")
+    assert message.endswith("dvc exp run -S '~questions.cleanliness' -S '~questions.weather'")
+    # The twin: with labels for every question the photos are opened.
+    assert "no usable photo" in message_of(lambda: convert(data, params, [clean], needs_every_label=True))
+
+
 def broken(**changes: Any) -> dict[str, Any]:
     return coco(["a.jpg"], [(0, "scratch", [], BOX)]) | changes
 
@@ -852,7 +867,8 @@ def run_stage_script() -> subprocess.CompletedProcess[str]:
 def test_the_stage_writes_its_three_files_and_a_mistake_in_one_line() -> None:
     Path("params.yaml").write_text(yaml.safe_dump({"data": {"root": "root", "sources": "s.yaml"}, "convert_annotations": PARAMS}))
     Path("data").mkdir()
-    Path("data/recipe.yaml").write_text(yaml.safe_dump({"questions": dump_questions(QUESTIONS)}))
+    _, _, damaged, damage, weather = QUESTIONS
+    Path("data/recipe.yaml").write_text(yaml.safe_dump({"questions": dump_questions([damaged, damage])}))
     refused = run_stage_script()
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert refused.stderr.startswith("convert_annotations: data.root is 'root': no such folder.")
@@ -860,9 +876,11 @@ def test_the_stage_writes_its_three_files_and_a_mistake_in_one_line() -> None:
     Path("s.yaml").write_text(yaml.safe_dump({"sources": [SHOP]}))
     done = run_stage_script()
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(read_table(Path("data/annotations.csv"), columns=annotation_columns(QUESTIONS), questions=QUESTIONS)) == 1
+    assert len(read_table(Path("data/annotations.csv"), columns=annotation_columns([damaged, damage]))) == 1
     assert Path("data/rejected.csv").read_text() == "image_path,source,reason\n"
     assert json.loads(Path("metrics/convert_annotations.json").read_text())["photos"] == 1
+    Path("data/recipe.yaml").write_text(yaml.safe_dump({"questions": dump_questions([damaged, damage, weather])}))
+    assert "s.yaml: no source has a label for 'weather'." in run_stage_script().stderr
 
 
 @pytest.mark.skipif("CARINSPECT_REAL_DATA" not in os.environ, reason="CARINSPECT_REAL_DATA names no folder of real photos")

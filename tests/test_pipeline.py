@@ -81,6 +81,11 @@ def test_a_stage_has_the_same_word_everywhere(stage: str) -> None:
     assert [next(iter(metric)) for metric in PIPELINE["stages"][stage]["metrics"]] == [f"metrics/{stage}.json"]
 
 
+def test_what_should_be_heard_before_a_training_stands_before_it() -> None:
+    # DVC runs stages that do not depend on each other in the order of the file.
+    assert STAGES.index("outlook") < STAGES.index("probe") < STAGES.index("train_ddp")
+
+
 LAYERS = [
     {"core"}, {"images", "scoring"}, {"model", "inference"},
     {"annotations", "splits", "training", "evaluation", "thresholds", "export", "demo", "describe", "storage"},

@@ -37,17 +37,25 @@ class Conversion:
 
 
 def convert(
-    data: DataParams, params: ConvertAnnotationsParams, questions: Sequence[Question], *, processes: int | None = None
+    data: DataParams,
+    params: ConvertAnnotationsParams,
+    questions: Sequence[Question],
+    *,
+    needs_every_label: bool = False,
+    processes: int | None = None,
 ) -> Conversion:
     """The table of every sound photo that a source below `data.root` describes. processes: see `images.reading`.
 
     Raises `UserError` for a missing root, a mistake in sources.yaml, a category without a meaning, a broken annotation file, a photo
-    that is described twice, and when no photo is left.
+    that is described twice, and when no photo is left; with `needs_every_label` also for a question that no source has a label for,
+    before any photo is opened.
     """
     sources = _open_root(data)
     asked = by_name(questions)
     readings = {source.name: _read_source(source, data, params, asked) for source in sources}
     check_meanings(readings, sources, params, asked, file=data.sources)
+    if needs_every_label:
+        _check_labels(readings, questions, file=data.sources)
     claimed = check_claims(readings)
     properties = read_properties_by_path(data.root_path, sorted(claimed), processes=processes)
     rows: list[dict[str, Any]] = []
@@ -87,6 +95,17 @@ def _read_source(source: Source, data: DataParams, params: ConvertAnnotationsPar
             raise UserError(f"{where}.judges: no question is called '{name}'. {did_you_mean(name, questions)}")
     reader = reader_of(source, where=where)
     return reader.read(SourceContext(source, data.root_path / source.folder, where, params, questions))
+
+
+def _check_labels(readings: Mapping[str, Reading], questions: Sequence[Question], *, file: str) -> None:
+    labelled = {column for reading in readings.values() for photo in reading.photos for column in photo.labels}
+    names = [asked.name for asked in questions if asked.column not in labelled]
+    if names:
+        without = " ".join(f"-S '~questions.{name}'" for name in names)
+        raise UserError(
+            f"{file}: no source has a label for {' or '.join(repr(name) for name in names)}. Add a source that judges it (by `judges`, "
+            f"a meaning such as {{{names[0]}: …}}, or a column), or take it out of questions: dvc exp run {without}"
+        )
 
 
 def _nothing_left(data: DataParams, rejected: Mapping[str, Sequence[Rejection]]) -> str:
