@@ -550,5 +550,5 @@ def test_what_cannot_be_judged_is_unsure_or_refused() -> None:
     assert replace(never, T_label=0.5, T_high=0.5).decide(None) is None
     with pytest.raises(UserError, match="without a photo"):
         judge_car([], {"clean": never})
-    with pytest.raises(UserError, match="have the format none, and this code reads 3"):
+    with pytest.raises(UserError, match="have the format none, and this code reads 4"):
         read_thresholds({"T_high": 0.5, "T_low": None}, file="threshold.json")

@@ -188,7 +188,8 @@ def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
         left = "lot" if kept == "wash" else "wash"
         assert rows["image_path"].tolist() == without_source(table, left)["image_path"].tolist()
         own = table[table["source"] == left].reset_index(drop=True)
-        answers, _ = predict(build_network(load_checkpoint(folder / "models/best.pt")), own, root=tmp_path / "root", image_side_px=32)
+        network = build_network(load_checkpoint(folder / "models/best.pt"))
+        answers = predict(network, own, root=tmp_path / "root", image_side_px=32).table
         known = answers[answers["clean"].notna()]
         auc = roc_auc_score(known["clean"], known["clean_logit"])
         assert found[left]["clean"]["left_out"]["roc_auc"] == pytest.approx(auc)
