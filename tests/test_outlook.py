@@ -13,6 +13,7 @@ from scipy.stats import binom
 from carinspect.core.tables import dataset_columns, write_table
 from carinspect.thresholds.outlook import Outlook, describe_outlook, foresee, say_outlook
 from carinspect.thresholds.selection import select_thresholds
+from conftest import OPEN_GATE
 from test_thresholds import ROOT, declared, make_params
 
 FRACTIONS = {"train": 0.4, "val": 0.1, "calib": 0.3, "test": 0.2}
@@ -40,7 +41,8 @@ def promised(table: pd.DataFrame, **decide: float) -> list[bool]:
     """Whether a model without an error gets a promise of clean and of dirty."""
     random = np.random.default_rng(0)
     p_clean = np.where(table["clean"] == 1, random.uniform(0.9, 1, len(table)), random.uniform(0, 0.1, len(table))).round(6)
-    rule = select_thresholds(table.assign(p_clean=p_clean, p_damaged=np.nan), declared(**decide), make_params())["clean"].rules.photo
+    answered = table.assign(p_clean=p_clean, p_damaged=np.nan, strangeness=0.0)
+    rule = select_thresholds(answered, declared(**decide), make_params(), gate=OPEN_GATE)["clean"].rules.photo
     return [side.promise is not None for side in (rule.good, rule.bad)]
 
 

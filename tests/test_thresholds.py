@@ -485,12 +485,14 @@ def run_stage_script(folder: Path) -> subprocess.CompletedProcess[str]:
 def test_the_stage_writes_the_same_bytes_twice(table: pd.DataFrame, tmp_path: Path) -> None:
     columns = {asked.column: np.nan for asked in QUESTIONS if asked.column not in table.columns}
     columns |= dict.fromkeys(("width_px", "height_px"), 64) | dict.fromkeys(("sha256", "phash", "declared_split"), "")
-    written = []
+    strangeness, written = np.random.default_rng(0).normal(size=len(table)).round(6), []
     for name in ("a", "b"):
-        write_table(table.assign(**columns), tmp_path / name / "data/predictions.csv", QUESTIONS)
+        write_table(table.assign(strangeness=strangeness, **columns), tmp_path / name / "data/predictions.csv", QUESTIONS)
         done = run_stage_script(tmp_path / name)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("Clean when P(clean) >= ")
+        gate, clean, *_ = done.stdout.splitlines()
+        assert gate.startswith("The gate turns away ")
+        assert clean.startswith("Clean when P(clean) >= ")
         files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
         written.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
     assert written[0] == written[1]

@@ -88,9 +88,10 @@ def _foresee_word(
 
 
 def _draw(rows: pd.DataFrame, question: DeclaredQuestion) -> Sample:
-    """One photo of each labelled group, as the proof will draw it; there are no scores yet."""
+    """One photo of each labelled group, as the proof will draw it. There are no scores yet, and no gate turns a photo away."""
     known = rows[rows[question.column].notna()]
-    return take_sample(known.assign(good=(known[question.column] == question.label_of("good")).astype(float), p_good=0.0)).one_a_group()
+    good = (known[question.column] == question.label_of("good")).astype(float)
+    return take_sample(known.assign(good=good, p_good=0.0, passed=True)).one_a_group()
 
 
 def _needed(labelled: int, others: int, target: Target, side: Side) -> tuple[int | None, int | None]:
