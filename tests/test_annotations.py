@@ -270,7 +270,7 @@ def test_more_damage_never_scores_better(small: float, large: float, exponent: f
 
 
 def test_the_smallest_mark_on_the_largest_photo_is_still_below_one_in_the_file() -> None:
-    found = run_shop(coco(["a.jpg"], [(0, "scratch", [], [0, 0, 1, 1])], side_px=14_000))
+    found = run_shop(coco(["a.jpg"], [(0, "scratch", [], [5, 5, 1, 1])], side_px=14_000))
     write_table(found.table, Path("a.csv"), QUESTIONS)
     strict = run(SHOP, area_exponent=3.0)
     write_table(strict.table, Path("b.csv"), QUESTIONS)

@@ -94,7 +94,7 @@ def _read_source(source: Source, data: DataParams, params: ConvertAnnotationsPar
         if name not in questions:
             raise UserError(f"{where}.judges: no question is called '{name}'. {did_you_mean(name, questions)}")
     reader = reader_of(source, where=where)
-    return reader.read(SourceContext(source, data.root_path / source.folder, where, params, questions))
+    return reader.read(SourceContext(source, data.root_path, data.root_path / source.folder, where, params, questions))
 
 
 def _check_labels(readings: Mapping[str, Reading], questions: Sequence[Question], *, file: str) -> None:

@@ -2,10 +2,11 @@
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
+from carinspect.annotations.listing import in_one_form
 from carinspect.core.errors import UserError
 from carinspect.core.params import Section, load_yaml, parse_section
 
@@ -24,6 +25,8 @@ class Source(Section):
     """Folder (csv: file) relative to the data root; blank: the name."""
     judges: list[str] = []
     """COCO only: the questions that a person decided on every photo of this source, so that a photo without a mark is a good one."""
+    coordinates: Literal["pixels", "shares"] = "pixels"
+    """COCO only: whether boxes and polygons are in pixels or in shares, 0..1, of the photo's width and height."""
     family_pattern: str | None = ROBOFLOW_FAMILY
     """Group 1 of a match on the file name is the photo's family; null: file names say nothing about families."""
     family_column: str | None = None
@@ -64,7 +67,8 @@ class Source(Section):
         for name in categories if isinstance(categories, dict) else ():
             if not isinstance(name, str):
                 raise ValueError(f"YAML reads the name {name} as {type(name).__name__}, not as text. Put it in quotes: '{name}'.")
-        return categories
+        # Names that look the same are the same: é is one letter here, and an e with an accent in an archive made on a Mac.
+        return {in_one_form(name): meaning for name, meaning in categories.items()} if isinstance(categories, dict) else categories
 
     @model_validator(mode="after")
     def _has_a_path(self) -> "Source":
