@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from carinspect.annotations.listing import Listing, in_one_form, leaves_folder
 from carinspect.annotations.meanings import Meaning
 from carinspect.annotations.records import Reading, Rejection
-from carinspect.annotations.sources import Source
+from carinspect.annotations.sources import LONGEST_NAME, Source
 from carinspect.core.errors import UserError
 from carinspect.images.decode import MAX_PIXELS
 
@@ -25,9 +25,6 @@ MAX_SIDE_PX = 65_535
 """Longest side that JPEG can hold; a longer one is an error of the export."""
 
 SECTIONS = ("images", "annotations", "categories")
-
-LONGEST_NAME = 200
-"""Characters of a category's name. A longer one is a text that got into the wrong field; it would fill messages, metrics and pages."""
 
 _DEEPEST = 12
 """Levels of nesting. COCO needs seven; the parser's cost grows with each."""
@@ -255,8 +252,8 @@ def _check_identities(coco: CocoFile, path: Path) -> None:
         if str(stranger) in by_text:
             twin = by_text[str(stranger)]
             raise UserError(
-                f"{path}: an annotation has the image_id {stranger!r}, {_kind(stranger)}, and an image the id {twin!r}, {_kind(twin)}. They "
-                f"may be the same, or not. Export it again with ids of one type."
+                f"{path}: an annotation has the image_id {stranger!r}, {_kind(stranger)}, and an image the id {twin!r}, {_kind(twin)}. "
+                f"They may be the same, or not. Export it again with ids of one type."
             )
     if coco.annotated_ids and len(strangers) == len(coco.annotated_ids):
         raise UserError(

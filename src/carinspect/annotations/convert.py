@@ -21,7 +21,7 @@ from carinspect.annotations.records import Reading, Rejection, SourceContext
 from carinspect.annotations.sources import Source, load_sources
 from carinspect.annotations.summary import summarise
 from carinspect.core.data import DataParams
-from carinspect.core.errors import UserError, did_you_mean
+from carinspect.core.errors import UserError, did_you_mean, shorten
 from carinspect.core.questions import Question, by_name
 
 
@@ -92,7 +92,7 @@ def _read_source(source: Source, data: DataParams, params: ConvertAnnotationsPar
     where = f"{data.sources}: {source.name}"
     for name in source.judges:
         if name not in questions:
-            raise UserError(f"{where}.judges: no question is called '{name}'. {did_you_mean(name, questions)}")
+            raise UserError(f"{where}.judges: no question is called '{shorten(name)}'. {did_you_mean(name, questions)}")
     reader = reader_of(source, where=where)
     return reader.read(SourceContext(source, data.root_path, data.root_path / source.folder, where, params, questions))
 

@@ -7,11 +7,15 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from carinspect.annotations.listing import in_one_form
-from carinspect.core.errors import UserError
+from carinspect.core.errors import UserError, shorten
 from carinspect.core.params import Section, load_yaml, parse_section
 
 ROBOFLOW_FAMILY = r"^(.+?)[._](?:jpe?g|png|webp)\.rf\.[0-9a-f]{6,}"
 """Roboflow names each augmented copy `<name>_jpg.rf.<hash>.jpg`; copies of one photo share the name."""
+
+
+LONGEST_NAME = 200
+"""Characters of a category's name. A longer one is a text that got into the wrong field; it would fill messages, metrics and pages."""
 
 
 class Source(Section):
@@ -66,7 +70,9 @@ class Source(Section):
     def _names_are_text(cls, categories: Any) -> Any:
         for name in categories if isinstance(categories, dict) else ():
             if not isinstance(name, str):
-                raise ValueError(f"YAML reads the name {name} as {type(name).__name__}, not as text. Put it in quotes: '{name}'.")
+                raise ValueError(f"YAML reads the name {shorten(name)} as {type(name).__name__}, not as text. Put it in quotes: '{name}'.")
+            if len(name) > LONGEST_NAME:
+                raise ValueError(f"the name {shorten(name)} has more than {LONGEST_NAME} characters. Give the category a short one.")
         # Names that look the same are the same: é is one letter here, and an e with an accent in an archive made on a Mac.
         return {in_one_form(name): meaning for name, meaning in categories.items()} if isinstance(categories, dict) else categories
 
