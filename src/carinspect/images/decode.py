@@ -98,9 +98,9 @@ def _to_bytes(grey: np.ndarray) -> np.ndarray:
     """
     if grey.dtype.itemsize == 2:
         return (grey // 257).astype(np.uint8)
-    scales = (255.0, 65_535.0, 2.0**32 - 1)
+    scales = [255.0, 65_535.0, 2.0**32 - 1]
     if grey.dtype.kind == "f":
-        grey, scales = np.nan_to_num(grey, nan=0.0, posinf=0.0, neginf=0.0), (1.0, *scales)
+        grey, scales = np.nan_to_num(grey, nan=0.0, posinf=0.0, neginf=0.0), [1.0, *scales]
     brightest = float(grey.max())
     white = next((scale for scale in scales if brightest <= scale), brightest)
     # float32, for float64 would take eight bytes a pixel.
