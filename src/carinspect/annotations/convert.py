@@ -13,6 +13,7 @@ from carinspect.annotations.photos import (
     build_table,
     describe_photo,
     has_other_shape,
+    is_resized,
     read_properties_by_path,
     reject_photo,
 )
@@ -70,7 +71,10 @@ def convert(
             if rejection:
                 rejected[source.name].append(rejection)
                 continue
-            reading.counts["size_mismatches"] += has_other_shape(photo, actual)
+            reading.counts["photos_misnamed"] += actual.misnamed
+            other_shape = has_other_shape(photo, actual)
+            reading.counts["size_mismatches"] += other_shape
+            reading.counts["photos_resized"] += not other_shape and is_resized(photo, actual)
             rows.append(describe_photo(photo, source, actual=actual))
     if not rows:
         raise UserError(_nothing_left(data, rejected))
