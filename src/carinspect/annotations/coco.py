@@ -18,7 +18,7 @@ from carinspect.annotations.listing import Listing, in_one_form, leaves_folder
 from carinspect.annotations.meanings import Meaning
 from carinspect.annotations.records import Reading, Rejection
 from carinspect.annotations.sources import LONGEST_NAME, Source
-from carinspect.core.errors import UserError
+from carinspect.core.errors import UserError, shorten
 from carinspect.images.decode import MAX_PIXELS
 
 MAX_SIDE_PX = 65_535
@@ -236,7 +236,7 @@ def _explain(error: ValidationError, place: str) -> str:
     keys = "".join(f".{part}" for part in first["loc"] if part not in ("int", "str"))
     if first["type"] == "missing":
         return f"not a COCO JSON: {place}{keys} is missing. Export it again as COCO, or leave it out by `exclude`."
-    found = f"{first['input']!r:.60}"
+    found = shorten(repr(first["input"]))
     return f"{place}{keys} has the value {found}. {first['msg']}. Export it again as COCO, or leave it out by `exclude`."
 
 
