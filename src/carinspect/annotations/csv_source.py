@@ -11,7 +11,7 @@ import pandas as pd
 from carinspect.annotations.listing import SPLIT_WORDS, leaves_folder, why_no_file
 from carinspect.annotations.meanings import complete_labels
 from carinspect.annotations.records import LabelledPhoto, Reader, Reading, Rejection, SourceContext
-from carinspect.core.errors import UserError, did_you_mean, one_line
+from carinspect.core.errors import UserError, did_you_mean, one_line, shorten
 from carinspect.core.questions import Question, label_columns
 from carinspect.core.tables import check_table, read_identities, say_values
 
@@ -154,7 +154,7 @@ def _to_numbers(values: pd.Series, question: Question, path: Path) -> pd.Series:
 def _split_of(word: str, path: Path, name: str) -> str:
     word = word.strip().lower()
     if word and word not in SPLIT_WORDS:
-        raise UserError(f"{path}: split has the value {word!r} for {name!r}. {did_you_mean(word, SPLIT_WORDS)} Or leave it blank.")
+        raise UserError(f"{path}: split has the value {shorten(word)!r} for {name!r}. {did_you_mean(word, SPLIT_WORDS)} Or leave it blank.")
     return SPLIT_WORDS.get(word, "")
 
 

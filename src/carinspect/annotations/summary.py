@@ -33,7 +33,6 @@ REPAIR_WORDS = {
     "placeholders_for_a_family": "placeholders such as 'unknown' for a vehicle, read as no vehicle",
     "photos_excluded_though_listed": "listed photos that `exclude` leaves out",
     "columns_ignored": "unknown columns of the CSV, ignored",
-    "categories_without_annotations": "categories without an annotation",
 }
 """What a person should know of → the words for it."""
 
