@@ -23,6 +23,8 @@ def main() -> None:
     write_table(conversion.table, Path("data/annotations.csv"), questions)
     write_table(conversion.rejected, Path("data/rejected.csv"))
     write_json(Path("metrics/convert_annotations.json"), conversion.metrics)
+    for repair in conversion.metrics["repaired"]:
+        print(repair)
     print(f"{len(conversion.table):,} photos; {len(conversion.rejected):,} rejected (data/rejected.csv says why).")
 
 

@@ -1,7 +1,8 @@
 """Examines the finished table and its photos, and writes the page that shows what is in the data.
 
-Reads: data/car_inspection_dataset.csv, data/rejected.csv, reports/split/near_duplicates.csv, data.root, data.sources. Writes:
-reports/describe/report.html, metrics/describe.json. Params: data, describe, convert_annotations; the questions of the recipe.
+Reads: data/car_inspection_dataset.csv, data/rejected.csv, metrics/convert_annotations.json, reports/split/near_duplicates.csv, data.root,
+data.sources. Writes: reports/describe/report.html, metrics/describe.json. Params: data, describe, convert_annotations; the questions of
+the recipe.
 """
 
 from functools import partial
@@ -12,7 +13,7 @@ from carinspect.annotations.drawn import read_drawn_outlines
 from carinspect.annotations.records import REJECTED_COLUMNS
 from carinspect.core.data import DataParams
 from carinspect.core.files import write_bytes, write_json
-from carinspect.core.params import read_section
+from carinspect.core.params import load_json, read_section
 from carinspect.core.programs import run_stage
 from carinspect.core.questions import load_questions
 from carinspect.core.tables import dataset_columns, read_table
@@ -38,6 +39,7 @@ def main() -> None:
         pairs=pairs,
         shown_pairs=choose_pairs(pairs),
         leaks=[str(leak) for leak in find_leaks(table)],
+        repairs=load_json(Path("metrics/convert_annotations.json"))["repaired"],
     )
     examination = examine(evidence, read_section("describe", DescribeParams))
     outlines = partial(read_drawn_outlines, data, read_section("convert_annotations", ConvertAnnotationsParams), questions)

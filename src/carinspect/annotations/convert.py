@@ -13,6 +13,7 @@ from carinspect.annotations.photos import (
     build_table,
     describe_photo,
     has_other_shape,
+    is_resized,
     read_properties_by_path,
     reject_photo,
 )
@@ -21,7 +22,7 @@ from carinspect.annotations.records import Reading, Rejection, SourceContext
 from carinspect.annotations.sources import Source, load_sources
 from carinspect.annotations.summary import summarise
 from carinspect.core.data import DataParams
-from carinspect.core.errors import UserError, did_you_mean
+from carinspect.core.errors import UserError, did_you_mean, shorten
 from carinspect.core.questions import Question, by_name
 
 
@@ -70,7 +71,10 @@ def convert(
             if rejection:
                 rejected[source.name].append(rejection)
                 continue
-            reading.counts["size_mismatches"] += has_other_shape(photo, actual)
+            reading.counts["photos_misnamed"] += actual.misnamed
+            other_shape = has_other_shape(photo, actual)
+            reading.counts["size_mismatches"] += other_shape
+            reading.counts["photos_resized"] += not other_shape and is_resized(photo, actual)
             rows.append(describe_photo(photo, source, actual=actual))
     if not rows:
         raise UserError(_nothing_left(data, rejected))
@@ -92,9 +96,9 @@ def _read_source(source: Source, data: DataParams, params: ConvertAnnotationsPar
     where = f"{data.sources}: {source.name}"
     for name in source.judges:
         if name not in questions:
-            raise UserError(f"{where}.judges: no question is called '{name}'. {did_you_mean(name, questions)}")
+            raise UserError(f"{where}.judges: no question is called '{shorten(name)}'. {did_you_mean(name, questions)}")
     reader = reader_of(source, where=where)
-    return reader.read(SourceContext(source, data.root_path / source.folder, where, params, questions))
+    return reader.read(SourceContext(source, data.root_path, data.root_path / source.folder, where, params, questions))
 
 
 def _check_labels(readings: Mapping[str, Reading], questions: Sequence[Question], *, file: str) -> None:

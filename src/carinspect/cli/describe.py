@@ -14,7 +14,7 @@ from carinspect.cli.check_split import read_finished_table
 from carinspect.core.data import DataParams
 from carinspect.core.errors import UserError
 from carinspect.core.files import write_bytes
-from carinspect.core.params import load_params, read_section
+from carinspect.core.params import load_json, load_params, read_section
 from carinspect.core.questions import Question, read_questions
 from carinspect.core.tables import dataset_columns, read_table
 from carinspect.describe.config import DescribeParams
@@ -33,18 +33,24 @@ def describe_root(root: Path, sources: Path, out: Path) -> None:
     data = DataParams(root=str(root), sources=str(sources))
     questions = declared_questions()
     conversion = convert(data, read_section("convert_annotations", ConvertAnnotationsParams), questions)
-    _describe(questions, conversion.table.assign(group="", split=""), conversion.rejected, data, out)
+    table = conversion.table.assign(group="", split="")
+    _describe(questions, table, conversion.rejected, data, out, repairs=conversion.metrics["repaired"])
 
 
 def describe_table(path: Path, *, root: Path | None, sources: Path | None, out: Path) -> None:
-    """Describe the finished table at `path`. root, sources: None takes those of params.yaml; a rejected.csv beside the table is shown."""
+    """Describe the finished table at `path`. root, sources: None takes those of params.yaml; a rejected.csv beside the table is shown.
+
+    So is what ../metrics/convert_annotations.json, where the pipeline writes it, says of repairs.
+    """
     read_finished_table(path)
     stated = read_section("data", DataParams)
     data = DataParams(root=str(root or stated.root), sources=str(sources or stated.sources))
     beside = path.with_name("rejected.csv")
     rejected = read_table(beside, columns=REJECTED_COLUMNS) if beside.is_file() else pd.DataFrame(columns=list(REJECTED_COLUMNS))
     questions = declared_questions()
-    _describe(questions, read_table(path, columns=dataset_columns(questions), questions=questions), rejected, data, out)
+    metrics = path.parent.parent / "metrics/convert_annotations.json"
+    repairs = load_json(metrics).get("repaired", []) if metrics.is_file() else []
+    _describe(questions, read_table(path, columns=dataset_columns(questions), questions=questions), rejected, data, out, repairs=repairs)
 
 
 def declared_questions() -> tuple[Question, ...]:
@@ -52,7 +58,9 @@ def declared_questions() -> tuple[Question, ...]:
     return tuple(question.asked for question in read_questions(load_params()))
 
 
-def _describe(questions: Sequence[Question], table: pd.DataFrame, rejected: pd.DataFrame, data: DataParams, out: Path) -> None:
+def _describe(
+    questions: Sequence[Question], table: pd.DataFrame, rejected: pd.DataFrame, data: DataParams, out: Path, *, repairs: Sequence[str]
+) -> None:
     if out.is_dir():
         raise UserError(f"--out is {str(out)!r}, a folder. Name the page to write, e.g. {out / 'data_report.html'}.")
     table = table.sort_values("image_path").reset_index(drop=True)
@@ -69,6 +77,7 @@ def _describe(questions: Sequence[Question], table: pd.DataFrame, rejected: pd.D
         pairs=pairs,
         shown_pairs=choose_pairs(pairs),
         leaks=[str(leak) for leak in find_leaks(table)] if finished else [],
+        repairs=repairs,
     )
     examination = examine(evidence, read_section("describe", DescribeParams))
     outlines = partial(read_drawn_outlines, data, read_section("convert_annotations", ConvertAnnotationsParams), questions)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, assert_never
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from carinspect.core.errors import UserError, did_you_mean
+from carinspect.core.errors import UserError, did_you_mean, shorten
 from carinspect.core.params import RECIPE_FILE, Number, Section, load_yaml, parse_section
 
 Kind = Literal["binary", "score", "classes"]
@@ -111,8 +111,8 @@ class Question(Section):
             raise ValueError(f"'{self.name}' is no identifier. Write small letters, digits and _, a letter first, e.g. glass_ok.")
         if not re.fullmatch(r"[A-Za-z]\w*", self.column) or self.column in TABLE_COLUMNS:
             raise ValueError(f"column '{self.column}' is no name for a label column. Write letters, digits and _, e.g. {self.name}_label.")
-        if any(not re.fullmatch(r"[A-Za-z0-9]\w*", word) for word in self.classes):
-            raise ValueError(f"classes {list(self.classes)}: a class is one word of letters, digits and _.")
+        if any(not re.fullmatch(r"[A-Za-z0-9]\w{0,63}", word) for word in self.classes):
+            raise ValueError(f"classes {shorten(list(self.classes))}: a class is one word of at most 64 letters, digits and _.")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes {list(self.classes)}: a name repeats. Give each class its own.")
         if "unsure" in self.classes:

@@ -88,8 +88,29 @@ def check_table(table: pd.DataFrame, path: Path, questions: Iterable[Question]) 
         wrong = values[~values.between(0, question.highest_label) | ((values % 1 != 0) & question.has_classes)]
         if len(wrong):
             photo = table.loc[wrong.index[0], "image_path"]
-            kind = f"a {'whole ' * question.has_classes}number from 0 to {question.highest_label}"
-            raise UserError(f"{path}: {question.column} has the value {wrong.iloc[0]:g} for {photo!r}. It must be {kind}.")
+            hint = " Divide percentages by 100." if question.kind == "score" and (values > 1).any() and values.between(0, 100).all() else ""
+            said = f"{question.column} has the value {wrong.iloc[0]:g} for {photo!r}"
+            raise UserError(f"{path}: {said}. It must be {say_values(question)}.{hint}")
+
+
+NO_IDENTITY = frozenset({
+    "", "-", "--", "?", "??", "#n/a", "<na>", "n.a.", "n/a", "na", "nan", "nil", "none", "not available", "null", "tba", "tbd", "undefined",
+    "unk", "unknown",
+})  # fmt: skip
+"""What people and programs write, in any case, where they do not know which vehicle it is."""
+
+
+def read_identities(values: pd.Series) -> pd.Series:
+    """Vehicle or session ids as text: without blanks around them, in one Unicode form; "" for a placeholder such as n/a."""
+    plain = values.fillna("").astype(str).str.normalize("NFC").str.split().str.join(" ")
+    return plain.where(~plain.str.casefold().isin(NO_IDENTITY), "")
+
+
+def say_values(question: Question) -> str:
+    """What a label column may hold, in words."""
+    if not question.has_classes:
+        return "a number from 0 to 1"
+    return f"a whole number from 0 to {question.highest_label} ({', '.join(f'{n}: {word}' for n, word in enumerate(question.classes))})"
 
 
 def write_table(table: pd.DataFrame, path: Path, questions: Iterable[Question] = ()) -> None:

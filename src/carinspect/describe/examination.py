@@ -35,6 +35,8 @@ class Evidence:
     """Those of `pairs` that a person should look at."""
     leaks: list[str]
     """Each in words."""
+    repairs: Sequence[str] = ()
+    """What was left out or mended when the labels were read, in words."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,19 @@ class Examination:
 
     @property
     def warnings(self) -> list[str]:
-        """What a person should know before training, the worst first."""
+        """What a person should know before training, the worst first.
+
+        A leak makes every figure of the test wrong, and a contradiction is a wrong label for certain. Then shortcuts: first those that tell
+        most, over all photos before those within a source. Grey is one look away from being a shortcut.
+        """
         found = []
         if self.evidence.leaks:
             found.append(f"{len(self.evidence.leaks)} leaks: photos that belong together lie in two splits")
-        found += [str(shortcut) for shortcut in self.shortcuts if shortcut.warns]
-        found += [f"{source} is grey and the other sources are not: its labels can be read off the colour" for source in self.grey_sources]
         if self.contradictions:
             found.append(f"{len(self.contradictions)} labels contradict that of a copy of the same photo")
+        warning = [shortcut for shortcut in self.shortcuts if shortcut.warns]
+        found += [str(shortcut) for shortcut in sorted(warning, key=lambda shortcut: (-shortcut.severity, shortcut.within != ""))]
+        found += [f"{source} is grey and the other sources are not: its labels can be read off the colour" for source in self.grey_sources]
         return found
 
 
@@ -115,4 +122,5 @@ def summarise(examination: Examination) -> str:
         f"{len(table):,} photos in {table['group'].nunique():,} groups ({sources}); {len(rejected):,} rejected",
         f"{len(examination.oddities):,} odd photos; {len(examination.contradictions):,} contradicting, {listed:,} doubtful labels listed",
     ]
+    lines += [f"repaired: {repair}" for repair in examination.evidence.repairs]
     return "\n".join([*lines, *(f"warning: {warning}" for warning in examination.warnings)])
