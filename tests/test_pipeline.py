@@ -240,7 +240,7 @@ def make_small_demo(folder: Path) -> None:
     set_param(folder, "photos: 960 ", "photos: 240 ")
     line = next(line for line in (folder / "params.yaml").read_text().splitlines() if line.strip().startswith("epochs: "))
     set_param(folder, line, "  epochs: 2")
-    set_param(folder, "image_side_px: null\n", "image_side_px: 32\n")
+    set_param(folder, "image_side_px:\n", "image_side_px: 32\n")
     run(folder, "git", "init", "-q", "-b", "main")
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "-qm", "code")
@@ -288,7 +288,9 @@ def test_a_second_repro_changes_nothing_though_python_left_its_caches(workspace:
 @pytest.mark.slow
 def test_an_unused_profile_and_a_runtime_knob_rerun_only_the_resolution(workspace: Path) -> None:
     set_param(workspace, "batch_size: 256", "batch_size: 128")
-    set_param(workspace, "runtime: {device: auto, processes: auto, workers: auto,", "runtime: {device: auto, processes: 1, workers: 1,")
+    set_param(
+        workspace, "device: auto\n      processes: auto\n      workers: auto\n", "device: auto\n      processes: 1\n      workers: 1\n"
+    )
     assert ran_stages(run(workspace, "dvc", "repro")) == ["resolve_recipe"]
 
 
@@ -303,7 +305,7 @@ def test_another_profile_with_the_same_recipe_trains_nothing(workspace: Path) ->
     [
         ("  policy: fresh ", "  polciy: fresh ", "split.polciy: unknown key. Did you mean 'policy'?"),
         ("hardware: auto ", "hardware: atuo ", "no profile is called 'atuo'. Did you mean 'auto'?"),
-        ("  backbone: null ", "  backbone: resnat18 ", "timm has no model 'resnat18'. Did you mean 'resnet18'?"),
+        ("  backbone:     ", "  backbone: resnat18 ", "timm has no model 'resnat18'. Did you mean 'resnet18'?"),
         ("  pretrained: false ", "  pretrained: none.safetensors ", "model.pretrained: no such file: 'none.safetensors'"),
         ("  seed: 2026\n  policy", "  seed: later\n  policy", "split.seed has the value 'later'"),
     ],
