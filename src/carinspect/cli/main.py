@@ -189,6 +189,17 @@ def verify_store(
     raise typer.Exit(verify(remote, repairs=repair, jobs=jobs))
 
 
+@store.command("check-writes")
+def check_writes(
+    remote: Annotated[str | None, typer.Option(help="Default: the default remote.")] = None,
+    git: Annotated[str, typer.Option(help="The git remote.")] = "origin",
+) -> None:
+    """Check, by a test write, that the DVC remote and the git remote will take a result. Exit status 1 if not."""
+    from carinspect.cli.store import check_writes
+
+    check_writes(remote, git)
+
+
 @store.command("keep-states", context_settings={"ignore_unknown_options": True})
 def keep_states(
     command: Annotated[list[str], typer.Argument(help="What to run, after two dashes: -- dvc exp run …")],
