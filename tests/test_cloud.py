@@ -83,7 +83,7 @@ def test_azure_ml_takes_its_file(tmp_path: Path) -> None:
 def test_both_run_the_same_command() -> None:
     sky, azure = (yaml.safe_load(path.read_text()) for path in (SKY, AZURE))
     assert f"{sky['setup']} && {sky['run']}" == azure["command"]
-    assert set(sky["envs"]) == set(azure["environment_variables"]) == set(re.findall(r"\$(\w+)", sky["run"]))
+    assert set(sky["envs"]) == set(azure["environment_variables"]) == set(re.findall(r"\$(\w+)", sky["setup"] + " " + sky["run"]))
 
 
 # ---- the command itself
@@ -130,7 +130,7 @@ def test_a_machine_that_vanishes_loses_nothing_and_the_result_needs_no_training_
     origin, remote = tmp_path / "origin.git", tmp_path / "remote"
     subprocess.run(["git", "clone", "-q", "--bare", str(small_demo), str(origin)], check=True)
     change = "-S train.epochs=14"
-    settings = environment(tmp_path, REMOTE=str(remote), NAME="cloud", ARGS=change)
+    settings = environment(tmp_path, REMOTE=str(remote), ENDPOINT="", GIT="origin", NAME="cloud", ARGS=change)
 
     def machine(name: str) -> Path:
         subprocess.run(["git", "clone", "-q", str(origin), str(tmp_path / name)], check=True)

@@ -220,7 +220,7 @@ def set_param(folder: Path, old: str, new: str) -> None:
     params.write_text(text.replace(old, new))
 
 
-AUTO_RUNTIME = "runtime: {device: auto, processes: auto, workers: auto,"
+AUTO_RUNTIME = "device: auto\n      processes: auto\n      workers: auto\n"
 
 
 @pytest.fixture(scope="session")
@@ -250,10 +250,10 @@ def make_small_demo(folder: Path) -> None:
     set_param(folder, "photos: 960 ", "photos: 240 ")
     line = next(line for line in (folder / "params.yaml").read_text().splitlines() if line.strip().startswith("epochs: "))
     set_param(folder, line, "  epochs: 2")
-    set_param(folder, "image_side_px: null\n", "image_side_px: 32\n")
+    set_param(folder, "image_side_px:\n", "image_side_px: 32\n")
     set_param(folder, "bootstrap_samples: 1000 ", "bootstrap_samples: 200 ")
     # One process starts faster than two, and two tests share the cores.
-    set_param(folder, AUTO_RUNTIME, AUTO_RUNTIME.replace("processes: auto, workers: auto", "processes: 1, workers: 1"))
+    set_param(folder, AUTO_RUNTIME, "device: auto\n      processes: 1\n      workers: 1\n")
     run(folder, "git", "init", "-q", "-b", "main")
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "-qm", "code")
@@ -301,7 +301,7 @@ def test_a_second_repro_changes_nothing_though_python_left_its_caches(workspace:
 @pytest.mark.slow
 def test_an_unused_profile_and_a_runtime_knob_rerun_only_the_resolution(workspace: Path) -> None:
     set_param(workspace, "batch_size: 256", "batch_size: 128")
-    set_param(workspace, "runtime: {device: auto, processes: 1, workers: 1,", "runtime: {device: auto, processes: 1, workers: auto,")
+    set_param(workspace, "processes: 1\n      workers: 1\n", "processes: 1\n      workers: auto\n")
     assert ran_stages(run(workspace, "dvc", "repro")) == ["resolve_recipe"]
 
 
@@ -316,7 +316,7 @@ def test_another_profile_with_the_same_recipe_trains_nothing(workspace: Path) ->
     [
         ("  policy: fresh ", "  polciy: fresh ", "split.polciy: unknown key. Did you mean 'policy'?"),
         ("hardware: auto ", "hardware: atuo ", "no profile is called 'atuo'. Did you mean 'auto'?"),
-        ("  backbone: null ", "  backbone: resnat18 ", "timm has no model 'resnat18'. Did you mean 'resnet18'?"),
+        ("  backbone:     ", "  backbone: resnat18 ", "timm has no model 'resnat18'. Did you mean 'resnet18'?"),
         ("  pretrained: false ", "  pretrained: none.safetensors ", "model.pretrained: no such file: 'none.safetensors'"),
         ("  seed: 2026\n  policy", "  seed: later\n  policy", "split.seed has the value 'later'"),
     ],

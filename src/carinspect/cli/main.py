@@ -142,16 +142,17 @@ def compare(
 @app.command()
 def promote(
     revision: Annotated[str, typer.Argument(help="Git revision or experiment of the model to release.")],
-    current: Annotated[str | None, typer.Argument(help="Revision of the model to be better than. Default: the one in the stage.")] = None,
+    baseline: Annotated[str | None, typer.Argument(help="The stage's model, trained again on new data. Default: that model.")] = None,
     stage: Annotated[str, typer.Option(help="Any word: what the release is for.")] = "production",
     version: Annotated[str | None, typer.Option(help="Version of the release, e.g. v1.0.0. Default: the next patch.")] = None,
+    weaker: Annotated[list[str] | None, typer.Option(help="A term that may be weaker, e.g. clean.target; it is noted in the tag.")] = None,
     samples: Annotated[int, typer.Option(help="Resamples of groups behind each interval.", min=1000)] = 10_000,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say whether it may be released.")] = False,
 ) -> None:
     """Release a model: a version and a stage, as git tags. Exit status 1, with the reasons, unless it is proved and clearly better."""
     from carinspect.cli.promote import promote
 
-    raise typer.Exit(promote(revision, current, stage=stage, version=version, samples=samples, dry_run=dry_run))
+    raise typer.Exit(promote(revision, baseline, stage=stage, version=version, weaker=weaker or (), samples=samples, dry_run=dry_run))
 
 
 @app.command()
@@ -186,6 +187,17 @@ def verify_store(
     from carinspect.cli.store import verify
 
     raise typer.Exit(verify(remote, repairs=repair, jobs=jobs))
+
+
+@store.command("check-writes")
+def check_writes(
+    remote: Annotated[str | None, typer.Option(help="Default: the default remote.")] = None,
+    git: Annotated[str, typer.Option(help="The git remote.")] = "origin",
+) -> None:
+    """Check, by a test write, that the DVC remote and the git remote will take a result. Exit status 1 if not."""
+    from carinspect.cli.store import check_writes
+
+    check_writes(remote, git)
 
 
 @store.command("keep-states", context_settings={"ignore_unknown_options": True})

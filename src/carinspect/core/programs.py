@@ -18,12 +18,15 @@ def run_stage(main: Callable[[], None], name: str) -> None:
 
 
 def run_program(main: Callable[[], None], name: str) -> None:
-    """Run `main`; a `UserError` becomes one line on stderr and exit status 1, anything else keeps its traceback."""
+    """Run `main`; a `UserError` or Ctrl-C becomes one line on stderr and exit status 1 or 130, anything else keeps its traceback."""
     try:
         main()
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"{name}: ended by Ctrl-C", file=sys.stderr)
+        sys.exit(130)
 
 
 def die_with_parent(parent_pid: int) -> None:
