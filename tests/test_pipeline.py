@@ -83,7 +83,7 @@ def test_a_stage_has_the_same_word_everywhere(stage: str) -> None:
 
 LAYERS = [
     {"core"}, {"images", "scoring"}, {"model", "inference"},
-    {"annotations", "splits", "training", "evaluation", "thresholds", "export", "demo", "describe", "storage"},
+    {"annotations", "splits", "training", "evaluation", "thresholds", "export", "demo", "describe", "audit", "storage"},
     {"comparison", "doctor", "serving"},
     {"registry", "sweep"},
     {"cli"},
