@@ -1,7 +1,7 @@
 """The ledger of verdicts: one JSON line each, only ever appended; each line holds the hash of the line before it.
 
-The chain shows an edit, a removed line or lines in another order. It is no signature: whoever can write the file can write a new chain, so
-keep it in git. A torn last line, as a kill leaves it, was never acknowledged: reading leaves it out and says so, and appending takes it out.
+The chain shows an edit, a removed line or lines in another order. It is no signature: who can write the file can write a new chain, so keep
+it in git. A torn last line, as a kill leaves it, was never acknowledged: reading leaves it out and says so, and appending takes it out.
 """
 
 import json
