@@ -37,7 +37,8 @@ def find_shifts(reference: Counts, found: Counts) -> list[Shift]:
     Two things must come together: a PSI from `FEW` or `MANY` on, which says that the difference matters, and a Kolmogorov-Smirnov test,
     which says that it is more than the luck of so few photos. PSI alone is high for small samples, the test alone for very large ones.
     """
-    names = [name for name in reference if name in found]
+    # A quantity without a photo on one side has no distribution to compare.
+    names = [name for name in reference if name in found and sum(reference[name]) and sum(found[name])]
     return [_compare(name, np.array(reference[name], float), np.array(found[name], float), tests=len(names)) for name in names]
 
 

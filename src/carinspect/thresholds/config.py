@@ -14,7 +14,7 @@ class SelectThresholdParams(Section):
     """`guaranteed` proves the target for new cars; `empirical` takes the loosest threshold that reached it on the source split."""
     source: str
     """Split whose labels choose the thresholds: `calib`, which is held out for this alone, or `val`."""
-    starts: int = Field(ge=1)
+    starts: int = Field(ge=1, le=100)
     """Number of thresholds at which the test may start; they share 1 - confidence. Few need fewer photos; many rely less on the scores."""
     car_sources: list[str]
     """Sources in which `family` names a vehicle or a session, so its photos show one car. In other sources it groups copies of a photo."""
