@@ -44,7 +44,7 @@ def report_drift(log: Path, model: Path, *, since: str | None) -> int:
     for rules in bundle.thresholds.rules.values():
         if rules.field.break_even_rate is not None:
             good, bad, rate = rules.photo.good.word, rules.photo.bad.word, rules.field.break_even_rate
-            print(f"The promise of {good} holds up to a share of {rate:.3f} {bad} in use. This test does not estimate that share: audit it.")
+            print(f"The promise of {good} holds up to a share of {rate:.3f} {bad} in use. This test does not estimate it: audit.")
     return DRIFT if any(shift.level == 2 for shift in shifts) else QUIET
 
 
