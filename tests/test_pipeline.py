@@ -88,7 +88,7 @@ def test_what_should_be_heard_before_a_training_stands_before_it() -> None:
 
 LAYERS = [
     {"core"}, {"images", "scoring"}, {"model", "inference"},
-    {"annotations", "splits", "training", "evaluation", "thresholds", "export", "demo", "describe", "storage"},
+    {"annotations", "splits", "training", "evaluation", "thresholds", "export", "demo", "describe", "audit", "storage"},
     {"comparison", "doctor", "serving"},
     {"registry", "sweep"},
     {"cli"},

@@ -37,7 +37,8 @@ def find_shifts(reference: Counts, found: Counts) -> list[Shift]:
     A shift needs both a PSI of at least `FEW` or `MANY`, so that the difference is large, and a significant Kolmogorov-Smirnov test, so
     that it is more than chance. PSI alone is high for small samples; the test alone is significant for any difference in very large ones.
     """
-    names = [name for name in reference if name in found]
+    # A quantity without a photo on one side has no distribution to compare.
+    names = [name for name in reference if name in found and sum(reference[name]) and sum(found[name])]
     return [_compare(name, np.array(reference[name], float), np.array(found[name], float), tests=len(names)) for name in names]
 
 

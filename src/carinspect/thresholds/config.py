@@ -15,7 +15,7 @@ class SelectThresholdParams(Section):
     """`guaranteed` proves the target for new cars; `empirical` takes the loosest threshold that reached it on the source split."""
     source: str
     """Split whose labels choose the thresholds: `calib`, which is held out for this alone, or `val`."""
-    starts: int = Field(ge=1)
+    starts: int = Field(ge=1, le=100)
     """Number of thresholds at which the test may start; they share 1 - confidence. Few need fewer photos; many rely less on the scores."""
     gate_share: Share
     """Of photos like those of `source` the gate may turn away so many; they are unsure."""
