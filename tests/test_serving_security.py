@@ -273,7 +273,7 @@ def test_a_sender_that_goes_away_leaves_nothing_behind(model: Path) -> None:
         yield f"--b\r\n{FILE}\r\n\r\n".encode() + bytes(10_000)
 
     assert asyncio.run(call(app, part(), FORM_HEADERS))[0] == 400
-    assert app.app.state.service._memory.held_bytes == 0
+    assert app.app.state.service.memory.held_bytes == 0
     assert app.app.state.service.engine.waiting == 0
 
 

@@ -60,7 +60,8 @@ def create_app(config: ServiceConfig, *, fetcher: Fetcher | None = None) -> Surr
     app.add_exception_handler(RefusalError, answer_refusal)
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(Exception, answer_fault)
-    return Surroundings(app, service.monitor, [route for route in photo_routes.routes if isinstance(route, DirectRoute)])
+    direct = [route for route in photo_routes.routes if isinstance(route, DirectRoute)]
+    return Surroundings(app, service.monitor, direct, memory=service.memory)
 
 
 def _reload_on_hangup(service: Service, running: set[asyncio.Task[None]]) -> None:

@@ -36,14 +36,14 @@ class Service:
         self.monitor = Monitor()
         self.drift_log = self._open_drift_log()
         self.page, self.page_policy = read_page()
-        self._memory = UploadMemory(int(config.max_buffered_mb * 1_000_000))
+        self.memory = UploadMemory(int(config.max_buffered_mb * 1_000_000))
         self.monitor.note_model(self.engine.model.version)
 
     def upload(self) -> Reservation:
         """Memory for one request's body while its block lasts. Nothing is read of a request that could not be answered soon."""
         if self.engine.full:
             raise busy("Too many photos are waiting")
-        return Reservation(self._memory)
+        return Reservation(self.memory)
 
     @contextmanager
     def admission(self, photos: int) -> Iterator[None]:
