@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from carinspect.core.programs import die_with_parent
-from carinspect.images.decode import PhotoError, load_image
+from carinspect.images.decode import PhotoError, load_image, open_photo
 from carinspect.serving.refusals import RefusalError
 
 LIGHT_PIXELS = 16_000_000
@@ -76,7 +76,12 @@ def _main() -> None:
     content = sys.stdin.buffer.read()
     _limit()
     try:
-        pixels = load_image(content, side_px)
+        photo = open_photo(content)
+    except PhotoError:
+        # The service has read this header already, so only memory was missing (WebP takes it when it is opened).
+        sys.exit(1)
+    try:
+        pixels = load_image(photo, side_px)
     except PhotoError as error:
         # Pillow says in many ways that it got no memory.
         if isinstance(error.__context__, MemoryError):
