@@ -147,7 +147,7 @@ def test_a_token_stands_in_no_description_of_the_settings(read: Callable[..., Se
 
 def test_the_time_for_headers_reaches_workers_which_get_uvicorns_settings_pickled() -> None:
     made = server._settings("module:app", ServiceConfig(workers=2, header_timeout_s=3), host="127.0.0.1", port=8000)
-    assert pickle.loads(pickle.dumps(made)).header_timeout_s == 3
+    assert pickle.loads(pickle.dumps(made)).service.header_timeout_s == 3
 
 
 @pytest.mark.parametrize(
