@@ -38,7 +38,7 @@ def find_shifts(reference: Counts, found: Counts) -> list[Shift]:
     that it is more than chance. PSI alone is high for small samples; the test alone is significant for any difference in very large ones.
     """
     # A quantity without a photo on one side has no distribution to compare.
-    names = [name for name in reference if name in found and sum(reference[name]) and sum(found[name])]
+    names = [name for name in reference if name in found and any(reference[name]) and any(found[name])]
     return [_compare(name, np.array(reference[name], float), np.array(found[name], float), tests=len(names)) for name in names]
 
 
