@@ -12,6 +12,7 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -59,13 +60,13 @@ def letterbox(colour: str) -> Change:
     return add
 
 
-def watermark(image: Image.Image, random: np.random.Generator) -> Image.Image:
-    """A word all over the photo, half transparent, slanted, as agencies of stock photos print it."""
+def watermark(image: Image.Image, random: np.random.Generator, *, opacity: float = 0.35) -> Image.Image:
+    """A white word all over the photo, see-through and slanted, as agencies of stock photos print it."""
     side = max(image.size)
     layer = Image.new("L", (2 * side, 2 * side))
     draw, font = ImageDraw.Draw(layer), ImageFont.load_default(size=max(10, side // 14))
     for line in range(12):
-        draw.text((-(line % 2) * side // 8, line * side // 6), "  SAMPLE PHOTO  " * 8, fill=128, font=font)
+        draw.text((-(line % 2) * side // 8, line * side // 6), "  SAMPLE PHOTO  " * 8, fill=round(255 * opacity), font=font)
     layer = layer.rotate(30 * random.choice([-1, 1])).crop((side // 2, side // 2, side // 2 + image.width, side // 2 + image.height))
     return Image.composite(Image.new("RGB", image.size, "white"), image, layer)
 
@@ -96,6 +97,7 @@ KINDS: dict[str, Change] = {
     "letterbox-black": letterbox("black"),
     "letterbox-white": letterbox("white"),
     "watermark": watermark,
+    "watermark-heavy": partial(watermark, opacity=0.5),
     "rotation-5": rotate(5),
     "rotation-10": rotate(10),
     "rotation-15": rotate(15),
