@@ -38,7 +38,7 @@ from carinspect.images.statistics import STATISTICS
 from conftest import QUESTIONS, make_dataset
 
 BY_COLUMN = {asked.column: asked for asked in QUESTIONS}
-PARAMS = DescribeParams(seed=1, folds=4, shortcut_auc=0.8, shortcut_r2=0.3, chance_draws=2, suspicious_labels=5)
+PARAMS = DescribeParams(seed=1, folds=4, shortcut_auc=0.8, shortcut_r2=0.3, chance_draws=2)
 PAIR_COLUMNS = ("first", "second", "reason", "correlation", "first_declared_split", "second_declared_split", "group")
 
 

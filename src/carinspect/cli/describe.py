@@ -19,7 +19,11 @@ from carinspect.core.questions import Question, read_questions
 from carinspect.core.tables import dataset_columns, read_table
 from carinspect.describe.config import DescribeParams
 from carinspect.describe.examination import Evidence, examine, summarise
+from carinspect.describe.learned import read_learned_features
 from carinspect.describe.page import draw_page
+from carinspect.describe.review import write_review
+from carinspect.model.config import ModelParams
+from carinspect.scoring.ranking import Array
 from carinspect.splits.check import find_leaks
 from carinspect.splits.config import SplitParams
 from carinspect.splits.contact_sheet import choose_pairs
@@ -28,15 +32,15 @@ from carinspect.splits.link_table import describe_links
 from carinspect.splits.split import find_links
 
 
-def describe_root(root: Path, sources: Path, out: Path) -> None:
+def describe_root(root: Path, sources: Path, out: Path, review: Path | None) -> None:
     """Describe the photos under `root`, labelled as the file `sources` says; there is no split yet."""
     data = DataParams(root=str(root), sources=str(sources))
     questions = declared_questions()
     conversion = convert(data, read_section("convert_annotations", ConvertAnnotationsParams), questions)
-    _describe(questions, conversion.table.assign(group="", split=""), conversion.rejected, data, out)
+    _describe(questions, conversion.table.assign(group="", split=""), conversion.rejected, data, out, review)
 
 
-def describe_table(path: Path, *, root: Path | None, sources: Path | None, out: Path) -> None:
+def describe_table(path: Path, *, root: Path | None, sources: Path | None, out: Path, review: Path | None) -> None:
     """Describe the finished table at `path`. root, sources: None takes those of params.yaml; a rejected.csv beside the table is shown."""
     read_finished_table(path)
     stated = read_section("data", DataParams)
@@ -44,7 +48,7 @@ def describe_table(path: Path, *, root: Path | None, sources: Path | None, out: 
     beside = path.with_name("rejected.csv")
     rejected = read_table(beside, columns=REJECTED_COLUMNS) if beside.is_file() else pd.DataFrame(columns=list(REJECTED_COLUMNS))
     questions = declared_questions()
-    _describe(questions, read_table(path, columns=dataset_columns(questions), questions=questions), rejected, data, out)
+    _describe(questions, read_table(path, columns=dataset_columns(questions), questions=questions), rejected, data, out, review)
 
 
 def declared_questions() -> tuple[Question, ...]:
@@ -52,7 +56,9 @@ def declared_questions() -> tuple[Question, ...]:
     return tuple(question.asked for question in read_questions(load_params()))
 
 
-def _describe(questions: Sequence[Question], table: pd.DataFrame, rejected: pd.DataFrame, data: DataParams, out: Path) -> None:
+def _describe(
+    questions: Sequence[Question], table: pd.DataFrame, rejected: pd.DataFrame, data: DataParams, out: Path, review: Path | None
+) -> None:
     if out.is_dir():
         raise UserError(f"--out is {str(out)!r}, a folder. Name the page to write, e.g. {out / 'data_report.html'}.")
     table = table.sort_values("image_path").reset_index(drop=True)
@@ -69,9 +75,23 @@ def _describe(questions: Sequence[Question], table: pd.DataFrame, rejected: pd.D
         pairs=pairs,
         shown_pairs=choose_pairs(pairs),
         leaks=[str(leak) for leak in find_leaks(table)] if finished else [],
+        learned=_read_learned(data.root_path, table),
     )
     examination = examine(evidence, read_section("describe", DescribeParams))
     outlines = partial(read_drawn_outlines, data, read_section("convert_annotations", ConvertAnnotationsParams), questions)
     page = draw_page(examination, outlines).encode()
     write_bytes(out, page)
     print(f"{summarise(examination)}\n{out}: {len(page) / 1e6:.1f} MB")
+    if review is not None:
+        print(f"{review}: {write_review(examination, review)} labels to look at")
+
+
+def _read_learned(root: Path, table: pd.DataFrame) -> Array | None:
+    model = read_section("model", ModelParams)
+    if model.pretrained is False:
+        return None
+    from carinspect.training.recipe import read_profiles  # torch: takes seconds, and is not there in every installation
+
+    chosen, profiles = read_profiles(load_params())
+    backbone = model.backbone or profiles[chosen].recipe.backbone
+    return read_learned_features(root, table, backbone=backbone, pretrained=model.pretrained)

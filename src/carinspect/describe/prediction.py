@@ -3,13 +3,16 @@
 Legend: N judged photos, D features, K classes.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from sklearn.ensemble import ExtraTreesClassifier, ExtraTreesRegressor
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from carinspect.core.questions import Question
 from carinspect.scoring.ranking import Array, roc_auc
@@ -19,6 +22,16 @@ Folds = list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]
 
 _TREES, _LEAF = 40, 3
 """Trees, for a shortcut is seldom a straight line: two sizes out of five, a quality of exactly 88."""
+
+
+_INVERSE_PENALTY = 1e-3
+"""Of the linear models on standardised features: strong, for there are more features than photos as a rule."""
+
+
+class Predictor(Protocol):
+    """Predicts out of fold; see `predict_from_features`."""
+
+    def __call__(self, features_NxD: Array, labels_N: Array, *, has_classes: bool, folds: Folds, seed: int) -> Array: ...
 
 
 class LabelledPhotos(NamedTuple):
@@ -79,6 +92,22 @@ def predict_from_features(features_NxD: Array, labels_N: Array, *, has_classes: 
             answers[np.ix_(judge, np.searchsorted(classes, forest.classes_))] = forest.predict_proba(features_NxD[judge])
         else:
             answers[judge, 0] = ExtraTreesRegressor(**options).fit(features_NxD[learn], labels_N[learn]).predict(features_NxD[judge])
+    return answers
+
+
+def predict_linearly(features_NxD: Array, labels_N: Array, *, has_classes: bool, folds: Folds, seed: int) -> Array:
+    """As `predict_from_features`, by logistic regression, or ridge regression for scores: for frozen features of a backbone."""
+    del seed  # nothing is drawn
+    classes = np.unique(labels_N)
+    answers = np.zeros((len(labels_N), len(classes) if has_classes else 1))
+    for learn, judge in folds:
+        if has_classes:
+            model = make_pipeline(StandardScaler(), LogisticRegression(C=_INVERSE_PENALTY, max_iter=500))
+            model.fit(features_NxD[learn], labels_N[learn])
+            answers[np.ix_(judge, np.searchsorted(classes, model.classes_))] = model.predict_proba(features_NxD[judge])
+        else:
+            ridge = make_pipeline(StandardScaler(), Ridge(alpha=1 / _INVERSE_PENALTY))
+            answers[judge, 0] = ridge.fit(features_NxD[learn], labels_N[learn]).predict(features_NxD[judge])
     return answers
 
 
