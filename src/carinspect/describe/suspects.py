@@ -32,6 +32,9 @@ from carinspect.scoring.ranking import Array
 LEAST_AUC, LEAST_R2 = 0.7, 0.2
 """Of the predictor; with less, its doubts are noise."""
 
+_CLEAR_MARGIN = 0.3
+"""A class that is likelier by this much is doubted in any case. The noise estimated per class, alone, misses one wrong label in five."""
+
 _LEAST_GAP = 0.25
 """Between two scores, for the difference to be one that a person would see."""
 
@@ -135,7 +138,7 @@ def _doubt_classes(labelled: LabelledPhotos, answers_NxK: Array) -> Sequence[tup
     """(n, doubt, reason) of photos whose label is likely wrong; the doubt is by how much another class is likelier.
 
     Confident learning (Northcutt, Jiang and Chuang 2021), as cleanlab has it: a class's threshold is the mean confidence in it, and as many
-    are taken as the estimated noise of each class says.
+    are taken as the estimated noise of each class says; and those with a clear margin.
     """
     classes = np.unique(labelled.labels_N)
     own_N = np.searchsorted(classes, labelled.labels_N)
@@ -147,7 +150,7 @@ def _doubt_classes(labelled: LabelledPhotos, answers_NxK: Array) -> Sequence[tup
     margin_N = others[everyone, best_N] - given_N
     return [
         (n, float(margin_N[n]), f"photos like it are {labelled.question.say_label(classes[best_N[n]])} ({others[n, best_N[n]]:.0%} likely)")
-        for n in np.flatnonzero(_likely_wrong(own_N, answers_NxK) & (margin_N > 0)).tolist()
+        for n in np.flatnonzero((margin_N > 0) & (_likely_wrong(own_N, answers_NxK) | (margin_N > _CLEAR_MARGIN))).tolist()
     ]
 
 
