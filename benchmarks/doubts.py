@@ -47,7 +47,7 @@ def main() -> None:
     learned = read_learned_features(args.folder, table, backbone=args.backbone, pretrained=args.weights)
     measured = measure_photos(args.folder, table["image_path"].tolist())
     print(
-        f"{len(table)} photos in {table['group'].nunique()} groups\n{'draw':>5} {'flipped':>8} {'listed':>7} {'found':>6} {'without weights':>16}"
+        f"{len(table)} photos in {table['group'].nunique()} groups\n{'draw':>5} {'flipped':>8} {'listed':>7} {'found':>6} {'without weights':>16}"  # noqa: E501
     )
     for draw in range(args.draws + 1):
         flipped = np.random.default_rng(draw).choice(len(table), round(args.share * len(table)) if draw else 0, replace=False)

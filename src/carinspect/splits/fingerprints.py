@@ -31,7 +31,7 @@ COARSE_PX = 12.0
 """Sigma of the neighbourhood that the layout's contrast is relative to: an eighth of the side."""
 
 _EDGE_PX = 128  # side of the picture in which uniform edges are sought
-_STRAY, _LEAST_STRAY = 0.07, 5.0  # of the photo's contrast, and in grey levels: so far a compressed edge strays from its colour
+_STRAY, _LEAST_STRAY = 0.05, 3.0  # of the photo's contrast, and in grey levels: so far a compressed edge strays from its colour
 _STRAY_PART = 0.02  # of a row; stray pixels in an edge, as compression leaves them
 _LEAST_CONTENT = 0.3  # of each side; what would be cut to less shows one thing before a plain wall
 
