@@ -66,8 +66,11 @@ check-lock: setup  ## does dvc.lock belong to this code, these parameters and th
 summary: setup  ## Markdown: parameters, metrics and plots against BASE (default: the last commit)
 	@bash .ci/summary $(or $(BASE),HEAD)
 
+# An address of the same kind keeps the options of the remote that is there, such as its endpoint.
 define set_remote
-dvc remote add --force --default storage "$(1)"
+@old=$$(dvc config --project remote.storage.url 2>/dev/null); \
+	case "$$old" in *://*) test "$${old%%:*}" = "$(firstword $(subst :, ,$(1)))";; *) false;; esac \
+	&& dvc remote modify storage url "$(1)" && dvc remote default storage || dvc remote add --force --default storage "$(1)"
 dvc remote modify storage verify true
 $(if $(ENDPOINT),dvc remote modify storage endpointurl "$(ENDPOINT)")
 endef
@@ -82,9 +85,10 @@ NAME ?= job
 job: setup  ## train on a machine that may vanish: REMOTE=<url> NAME=<experiment> ARGS="-S …"
 	@test -n "$(REMOTE)" || { echo "REMOTE is empty: make job REMOTE=s3://bucket/path NAME=name" >&2; exit 1; }
 	$(call set_remote,$(REMOTE))
+	@carinspect store check-writes --git "$(GIT)"
 	@! dvc exp list --name-only | grep -qx "$(NAME)" || dvc exp remove --quiet "$(NAME)"
 	carinspect store keep-states -- dvc exp run --pull --name "$(NAME)" $(ARGS)
-	dvc exp push --force "$(GIT)" "$(NAME)"
+	@dvc exp push --force "$(GIT)" "$(NAME)"
 
 plots: setup  ## draw every plot into dvc_plots/index.html
 	dvc plots show

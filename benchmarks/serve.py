@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 from carinspect.core.errors import UserError
@@ -233,16 +234,19 @@ def export_random(backbone: str, side_px: int, folder: Path) -> Path:
     """A model file of this project with random weights."""
     import torch
 
+    from carinspect.core.gate import MEASURES
     from carinspect.core.params import load_params
     from carinspect.core.questions import read_questions
     from carinspect.export.graph import AnsweringNetwork, to_onnx
     from carinspect.export.metadata import Trained, describe_model
+    from carinspect.inference.gate import GateRule
     from carinspect.inference.rules import FORMAT, Thresholds
     from carinspect.inference.seal import seal
     from carinspect.model.backbones import build_backbone
     from carinspect.model.calibration import Calibration, QuestionCalibration
     from carinspect.model.checkpoint import Checkpoint
     from carinspect.model.config import ModelRecipe
+    from carinspect.model.gate import fit_gate
     from carinspect.model.network import CarInspectionNetwork
 
     torch.manual_seed(0)
@@ -257,10 +261,16 @@ def export_random(backbone: str, side_px: int, folder: Path) -> Path:
         if asked.has_classes
     }
     calibration = Calibration(fitted_on="val", questions=fitted, uncertainty=None)
-    model = to_onnx(AnsweringNetwork(network.eval(), calibration), image_side_px=side_px)
+    random = np.random.default_rng(0)
+    with torch.inference_mode():
+        width = network.features_and_early(torch.zeros((1, side_px, side_px, 3), dtype=torch.uint8))[1].shape[1]
+    known_NC, pictures_NQ = random.normal(size=(600, width)), random.normal(size=(100, 5))
+    gate = fit_gate(early_NC=known_NC, held_out_early_NC=known_NC[:100], held_out_pictures_NQ=pictures_NQ)
+    model = to_onnx(AnsweringNetwork(network.eval(), calibration, gate), image_side_px=side_px)
     checkpoint = Checkpoint(questions=questions, model=recipe, image_side_px=side_px, weights={}, lineage={})
-    thresholds = Thresholds(format=FORMAT, questions=list(questions), rules={}, predictions_sha256="")
-    describe_model(model, Trained(checkpoint, calibration, thresholds, {"evaluate": {"test": {}}}), image_side_px=side_px)
+    open_gate = GateRule(threshold=1e9, share=0.02, groups=100, measures=list(MEASURES))
+    thresholds = Thresholds(format=FORMAT, questions=list(questions), gate=open_gate, rules={}, predictions_sha256="")
+    describe_model(model, Trained(checkpoint, calibration, thresholds, gate, {"evaluate": {"test": {}}}), image_side_px=side_px)
     path = folder / "random.onnx"
     path.write_bytes(seal(model.SerializeToString()))
     return path

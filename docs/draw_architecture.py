@@ -20,11 +20,13 @@ STAGES = [
     ("select_threshold", 4 * STEP, 3.0, "threshold.json\n(the promise)"),
     ("export_onnx", 5 * STEP, 3.0, "best.onnx\nmodel card"),
     ("describe", 1 * STEP, 1.05, "report.html"),
+    ("probe", 3 * STEP, 4.75, ""),
     ("resolve_recipe", 2 * STEP, 4.75, ""),
 ]
 ARROWS = [
     ("convert_annotations", "split"), ("split", "train_ddp"), ("train_ddp", "evaluate"), ("evaluate", "select_threshold"),
     ("select_threshold", "export_onnx"), ("split", "describe"), ("resolve_recipe", "train_ddp"),
+    ("resolve_recipe", "probe"), ("probe", "evaluate"),
 ]  # fmt: skip
 USES = ["carinspect score\nfolders, tables, Ray", "carinspect serve\nHTTP and a page", "carinspect inspect,\ndrift, compare, promote"]
 

@@ -1,4 +1,4 @@
-"""Turns whatever labels a data root has into one table.
+"""Converts the labels of a data root, in any format that it has, into one table.
 
 Reads: data.root, data.sources. Writes: data/annotations.csv, data/rejected.csv, metrics/convert_annotations.json.
 Params: data, convert_annotations; the questions of the recipe.
@@ -19,10 +19,12 @@ from carinspect.core.tables import write_table
 def main() -> None:
     data, questions = read_section("data", DataParams), load_questions()
     params = read_section("convert_annotations", ConvertAnnotationsParams)
-    conversion = convert(data, params, questions)
+    conversion = convert(data, params, questions, needs_every_label=True)
     write_table(conversion.table, Path("data/annotations.csv"), questions)
     write_table(conversion.rejected, Path("data/rejected.csv"))
     write_json(Path("metrics/convert_annotations.json"), conversion.metrics)
+    for repair in conversion.metrics["repaired"]:
+        print(repair)
     print(f"{len(conversion.table):,} photos; {len(conversion.rejected):,} rejected (data/rejected.csv says why).")
 
 

@@ -1,7 +1,8 @@
-"""Scores val, calib and test, each photo once, and draws what a person wants to see.
+"""Scores val, calib and test, each photo once, and draws the curves and a gallery of answers.
 
-Reads: models/best.pt, data/car_inspection_dataset.csv, the photos. Writes: data/predictions.csv, models/calibration.json,
-reports/evaluate/, metrics/evaluate.json. Params: evaluate, data; all of params.yaml where evaluate.leave_one_source_out trains again.
+Reads: models/best.pt, data/car_inspection_dataset.csv, data/probe.csv, data/probe_left_out.csv, the photos. Writes: data/predictions.csv,
+models/calibration.json, models/gate.pt, reports/evaluate/, metrics/evaluate.json. Params: evaluate, data; all of params.yaml where
+evaluate.leave_one_source_out trains again.
 """
 
 from pathlib import Path
@@ -11,15 +12,17 @@ from carinspect.core.files import write_json
 from carinspect.core.params import load_params, read_section
 from carinspect.core.programs import run_stage
 from carinspect.core.tables import dataset_columns, read_table, write_table
+from carinspect.evaluation.baseline import compare_with_probe, probe_alarms, say_comparison
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.curves import make_curves, write_curves
 from carinspect.evaluation.findings import evaluate_predictions
 from carinspect.evaluation.gallery import write_gallery
 from carinspect.evaluation.left_out import leave_sources_out
 from carinspect.evaluation.panels import write_confidence_plot, write_overview
-from carinspect.evaluation.predictions import SCORED_SPLITS, add_spreads, predict
+from carinspect.evaluation.predictions import SCORED_SPLITS, add_spreads, add_strangeness, fit_gate_to, predict, some_of
 from carinspect.evaluation.temperature import add_probabilities, fit_calibration
 from carinspect.model.checkpoint import build_network, load_checkpoint
+from carinspect.model.gate import save_gate
 from carinspect.model.uncertainty import plan_dropout
 
 REPORTS = Path("reports/evaluate")
@@ -34,24 +37,32 @@ def main() -> None:
     train, scored = table[table["split"] == "train"], table[table["split"].isin(SCORED_SPLITS)].reset_index(drop=True)
 
     network = build_network(checkpoint)
-    raw, features_NF = predict(network, scored, root=root, image_side_px=checkpoint.image_side_px)
+    found = predict(network, scored, root=root, image_side_px=checkpoint.image_side_px)
+    gate = fit_gate_to(predict(network, some_of(train), root=root, image_side_px=checkpoint.image_side_px), found)
+    raw = add_strangeness(found.table, found, gate)
     dropout = plan_dropout(samples=params.dropout_samples, dropout=checkpoint.model.dropout, seed=params.seed)
     calibration = fit_calibration(raw, questions, priors=checkpoint.lineage["priors"], uncertainty=dropout)
-    predictions = add_spreads(add_probabilities(raw, questions, calibration), network, features_NF, calibration=calibration)
+    predictions = add_spreads(add_probabilities(raw, questions, calibration), network, found.features_NF, calibration=calibration)
     write_json(Path("models/calibration.json"), calibration.model_dump())
+    save_gate(gate, Path("models/gate.pt"))
     write_table(predictions, Path("data/predictions.csv"), questions)
 
     report = evaluate_predictions(predictions, params, questions=questions, calibration=calibration, train_labels=train)
     if params.leave_one_source_out:
+        probe_left_out = read_table(Path("data/probe_left_out.csv"), columns=["image_path"])
         report["leave_one_source_out"] = leave_sources_out(
-            checkpoint, table, predictions, root=root, evaluation=params, params=load_params()
+            checkpoint, table, predictions, probe_left_out, root=root, evaluation=params, params=load_params()
         )
+    report["probe"] = compare_with_probe(predictions, read_table(Path("data/probe.csv"), columns=["image_path"]), questions, params)
+    report["alarms"] += probe_alarms(report["probe"])
     write_json(Path("metrics/evaluate.json"), report)
     curves = make_curves(predictions, questions)
     write_curves(curves, REPORTS)
     write_overview(curves, questions, REPORTS / "evaluation.png", train_labels=train)
     write_confidence_plot(curves, questions, REPORTS / "confidence.png")
     write_gallery(predictions, questions, root, REPORTS)
+    for line in say_comparison(report["probe"]):
+        print(line)
     for alarm in report["alarms"]:
         print(f"alarm: {alarm}")
     print(f"{len(predictions):,} photos scored: metrics/evaluate.json, {REPORTS}/evaluation.png, {REPORTS}/answers.png")

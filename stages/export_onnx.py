@@ -1,6 +1,6 @@
-"""Exports the trained model as one file that describes itself, proves that it answers as torch does, and makes smaller copies of it.
+"""Exports the trained model as one file with its metadata, checks that it answers as torch does, and makes smaller copies of it.
 
-Reads: models/best.pt, models/calibration.json, models/threshold.json, metrics/{split,describe,evaluate}.json,
+Reads: models/best.pt, models/calibration.json, models/gate.pt, models/threshold.json, metrics/{split,describe,evaluate}.json,
 data/car_inspection_dataset.csv and its photos. Writes: models/best.onnx, models/variants, reports/model_card.md,
 metrics/export_onnx.json. Params: export_onnx, data.
 """
@@ -20,6 +20,7 @@ from carinspect.export.model_files import Exported, Photos, export_model, export
 from carinspect.inference.rules import read_thresholds
 from carinspect.model.calibration import read_calibration
 from carinspect.model.checkpoint import load_checkpoint
+from carinspect.model.gate import load_gate
 
 FOLDER = Path("models")
 
@@ -32,6 +33,7 @@ def main() -> None:
         checkpoint=load_checkpoint(FOLDER / "best.pt"),
         calibration=read_calibration(FOLDER / "calibration.json"),
         thresholds=read_thresholds(load_json(thresholds), file=str(thresholds)),
+        gate=load_gate(FOLDER / "gate.pt"),
         metrics={stage: load_json(Path(f"metrics/{stage}.json")) for stage in ("split", "describe", "evaluate")},
     )
     questions = trained.checkpoint.questions

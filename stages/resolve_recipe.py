@@ -1,9 +1,10 @@
-"""Checks all of params.yaml and resolves the recipe that really runs, so that hardware stays out of the cache.
+"""Checks all of params.yaml and resolves the recipe, so that DVC's cache does not depend on the hardware.
 
 Reads: params.yaml, all of it. Writes: data/recipe.yaml, data/params_checked.txt (which the other stages wait for),
 metrics/resolve_recipe.json.
 """
 
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from carinspect.model.backbones import build_backbone, check_backbone
 from carinspect.model.config import ModelParams
 from carinspect.splits.config import SplitParams
 from carinspect.thresholds.config import SelectThresholdParams
-from carinspect.training.config import TrackingParams, TrainParams
+from carinspect.training.config import Recipe, TrackingParams, TrainParams
 from carinspect.training.recipe import identify_checkpoint, resolve_recipe, write_recipe
 
 SECTIONS: dict[str, type[Section]] = {
@@ -38,6 +39,7 @@ SECTIONS: dict[str, type[Section]] = {
     "select_threshold": SelectThresholdParams,
     "export_onnx": ExportParams,
 }
+DEMO = Path("data/demo")
 KNOWN = (*SECTIONS, "questions", "hardware", "profiles")
 
 
@@ -62,10 +64,23 @@ def main() -> None:
     write_bytes(Path("data/params_checked.txt"), b"Every section of params.yaml was read without an error.\n")
     train = recipe.train
     print(f"{params['hardware']}: {recipe.model.backbone}, {train.image_side_px} px, effective batch {train.effective_batch_size}")
+    if Path(read_section("data", DataParams, params).root) != DEMO and recipe.model.pretrained == recipe.train.resume == "none":
+        print(warn_of_random_weights(recipe, hardware=params["hardware"]), file=sys.stderr)
+
+
+def warn_of_random_weights(recipe: Recipe, *, hardware: str) -> str:
+    """What a person should know whose own photos are about to train a network from random weights."""
+    whose = "This is the demo's recipe, for drawn cars" if recipe.model.backbone.startswith("test_") else "Its weights are random"
+    return (
+        f"warning: hardware '{hardware}' with model.pretrained: false trains {recipe.model.backbone} at {recipe.train.image_side_px} px. "
+        f"{whose}: from some thousand real photos it learns little or nothing, and no probe says what could be reached. Set "
+        "model.pretrained to a file of weights, or to true (timm's hub), and a real backbone, e.g. model.backbone: tf_efficientnet_lite0 "
+        "with train.image_side_px: 224."
+    )
 
 
 def identify_weights(model: ModelParams, backbone: str, image_side_px: int) -> str:
-    """What the pretrained weights are, whatever their path; building the backbone shows that they are there and fit."""
+    """An id of the pretrained weights, independent of their path. Building the backbone checks that they exist and fit."""
     if model.pretrained is False:
         return "none"
     if isinstance(model.pretrained, str):

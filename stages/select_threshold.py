@@ -1,4 +1,4 @@
-"""Chooses the thresholds of every question that is decided, for a photo and for a whole car, and says what they prove and cost.
+"""Chooses the gate, and behind it the thresholds of every question that is decided, for a photo and for a whole car; says what they prove.
 
 Reads: data/predictions.csv. Writes: models/threshold.json, metrics/select_threshold.json, reports/select_threshold.
 Params: questions, select_threshold.
@@ -12,6 +12,7 @@ from carinspect.core.programs import run_stage
 from carinspect.core.questions import read_questions
 from carinspect.core.tables import dataset_columns, read_table
 from carinspect.thresholds.config import SelectThresholdParams
+from carinspect.thresholds.gate import choose_gate
 from carinspect.thresholds.report import headlines, make_curve, say_rules, write_curve
 from carinspect.thresholds.rule_plots import write_cost_plot, write_threshold_plot
 from carinspect.thresholds.selection import collect_thresholds, select_thresholds
@@ -23,18 +24,18 @@ REPORTS = Path("reports/select_threshold")
 def main() -> None:
     params, questions = read_section("select_threshold", SelectThresholdParams), read_questions(load_params())
     table = read_table(PREDICTIONS, columns=dataset_columns(questions), questions=questions)
-    selected = select_thresholds(table, questions, params)
-    rules = {name: one.rules for name, one in selected.items()}
-    thresholds = collect_thresholds(selected, questions, predictions_sha256=sha256_of(PREDICTIONS))
+    gate = choose_gate(table, params)
+    selected = select_thresholds(table, questions, params, gate=gate)
+    thresholds = collect_thresholds(selected, questions, gate=gate, predictions_sha256=sha256_of(PREDICTIONS))
     write_json(Path("models/threshold.json"), thresholds.model_dump(mode="json"))
-    write_json(Path("metrics/select_threshold.json"), headlines(rules))
+    write_json(Path("metrics/select_threshold.json"), headlines(thresholds, table))
     for name, one in selected.items():
         photo = one.rules.photo
         curve = make_curve(one.source, confidence=photo.confidence)
         write_curve(curve, REPORTS / f"{name}_threshold.csv")
         write_threshold_plot(curve, photo, REPORTS / f"{name}_threshold.png")
         write_cost_plot(one.costs, photo, REPORTS / f"{name}_costs.png")
-    print("\n".join(say_rules(rules)))
+    print("\n".join(say_rules(thresholds, table)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ties photos that belong together into groups, and gives each group to one split.
+"""Groups photos that belong together, and assigns each group to one split.
 
 Reads: data/annotations.csv, data.root, data/split_ledger.json. Writes: data/car_inspection_dataset.csv, data/split_ledger.json,
 metrics/split.json, reports/split/near_duplicates.csv and .png. Params: data.root, split; the questions of the recipe.

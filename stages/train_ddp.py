@@ -1,8 +1,8 @@
-"""Trains the model under torchrun: as many processes as the machine has cards, or shares of cores, on one machine or several.
+"""Trains the model under torchrun: one process for each GPU or share of the cores, on one machine or several.
 
 Reads: data/recipe.yaml, data/car_inspection_dataset.csv, the photos. Writes: models/best.pt, reports/train_ddp (curves.csv,
 curves.png, augmented.png), metrics/train_ddp.json. Params: the recipe. `data`, `hardware`, `tracking`, `model.pretrained` and
-`train.resume` are read too, and change no result beyond the recipe.
+`train.resume` are read too; the result depends only on what the recipe says of them.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> None:
         if not cluster.joins:
             lock_run(job.lock_file)
         if cluster.nodes == 1:
-            # The scheduler of a cluster hands out its cards itself.
+            # On a cluster the scheduler assigns the GPUs.
             machine = take_share(machine, profiles[chosen].runtime)
         print(f"training on {machine.device} with {machine.processes} processes and {machine.workers} loader workers each", flush=True)
         become_torchrun(__file__, sys.argv[1:], processes=machine.processes, cluster=cluster, anew=machine.device == "cuda")
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def read_arguments() -> argparse.Namespace:
-    """By hand only: DVC starts the stage without any."""
+    """Options for use by hand; DVC starts the stage without any."""
     parser = argparse.ArgumentParser(description="Train the recipe in data/recipe.yaml.")
     parser.add_argument("--resume", metavar="FILE", help="begin with the weights of this checkpoint, as train.resume does")
     parser.add_argument("--join", action="store_true", help="help the training of another machine; it writes the outputs")

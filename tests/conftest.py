@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from carinspect.core.gate import MEASURES
 from carinspect.core.params import load_params
 from carinspect.core.questions import Question, Side, read_questions
 from carinspect.core.tables import dataset_columns, write_table
+from carinspect.inference.gate import GateRule
 from carinspect.inference.rules import (
     FORMAT,
     FieldRates,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     import onnx
 
     from carinspect.model.calibration import Calibration
+    from carinspect.model.gate import GateFit
     from carinspect.model.network import CarInspectionNetwork
 
 QUESTIONS: tuple[Question, ...] = tuple(one.asked for one in read_questions(load_params(Path(__file__).parents[1] / "params.yaml")))
@@ -105,6 +108,9 @@ def untrained_network(*, seed: int = 0, questions: Sequence[Question] = QUESTION
     return network
 
 
+OPEN_GATE = GateRule(threshold=1e9, share=0.02, groups=100, measures=list(MEASURES))
+"""Lets every photo through."""
+
 PROMISE = Promise(precision=0.95, confidence=0.95, of="a photo", at_rate=None)
 
 
@@ -157,6 +163,7 @@ def make_thresholds(rules: Mapping[str, tuple[Rule, Rule]] | None = None, *, que
     return Thresholds(
         format=FORMAT,
         questions=list(questions),
+        gate=OPEN_GATE,
         rules={name: QuestionRules(photo=photo, car=car, field=field) for name, (photo, car) in rules.items()},
         predictions_sha256="abc",
     )
@@ -188,6 +195,18 @@ def make_calibration(
     )
 
 
+def make_gate(network: "CarInspectionNetwork", *, seed: int = 0) -> "GateFit":
+    """A gate of drawn features; with it and `OPEN_GATE` every photo passes."""
+    from carinspect.model.gate import fit_gate
+    from carinspect.model.network import early_stages
+
+    described: Any = network.backbone
+    width = sum(described.feature_info[place]["num_chs"] for place in early_stages(network.backbone))
+    random = np.random.default_rng(seed)
+    early_NC, pictures_NQ = random.normal(size=(60, width)), random.normal(size=(30, 5))
+    return fit_gate(early_NC=early_NC, held_out_early_NC=early_NC[:30], held_out_pictures_NQ=pictures_NQ)
+
+
 def make_model(
     network: "CarInspectionNetwork", *, thresholds: Thresholds, calibration: "Calibration", **described: Any
 ) -> "onnx.ModelProto":
@@ -201,8 +220,9 @@ def make_model(
         questions=tuple(network.questions.values()), model=make_recipe().model, image_side_px=32, weights={}, lineage=lineage
     )
     metrics = {"evaluate": {"test": described.get("metrics", {})}}
-    model = to_onnx(AnsweringNetwork(network.eval(), calibration), image_side_px=32)
-    describe_model(model, Trained(checkpoint, calibration, thresholds, metrics), image_side_px=32)
+    gate = make_gate(network)
+    model = to_onnx(AnsweringNetwork(network.eval(), calibration, gate), image_side_px=32)
+    describe_model(model, Trained(checkpoint, calibration, thresholds, gate, metrics), image_side_px=32)
     return model
 
 

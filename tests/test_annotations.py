@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 import tempfile
@@ -270,7 +271,7 @@ def test_more_damage_never_scores_better(small: float, large: float, exponent: f
 
 
 def test_the_smallest_mark_on_the_largest_photo_is_still_below_one_in_the_file() -> None:
-    found = run_shop(coco(["a.jpg"], [(0, "scratch", [], [0, 0, 1, 1])], side_px=14_000))
+    found = run_shop(coco(["a.jpg"], [(0, "scratch", [], [5, 5, 1, 1])], side_px=14_000))
     write_table(found.table, Path("a.csv"), QUESTIONS)
     strict = run(SHOP, area_exponent=3.0)
     write_table(strict.table, Path("b.csv"), QUESTIONS)
@@ -415,7 +416,7 @@ def test_the_size_is_that_of_the_upright_photo_and_another_shape_is_counted() ->
     draw(Path("root/shop/b.jpg"), width_px=80, height_px=80)
     found = run(SHOP)
     assert found.table[["width_px", "height_px"]].to_numpy().tolist() == [[30, 60], [80, 80]]
-    assert found.metrics["repairs"] == {"size_mismatches": 1}
+    assert found.metrics["repairs"] == {"size_mismatches": 1, "photos_resized": 1}
 
 
 def test_the_perceptual_hash_is_of_the_upright_photo() -> None:
@@ -460,6 +461,96 @@ def test_a_name_that_is_not_unicode_is_rejected_and_the_tables_can_be_written() 
     assert found.rejected["image_path"].tolist() == ["f/clean/\\udcff.jpg"]
 
 
+def plant_odd_files(folder: Path) -> dict[str, str]:
+    """Things that are no photo of the data, below `folder`; name → the reason for each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw(Path("elsewhere/photo.jpg"))
+    os.mkfifo(folder / "pipe.jpg")
+    os.mkfifo(folder / "pipe.json")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(folder / "socket.jpg"))
+    (folder / "device.jpg").symlink_to("/dev/zero")
+    (folder / "circle.jpg").symlink_to("circle.jpg")
+    (folder / "nothing.jpg").symlink_to("nowhere.jpg")
+    (folder / "out.jpg").symlink_to(Path("elsewhere/photo.jpg").resolve())
+    (folder / "self").symlink_to(".")
+    (folder / "up").symlink_to("..")
+    (folder / "away").symlink_to(Path("elsewhere").resolve())
+    return {
+        "pipe.jpg": "a named pipe (FIFO) instead of a file",
+        "pipe.json": "a named pipe (FIFO) instead of a file",
+        "socket.jpg": "a socket instead of a file",
+        "device.jpg": "a device instead of a file",
+        "circle.jpg": "a link in a circle",
+        "nothing.jpg": "a link to nothing",
+        "out.jpg": "a link out of the data root: put the file itself there",
+        "self": "a link to a folder that is read under another name",
+        "up": "a link to a folder that is read under another name",
+        "away": "a link out of the data root: put the folder itself there",
+    }
+
+
+def reasons_of(conversion: Conversion) -> dict[str, str]:
+    return dict(zip(conversion.rejected["image_path"], conversion.rejected["reason"], strict=True))
+
+
+def test_pipes_sockets_devices_and_links_that_lead_out_or_in_circles_are_rejected_and_nothing_hangs() -> None:
+    write_coco(Path("root/shop"), coco(["a.jpg"], [(0, "scratch", [], BOX)]))
+    draw(Path("root/wash/clean/b.jpg"))
+    wash = {"name": "wash", "format": "folders", "categories": {"clean": {"clean": 1}}}
+    reasons = {f"{place}/{name}": why for place in ("shop", "wash/clean") for name, why in plant_odd_files(Path("root") / place).items()}
+    found = run(SHOP, wash)
+    assert found.table["image_path"].tolist() == ["shop/a.jpg", "wash/clean/b.jpg"]
+    assert reasons_of(found) == reasons
+
+
+def test_a_listed_pipe_or_link_has_its_own_reason() -> None:
+    names = ["pipe.jpg", "out.jpg", "device.jpg", "away/photo.jpg"]
+    reasons = plant_odd_files(Path("root/fleet")) | {"away/photo.jpg": "a link out of the data root: put the file itself there"}
+    write_csv("image_path,clean\na.jpg,1\n" + "".join(f"{name},1\n" for name in names), "a.jpg")
+    assert reasons_of(run(FLEET)) == {f"fleet/{name}": reasons[name] for name in names}
+    reasons = plant_odd_files(Path("root/shop"))
+    write_coco(Path("root/shop"), coco(["a.jpg", "pipe.jpg"]), with_photos=False)
+    draw(Path("root/shop/a.jpg"))
+    assert reasons_of(run(SHOP))["shop/pipe.jpg"] == reasons["pipe.jpg"]
+
+
+def test_links_within_the_root_and_to_the_cache_of_dvc_are_read() -> None:
+    draw(Path("root/photos/a.jpg"))
+    cached = draw(Path("cache/files/md5/ab/cdef0123456789abcdef0123456789.jpg")).rename("cache/files/md5/ab/cdef0123456789abcdef0123456789")
+    Path("root/wash/clean").mkdir(parents=True)
+    Path("root/wash/clean/b.jpg").symlink_to(cached.resolve())
+    Path("root/wash/clean/linked").symlink_to(Path("root/photos").resolve())
+    found = run({"name": "wash", "format": "folders", "categories": {"clean": {"clean": 1}}})
+    assert found.table["image_path"].tolist() == ["wash/clean/b.jpg", "wash/clean/linked/a.jpg"]
+    assert reasons_of(found) == {}
+
+
+NFC, NFD = "\u00e9", "e\u0301"
+
+
+def test_a_name_in_another_unicode_form_is_the_same_name() -> None:
+    write_coco(Path("root/shop"), coco([f"{NFC}.jpg"], [(0, NFC, [], BOX)]), with_photos=False)
+    draw(Path(f"root/shop/{NFD}.jpg"))
+    write_csv(f"image_path,clean\n{NFC}.jpg,1\n", f"{NFD}.jpg")
+    draw(Path(f"root/wash/{NFD}/a.jpg"))
+    wash = {"name": "wash", "format": "folders", "categories": {NFC: {"clean": 1}}}
+    found = run(SHOP | {"categories": {NFD: "scratch"}}, FLEET, wash)
+    assert found.table["image_path"].tolist() == [f"fleet/{NFD}.jpg", f"shop/{NFD}.jpg", f"wash/{NFD}/a.jpg"]
+    assert labels_of(found, f"shop/{NFD}.jpg")["damaged"] == 1
+    assert found.metrics["repairs"]["photos_found_by_unicode_form"] == 2
+
+
+def test_twins_whose_names_differ_in_their_unicode_form_alone_are_rejected() -> None:
+    both = [f"{NFC}.jpg", f"{NFD}.jpg"]
+    write_coco(Path("root/shop"), coco([*both, "a.jpg"]))
+    write_csv(f"image_path,clean\n{both[0]},1\n{both[1]},0\na.jpg,1\n", *both, "a.jpg")
+    found = run(SHOP, FLEET)
+    assert found.table["image_path"].tolist() == ["fleet/a.jpg", "shop/a.jpg"]
+    reason = "another file has the same name in another Unicode form: rename one of them"
+    assert reasons_of(found) == {f"{source}/{name}": reason for source in ("fleet", "shop") for name in both}
+
+
 def test_listed_photos_that_are_missing_or_outside_are_rejected() -> None:
     content = coco(["a.jpg", "gone.jpg", "../../secret.jpg", "/etc/passwd", "C:\\photos\\x.jpg"])
     write_coco(Path("root/shop"), content, with_photos=False)
@@ -486,6 +577,61 @@ def test_annotations_of_unknown_images_and_unused_mappings_are_counted() -> None
     assert found.metrics["sources"]["shop"]["unused_mappings"] == ["scracth"]
 
 
+def test_a_photo_that_may_own_an_annotation_of_no_photo_is_not_called_undamaged() -> None:
+    marks = [(0, "scratch", [], BOX), (77, "scratch", [], BOX)]
+    found = run_shop(coco(["a.jpg", "b.jpg"], marks))
+    assert labels_of(found, "a.jpg")["damaged"] == 1
+    assert labels_of(found, "b.jpg") == {}
+    assert found.metrics["repairs"] == {"annotations_of_unknown_images": 1, "outlines_box": 1, "photos_left_blank": 1}
+    # The twins: without it, and where it marks what the source does not judge, the photo without a mark is a good one.
+    assert labels_of(run_shop(coco(["a.jpg", "b.jpg"], marks[:1])), "b.jpg") == {"damaged": 0, "damage_score": 1}
+    elsewhere = run_shop(coco(["a.jpg", "b.jpg"], [marks[0], (77, "mud", [], BOX)]), categories={"scratch": "scratch", "mud": "mud"})
+    assert labels_of(elsewhere, "b.jpg") == {"damaged": 0, "damage_score": 1}
+
+
+def test_an_annotation_of_no_photo_leaves_a_stated_question_open_too() -> None:
+    categories = {"cracked": {"weather": "rain"}, "car": "vehicle", "wet": {"damaged": 1}}
+    found = run_shop(coco(["a.jpg", "b.jpg"], [(0, "car", [], BOX), (77, "wet", [], BOX)], ["car", "wet"]), categories=categories)
+    assert labels_of(found, "a.jpg") == labels_of(found, "b.jpg") == {}
+
+
+def test_annotations_that_all_point_to_no_photo_are_an_error_and_ids_of_another_type_are_named() -> None:
+    content = coco(["a.jpg", "b.jpg"], [(0, "scratch", [], BOX), (1, "scratch", [], BOX)])
+    astray = json.loads(json.dumps(content))
+    for annotation in astray["annotations"]:
+        annotation["image_id"] += 7
+    assert "none of its annotations belongs to one of its 2 images (the first has the image_id 7)" in message_of(lambda: run_shop(astray))
+    for changed in ([0, 1], [1]):
+        typed = json.loads(json.dumps(content))
+        for place in changed:
+            typed["annotations"][place]["image_id"] = str(place)
+        message = message_of(lambda typed=typed: run_shop(typed))
+        assert f"the image_id '{changed[0]}', a text, and an image the id {changed[0]}, a number." in message
+    typed = json.loads(json.dumps(content))
+    typed["categories"][0]["id"] = "0"
+    assert "the category_id 0, which categories does not define (it has '0', a text)" in message_of(lambda: run_shop(typed))
+
+
+@pytest.mark.parametrize("outline", [[], [[0.2, 0.2, 0.6, 0.2, 0.6, 0.6, 0.2, 0.6]]])
+def test_outlines_in_shares_are_refused_until_the_source_says_so(outline: Any) -> None:
+    box = [0.2, 0.2, 0.4, 0.4]
+    content = coco(["a.jpg", "b.jpg"], [(0, "scratch", outline, box), (0, "scratch", outline, box)])
+    message = message_of(lambda: run_shop(content))
+    assert "all 2 boxes and outlines lie between 0 and 1" in message
+    assert "add `coordinates: shares` to sources.yaml: shop" in message
+    found = run(SHOP | {"coordinates": "shares"})
+    assert labels_of(found, "a.jpg")["damage_score"] == pytest.approx(1 - 0.4)
+    pixels = coco(["a.jpg"], [(0, "scratch", [], BOX)])
+    assert "coordinates is shares, but in" in message_of(lambda: run_shop(pixels, coordinates="shares"))
+
+
+def test_one_outline_in_shares_among_pixels_is_a_mark_of_unknown_area() -> None:
+    content = coco(["a.jpg", "b.jpg"], [(0, "scratch", [], [0.2, 0.2, 0.4, 0.4]), (1, "scratch", [], BOX)])
+    found = run_shop(content)
+    assert labels_of(found, "a.jpg") == {"damaged": 1}
+    assert found.metrics["repairs"]["outlines_malformed"] == 1
+
+
 def test_copies_with_contradicting_labels_are_shown_and_kept() -> None:
     for folder in ("clean", "dirty"):
         draw(Path("root/f") / folder / "same.png", seed=1)
@@ -493,6 +639,22 @@ def test_copies_with_contradicting_labels_are_shown_and_kept() -> None:
     assert len(found.table) == 2
     example = {"column": "clean", "image_paths": ["f/clean/same.png", "f/dirty/same.png"]}
     assert found.metrics["copies"] == {"photos_with_copies": 2, "contradicting": 1, "contradicting_examples": [example]}
+
+
+def test_repairs_are_said_in_words_with_their_source() -> None:
+    write_coco(Path("root/shop"), coco(["a.jpg", "b.jpg", "c.jpg"], [(0, "scratch", [corners(-10, -10, 20, 20)], BOX)]))
+    draw(Path("root/shop/a.jpg"), width_px=80, height_px=80)
+    draw(Path("root/shop/b.jpg"), width_px=80)
+    draw(Path("c.png")).rename("root/shop/c.jpg")
+    found = run(SHOP, misnamed="read")
+    assert found.metrics["repaired"] == [
+        "shop: outlines that reached out of the photo, clipped: 1",
+        "shop: photos of another size than their annotation file states, outlines scaled along: 1",
+        "shop: photos of another shape than their annotation file states, outlines used as they are: 1",
+        "shop: photos with the suffix of another format, read as what they are: 1",
+    ]
+    sound = run_shop(coco(["d.jpg"], [(0, "scratch", [], BOX)]), exclude=["a.jpg", "b.jpg", "c.jpg"])
+    assert sound.metrics["repaired"] == []
 
 
 def test_a_question_that_nobody_judged_shows_zeros() -> None:
@@ -596,6 +758,21 @@ def test_a_missing_root_or_sources_file_says_how_to_get_it() -> None:
     )
 
 
+def test_questions_without_a_label_are_named_before_any_photo_is_opened() -> None:
+    wash = {"name": "wash", "format": "folders", "categories": {"clean": {"clean": 1}, "dirty": {"clean": 0}}}
+    for name in ("clean", "dirty"):
+        Path(f"root/wash/{name}").mkdir(parents=True)
+        Path(f"root/wash/{name}/{name}.jpg").write_bytes(b"not opened")
+    Path("sources.yaml").write_text(yaml.safe_dump({"sources": [wash]}))
+    data, params = DataParams(root="root", sources="sources.yaml"), ConvertAnnotationsParams.model_validate(PARAMS)
+    clean, cleanliness, *_, weather = QUESTIONS
+    message = message_of(lambda: convert(data, params, [clean, cleanliness, weather], needs_every_label=True))
+    assert message.startswith("sources.yaml: no source has a label for 'cleanliness' or 'weather'. Add a source that judges it")
+    assert message.endswith("dvc exp run -S '~questions.cleanliness' -S '~questions.weather'")
+    # The twin: with labels for every question the photos are opened.
+    assert "no usable photo" in message_of(lambda: convert(data, params, [clean], needs_every_label=True))
+
+
 def broken(**changes: Any) -> dict[str, Any]:
     return coco(["a.jpg"], [(0, "scratch", [], BOX)]) | changes
 
@@ -627,6 +804,44 @@ def test_a_broken_coco_file_is_named_with_what_is_wrong(content: str, expected: 
     assert "shop" in message
 
 
+MEASURE = """
+import json, sys
+from pathlib import Path
+from carinspect.annotations.coco import read_coco_file
+def peak():  # not getrusage: a new program begins with the peak of the one that started it
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+path, before = Path(sys.argv[2]), peak()
+kept = read_coco_file(path) if sys.argv[1] == "ours" else json.loads(path.read_bytes())
+print((peak() - before) / path.stat().st_size)
+"""
+
+
+def test_a_large_json_takes_memory_of_little_more_than_its_size() -> None:
+    """So that 200 MB take less than 600, with some 140 for the program itself. The twin: as Python lists they take far more."""
+    random = np.random.default_rng(0)
+    marks = [(index % 50, "scratch", [random.uniform(0, SIDE_PX, 200).round(2).tolist()], BOX) for index in range(12_000)]
+    Path("big.json").write_text(json.dumps(coco([f"{index}.jpg" for index in range(50)], marks)))
+
+    def measure(how: str) -> float:
+        return float(subprocess.run([sys.executable, "-c", MEASURE, how, "big.json"], check=True, capture_output=True, text=True).stdout)
+
+    assert measure("ours") < 1.5
+    assert measure("theirs") > 3
+
+
+def test_a_deeply_nested_json_is_refused_before_it_takes_the_memory() -> None:
+    draw(Path("root/shop/a.jpg"))
+    Path("root/shop/x.json").write_text('{"images": ' + "[" * 100_000)
+    assert "nested in more than 12 levels" in message_of(lambda: run(SHOP))
+
+
+def test_a_name_of_thousands_of_characters_is_a_short_message() -> None:
+    for changes in ({}, {"categories": {"x" * 4000: "scratch"}}, {"categories": {"scratch": "y" * 4000}}, {"judges": ["z" * 4000]}):
+        message = message_of(lambda changes=changes: run_shop(coco(["a.jpg"], [(0, "x" * 4000, [], BOX)]), **changes))
+        assert len(message) < 700
+    assert "String should have at most 200 characters" in message_of(lambda: run_shop(coco(["a.jpg"], [(0, "x" * 4000, [], BOX)])))
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -643,12 +858,42 @@ def test_a_broken_coco_file_is_named_with_what_is_wrong(content: str, expected: 
         ("image_path,clean,split\na.jpg,1,holdout\n", "split has the value 'holdout'"),
         ("image_path,damaged,damage_score\na.jpg,0,0.5\n", "damaged is 0 (undamaged), but damage_score is 0.5"),
         ("image_path,clean\na.jpg,1,7,8\n", "not a readable CSV"),
-        ("image_path;clean\na.jpg;1\n", "column 'image_path' is missing."),
+        ("image_path;clean\na.jpg;1\n", "its columns are separated by semicolons, as Excel does in many countries. Save it again as UTF-8"),
+        ("image_path;cleanliness_score\na.jpg;0,5\n", "separated by semicolons"),
+        ("image_path\tclean\na.jpg\t1\n", "separated by tabs"),
+        ("image_path,clean\n", "it has columns and no rows"),
+        ("image_path,clean\na.jpg,yes\n", "Write a whole number from 0 to 1 (0: dirty, 1: clean), or nothing."),
+        ("image_path,cleanliness_score\na.jpg,95%\n", "has the value '95%' in row 2. Write a number from 0 to 1, or nothing. Divide"),
+        (
+            "image_path,cleanliness_score\na.jpg,95\n",
+            "has the value 95 for 'a.jpg'. It must be a number from 0 to 1. Divide percentages by 100",
+        ),
+        (f"image_pth,{'y' * 4000},clean\na.jpg,1,1\n", "Did you mean 'image_pth'?"),
     ],
 )
 def test_a_mistake_in_a_csv_names_the_file_and_the_cell(text: str, expected: str) -> None:
     write_csv(text, "a.jpg")
     assert expected in message_of(lambda: run(FLEET))
+
+
+def test_a_vehicle_id_with_blanks_is_the_same_vehicle_and_a_placeholder_is_none() -> None:
+    cells = {
+        "a.jpg": "1",
+        "b.jpg": " 1 ",
+        "c.jpg": "unknown",
+        "d.jpg": "NaN",
+        "e.jpg": "n/a",
+        "f.jpg": "",
+        "g.jpg": "e\u0301",
+        "h.jpg": "\u00e9",
+    }
+    write_csv("image_path,clean,vehicle_id\n" + "".join(f"{name},1,{cell}\n" for name, cell in cells.items()), *cells)
+    found = run(FLEET | {"family_column": "vehicle_id"})
+    families = dict(zip(found.table["image_path"], found.table["family"], strict=True))
+    assert families["fleet/a.jpg"] == families["fleet/b.jpg"] == "fleet/1"
+    assert families["fleet/g.jpg"] == families["fleet/h.jpg"] != ""
+    assert [families[f"fleet/{name}.jpg"] for name in "cdef"] == ["", "", "", ""]
+    assert found.metrics["repairs"] == {"placeholders_for_a_family": 3}
 
 
 def test_a_family_column_that_the_csv_lacks_is_named_with_the_nearest() -> None:
@@ -852,17 +1097,21 @@ def run_stage_script() -> subprocess.CompletedProcess[str]:
 def test_the_stage_writes_its_three_files_and_a_mistake_in_one_line() -> None:
     Path("params.yaml").write_text(yaml.safe_dump({"data": {"root": "root", "sources": "s.yaml"}, "convert_annotations": PARAMS}))
     Path("data").mkdir()
-    Path("data/recipe.yaml").write_text(yaml.safe_dump({"questions": dump_questions(QUESTIONS)}))
+    _, _, damaged, damage, weather = QUESTIONS
+    Path("data/recipe.yaml").write_text(yaml.safe_dump({"questions": dump_questions([damaged, damage])}))
     refused = run_stage_script()
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert refused.stderr.startswith("convert_annotations: data.root is 'root': no such folder.")
-    write_coco(Path("root/shop"), coco(["a.jpg"]))
+    write_coco(Path("root/shop"), coco(["a.jpg"], [(0, "scratch", [corners(-10, -10, 20, 20)], BOX)]))
     Path("s.yaml").write_text(yaml.safe_dump({"sources": [SHOP]}))
     done = run_stage_script()
     assert (done.returncode, done.stderr) == (0, "")
-    assert len(read_table(Path("data/annotations.csv"), columns=annotation_columns(QUESTIONS), questions=QUESTIONS)) == 1
+    assert done.stdout.startswith("shop: outlines that reached out of the photo, clipped: 1\n1 photos; 0 rejected")
+    assert len(read_table(Path("data/annotations.csv"), columns=annotation_columns([damaged, damage]))) == 1
     assert Path("data/rejected.csv").read_text() == "image_path,source,reason\n"
     assert json.loads(Path("metrics/convert_annotations.json").read_text())["photos"] == 1
+    Path("data/recipe.yaml").write_text(yaml.safe_dump({"questions": dump_questions([damaged, damage, weather])}))
+    assert "s.yaml: no source has a label for 'weather'." in run_stage_script().stderr
 
 
 @pytest.mark.skipif("CARINSPECT_REAL_DATA" not in os.environ, reason="CARINSPECT_REAL_DATA names no folder of real photos")

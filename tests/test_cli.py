@@ -128,7 +128,40 @@ def test_a_planted_leak_of_each_kind_fails(table: Path, column: str, value: str,
     assert len(leaks) == 1
     assert words in leaks[0]
     assert "train and test" in leaks[0]
-    assert done.stdout.endswith("; 1 leak.\n")
+    assert "; 1 leak (compared: " in done.stdout
+
+
+def blank_out(path: Path, *columns: str) -> None:
+    pd.read_csv(path, dtype=str, keep_default_na=False).assign(**dict.fromkeys(columns, "")).to_csv(path, index=False)
+
+
+def test_what_is_blank_is_not_said_to_be_compared(table: Path) -> None:
+    assert "(compared: group, " in carinspect("check-split", table).stdout
+    blank_out(table, "family", "phash")
+    done = carinspect("check-split", table)
+    assert "no leak (compared: group, bytes; not compared: family, which is blank; perceptual hash, which is blank; " in done.stdout
+    assert "the photos themselves, for want of --root)" in done.stdout
+    blank_out(table, "group", "sha256")
+    done = carinspect("check-split", table)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "nothing was compared, for group, family, sha256, phash are blank in every row." in done.stderr
+
+
+def test_placeholders_for_a_vehicle_are_no_leak_and_one_id_with_blanks_is_one(table: Path) -> None:
+    plant(table, "family", "Unknown")
+    assert carinspect("check-split", table).returncode == 0
+    rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+    first = {split: rows.index[rows["split"] == split][0] for split in ("train", "test")}
+    rows.loc[first["train"], "family"], rows.loc[first["test"], "family"] = "car 1", " car 1"
+    rows.to_csv(table, index=False)
+    assert "share the family 'car 1'" in carinspect("check-split", table).stdout
+
+
+def test_an_empty_table_passes_nothing(table: Path) -> None:
+    table.write_text(table.read_text().splitlines()[0] + "\n")
+    done = carinspect("check-split", table)
+    assert done.returncode == 1
+    assert "it has columns and no rows, so that there is nothing to check" in done.stderr
 
 
 def write_params(folder: Path, *, root: Path) -> None:

@@ -13,8 +13,10 @@ import pytest
 import yaml
 
 from conftest import own_settings_of_dvc
+from test_pipeline import ROOT, small_demo
 
-ROOT = Path(__file__).parent.parent
+__all__ = ["small_demo"]  # a fixture
+
 SKY, AZURE = ROOT / "cloud" / "sky.yaml", ROOT / "cloud" / "azureml.yaml"
 BIN = Path(sys.executable).parent
 
@@ -81,7 +83,7 @@ def test_azure_ml_takes_its_file(tmp_path: Path) -> None:
 def test_both_run_the_same_command() -> None:
     sky, azure = (yaml.safe_load(path.read_text()) for path in (SKY, AZURE))
     assert f"{sky['setup']} && {sky['run']}" == azure["command"]
-    assert set(sky["envs"]) == set(azure["environment_variables"]) == set(re.findall(r"\$(\w+)", sky["run"]))
+    assert set(sky["envs"]) == set(azure["environment_variables"]) == set(re.findall(r"\$(\w+)", sky["setup"] + " " + sky["run"]))
 
 
 # ---- the command itself
@@ -124,11 +126,11 @@ def test_the_command_leaves_the_environment_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_machine_that_vanishes_loses_nothing_and_the_result_needs_no_training_at_home(tmp_path: Path) -> None:
+def test_a_machine_that_vanishes_loses_nothing_and_the_result_needs_no_training_at_home(tmp_path: Path, small_demo: Path) -> None:
     origin, remote = tmp_path / "origin.git", tmp_path / "remote"
-    subprocess.run(["git", "clone", "-q", "--bare", str(ROOT), str(origin)], check=True)
-    change = "-S render_demo.photos=320 -S train.epochs=8"
-    settings = environment(tmp_path, REMOTE=str(remote), NAME="cloud", ARGS=change)
+    subprocess.run(["git", "clone", "-q", "--bare", str(small_demo), str(origin)], check=True)
+    change = "-S train.epochs=14"
+    settings = environment(tmp_path, REMOTE=str(remote), ENDPOINT="", GIT="origin", NAME="cloud", ARGS=change)
 
     def machine(name: str) -> Path:
         subprocess.run(["git", "clone", "-q", str(origin), str(tmp_path / name)], check=True)

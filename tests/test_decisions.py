@@ -18,7 +18,7 @@ from carinspect.core.params import load_params, parse_section
 from carinspect.core.questions import Costs, DeclaredQuestion, read_questions
 from carinspect.inference.car import judge_car
 from carinspect.inference.predictor import BinaryAnswer, ScoreAnswer
-from carinspect.inference.rules import DecisionRule, QuestionRules, car_rules_in_use, read_thresholds, rules_in_use
+from carinspect.inference.rules import DecisionRule, QuestionRules, Thresholds, car_rules_in_use, read_thresholds, rules_in_use
 from carinspect.thresholds.binomial import accepted_needed
 from carinspect.thresholds.choice import NEVER, Choice, break_even, choose_empirical, choose_guaranteed
 from carinspect.thresholds.config import SelectThresholdParams
@@ -30,16 +30,18 @@ from carinspect.thresholds.report import headlines, say_rules
 from carinspect.thresholds.rule_plots import write_cost_plot
 from carinspect.thresholds.sample import Sample
 from carinspect.thresholds.selection import Selected, collect_thresholds, select_thresholds
+from conftest import OPEN_GATE
 
 TARGET = 0.95
 DRAWS = 500
 # The largest count of broken promises that a rule which breaks one in twenty shows in 99.9 % of runs of a test with 500 draws.
 MOST_BROKEN = 41
+NO_PHOTOS = pd.DataFrame({"split": pd.Series([], dtype=str), "strangeness": pd.Series([], dtype=float)})
 PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
 
 
 def make_params(**changes) -> SelectThresholdParams:
-    values = {"method": "guaranteed", "source": "calib", "starts": 2, "car_sources": ["fleet"]}
+    values = {"method": "guaranteed", "source": "calib", "starts": 2, "gate_share": 0.02, "car_sources": ["fleet"]}
     return parse_section("select_threshold", SelectThresholdParams, values | changes)
 
 
@@ -50,7 +52,12 @@ def declared(**decide) -> tuple[DeclaredQuestion, ...]:
 
 
 def select(table: pd.DataFrame, params: SelectThresholdParams | None = None, **decide) -> dict[str, Selected]:
-    return select_thresholds(table, declared(**decide), params or make_params())
+    """Behind an open gate."""
+    return select_thresholds(table.assign(strangeness=0.0), declared(**decide), params or make_params(), gate=OPEN_GATE)
+
+
+def collect(selected: dict[str, Selected]) -> Thresholds:
+    return collect_thresholds(selected, declared(), gate=OPEN_GATE, predictions_sha256="abc")
 
 
 def select_clean(table: pd.DataFrame, params: SelectThresholdParams | None = None, **decide) -> QuestionRules:
@@ -59,11 +66,11 @@ def select_clean(table: pd.DataFrame, params: SelectThresholdParams | None = Non
 
 def check_metrics(selected: dict[str, Selected]) -> None:
     """That the metrics are JSON without a NaN."""
-    json.dumps(headlines({name: one.rules for name, one in selected.items()}), allow_nan=False)
+    json.dumps(headlines(collect(selected), NO_PHOTOS), allow_nan=False)
 
 
 def say(selected: dict[str, Selected]) -> str:
-    return "\n".join(say_rules({name: one.rules for name, one in selected.items()}))
+    return "\n".join(say_rules(collect(selected), NO_PHOTOS))
 
 
 def make_target(**changes) -> Target:
@@ -314,7 +321,7 @@ def test_an_unknown_label_stays_unknown_whichever_class_is_good() -> None:
     clean, damaged = (next(one for one in declared() if one.name == name) for name in ("clean", "damaged"))
     table = pd.DataFrame({"clean": [1, 0, np.nan], "p_clean": 0.25, "damaged": [1, 0, np.nan], "p_damaged": 0.25})
     for question, labels, p_good in ((clean, [1, 0], 0.25), (damaged, [0, 1], 0.75)):
-        rows = with_p_good(table, question)
+        rows = with_p_good(table, question).assign(passed=True)
         assert rows["good"].tolist()[:2] == labels
         assert np.isnan(rows["good"].iloc[2])
         assert (rows["p_good"] == p_good).all()
@@ -332,7 +339,7 @@ def test_the_labels_of_calib_do_not_make_the_probabilities_that_plan_the_test(ta
     calib = table["split"] == "calib"
     turned = table.assign(damaged=table["damaged"].mask(calib, 1 - table["damaged"]))
     damaged = next(one for one in declared() if one.name == "damaged")
-    plans = [pose_photo(rows, damaged, make_params()).reference.probability for rows in (table, turned)]
+    plans = [pose_photo(rows.assign(passed=True), damaged, make_params()).reference.probability for rows in (table, turned)]
     assert (plans[0] == plans[1]).all()
 
 
@@ -470,7 +477,7 @@ def test_the_promise_holds_for_cars_whose_photos_are_alike_and_the_photos_rule_w
 
 def test_a_car_is_as_clean_as_its_dirtiest_labelled_photo(table: pd.DataFrame) -> None:
     blanked = table.assign(clean=table["clean"].mask(table.index % 5 == 0))
-    rows = with_p_good(blanked, declared()[0])
+    rows = with_p_good(blanked, declared()[0]).assign(passed=True)
     cars = collect_cars(rows, sources=["fleet"]).set_index("group")
     for name, photos in blanked[blanked["clean"].notna()].groupby("family"):
         if len(photos) < 2:
@@ -502,8 +509,7 @@ def answer(p_clean: float, *, cleanliness: float = 0.5, damage: float = 0.5) -> 
 
 def car_rules(table: pd.DataFrame, params: SelectThresholdParams | None = None) -> dict[str, DecisionRule]:
     """As a model file's reader gets them."""
-    questions = declared()
-    written = collect_thresholds(select_thresholds(table, questions, params or make_params()), questions, predictions_sha256="abc")
+    written = collect(select(table, params))
     thresholds = read_thresholds(json.loads(written.model_dump_json()), file="threshold.json")
     return car_rules_in_use(thresholds, rules_in_use(thresholds))
 
@@ -544,5 +550,5 @@ def test_what_cannot_be_judged_is_unsure_or_refused() -> None:
     assert replace(never, T_label=0.5, T_high=0.5).decide(None) is None
     with pytest.raises(UserError, match="without a photo"):
         judge_car([], {"clean": never})
-    with pytest.raises(UserError, match="have the format none, and this code reads 3"):
+    with pytest.raises(UserError, match="have the format none, and this code reads 4"):
         read_thresholds({"T_high": 0.5, "T_low": None}, file="threshold.json")

@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,8 +32,8 @@ from carinspect.describe.examination import Evidence, Examination, examine, make
 from carinspect.describe.oddities import Measured, find_oddities, measure_photos
 from carinspect.describe.page import COLOURS, PHOTOS_PER_SOURCE, PICTURE_PX, choose_examples, draw_page, draw_picture
 from carinspect.describe.prediction import LabelledPhotos, make_folds, measure_skill, predict_from_source, take_labelled
-from carinspect.describe.shortcuts import deal_labels, find_shortcuts
-from carinspect.describe.suspects import FAMILIES, find_contradictions, find_doubts
+from carinspect.describe.shortcuts import Shortcut, deal_labels, find_shortcuts
+from carinspect.describe.suspects import FAMILIES, Suspect, find_contradictions, find_doubts
 from carinspect.images.properties import LAYOUT_SIDE, PROPERTIES, properties_of
 from carinspect.images.statistics import STATISTICS
 from conftest import QUESTIONS, make_dataset
@@ -268,6 +269,17 @@ def test_a_shortcut_within_one_source_does_not_hide_behind_the_others() -> None:
     statistics.loc[inside, "width_px"] = np.where(table.loc[inside, "clean"] == 1, 640.0, 320.0)
     warned = [shortcut for shortcut in find_shortcuts(table, QUESTIONS, statistics, PARAMS) if shortcut.warns]
     assert [(shortcut.column, shortcut.within) for shortcut in warned] == [("clean", "source2")]
+
+
+def test_weather_that_the_height_of_the_photo_gives_away_is_no_weather() -> None:
+    table, statistics = make_rows(240)
+    table["weather_condition"] = group_labels(table, classes=4)
+    statistics["height_px"] = 400.0 + 100 * table["weather_condition"]
+    (found,) = [one for one in find_shortcuts(table, QUESTIONS, statistics, PARAMS) if one.evidence == "statistics" and not one.within]
+    assert found.skill > 0.95
+    assert found.warns
+    assert "weather_condition can be told from image statistics alone" in str(found)
+    assert "height" in str(found)
 
 
 def test_copies_in_one_group_do_not_make_statistics_look_telling() -> None:
@@ -573,6 +585,33 @@ def test_the_page_shows_leaks_and_outlines(examination: Examination) -> None:
     assert leaking.warnings[0].startswith("1 leaks")
     assert "No leak" not in text
     assert COLOURS["dirt"] in text
+
+
+def test_the_worst_warning_stands_first(examination: Examination) -> None:
+    def shortcut(column: str, metric: Any, skill: float) -> Shortcut:
+        return Shortcut(column, "statistics", "", 60, 60, metric, skill, 0.1, 0.05, ())
+
+    found = [shortcut("clean", "ROC AUC", 0.85), shortcut("damage_score", "R²", 0.9), shortcut("weather", "ROC AUC", 0.99)]
+    contradiction = Suspect("a.jpg", "clean", "clean", 1.0, "its copy b.jpg says dirty")
+    leaking = replace(
+        examination,
+        evidence=replace(examination.evidence, leaks=["2 photos share the bytes"]),
+        shortcuts=found,
+        contradictions=[contradiction],
+        grey_sources=["wash"],
+    )
+    assert [warning.split()[1] if warning[0].isdigit() else warning.split()[0] for warning in leaking.warnings] == [
+        "leaks:", "labels", "weather", "damage_score", "clean", "wash",
+    ]  # fmt: skip
+
+
+def test_repairs_reach_the_page_and_the_terminal(examination: Examination) -> None:
+    repair = "shop: outlines that reached out of the photo, clipped: 3"
+    mended = replace(examination, evidence=replace(examination.evidence, repairs=[repair]))
+    assert repair in draw_page(mended, no_outlines)
+    assert f"repaired: {repair}" in summarise(mended)
+    assert Page(draw_page(mended, no_outlines)).problems == []
+    assert "repaired:" not in summarise(examination)
 
 
 def test_the_same_data_give_the_same_page_and_figures(evidence: Evidence, examination: Examination) -> None:

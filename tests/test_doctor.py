@@ -302,7 +302,7 @@ def test_every_check_is_made_whatever_the_others_found(project_folder: Path) -> 
     [
         ("hardware: auto ", "hardware: rtx4090 ", "no profile is called 'rtx4090'. Did you mean 'rtx4090_x"),
         ("hardware: auto ", "hardware: rtx3090_x2 ", "this machine shows no CUDA device. Choose hardware: cpu, or auto."),
-        ("  precision: null ", "  precision: fp16 ", "'fp16', which a CPU does not train in. Set it to fp32 or bf16."),
+        ("  precision:    ", "  precision: fp16 ", "'fp16', which a CPU does not train in. Set it to fp32 or bf16."),
     ],
 )
 def test_settings_that_this_machine_cannot_train_are_the_profiles_finding(

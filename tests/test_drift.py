@@ -99,6 +99,11 @@ def test_the_stability_index_is_its_formula() -> None:
     assert stability_index(np.array([100.0, 0.0]), np.array([0.0, 100.0])) > 1.0
 
 
+def test_a_quantity_without_a_photo_is_not_compared() -> None:
+    empty, some = [0] * 40, [1] * 40
+    assert find_shifts({"p_clean": empty, "damage": some}, {"p_clean": empty, "damage": empty}) == []
+
+
 def test_the_statistics_of_a_photo_mean_what_they_say() -> None:
     flat = np.full((8, 8, 3), 100, dtype=np.uint8)
     found = measure(answer(0.7), flat, width_px=300, height_px=400)

@@ -646,6 +646,19 @@ def test_a_run_killed_in_every_way_ends_as_if_it_never_was_and_leaves_no_orphan(
 
 
 @pytest.mark.slow
+def test_ctrl_c_during_training_ends_in_one_line(tmp_path: Path, tiny_recipe: Recipe) -> None:
+    workspace = make_workspace(tmp_path, changed(tiny_recipe, epochs=200, batch_size=4, norm_batch_size=2), processes=2)
+    set_runtime(workspace, processes=2, workers=1, checkpoint_steps=3)
+    process = start_training(workspace)
+    wait_for_progress(workspace, process, after=(0, 0))
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    *progress, last = output.splitlines()
+    assert (process.returncode, last) == (1, "train_ddp: ended by SIGINT; the same command goes on from the last state")
+    assert all(line.startswith(("this training holds", "training on", "epoch")) for line in progress), output
+
+
+@pytest.mark.slow
 def test_one_to_four_processes_agree_within_float_noise(tmp_path: Path, tiny_recipe: Recipe) -> None:
     recipe = changed(tiny_recipe, norm_batch_size=4)
     weights, metrics = [], []

@@ -377,7 +377,8 @@ def test_the_least_certain_photos_have_the_largest_spreads_labelled_or_not(table
 def test_the_spreads_in_the_table_are_those_of_the_calibrated_answers(tmp_path: Path) -> None:
     network = untrained_network().eval()
     dataset = read_table(make_dataset(tmp_path, photos=20), columns=dataset_columns(QUESTIONS), questions=QUESTIONS)
-    raw, features_NF = predict(network, dataset, root=tmp_path / "root", image_side_px=32)
+    found = predict(network, dataset, root=tmp_path / "root", image_side_px=32)
+    raw, features_NF = found.table, found.features_NF
     calibration = make_calibration(
         temperature={"clean": 3.0, "damaged": 0.5, "weather": 1.0},
         offsets={"clean": [0.5, -0.5], "weather": [0.0, 1.0, 0.0, -1.0]},
@@ -396,7 +397,8 @@ def test_the_spreads_in_the_table_are_those_of_the_calibrated_answers(tmp_path: 
 def test_the_raw_columns_are_the_networks_answers(tmp_path: Path) -> None:
     network = untrained_network().eval()
     dataset = read_table(make_dataset(tmp_path, photos=20), columns=dataset_columns(QUESTIONS), questions=QUESTIONS)
-    raw, features_NF = predict(network, dataset, root=tmp_path / "root", image_side_px=32)
+    found = predict(network, dataset, root=tmp_path / "root", image_side_px=32)
+    raw, features_NF = found.table, found.features_NF
     with torch.inference_mode():
         logits = {name: values.double().numpy() for name, values in network.answer(features_NF).items()}
     for asked in QUESTIONS:

@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
+from carinspect.core import gate
 from carinspect.core.errors import UserError
 from carinspect.core.questions import Question
 from carinspect.export.card import MEASURES, draw_model_card
@@ -25,7 +26,17 @@ from carinspect.inference.rules import Promise, Rule
 from carinspect.inference.seal import KEY, SEAL_BYTES, seal
 from carinspect.model.calibration import Calibration
 from carinspect.model.checkpoint import Checkpoint
-from conftest import QUESTIONS, make_calibration, make_model, make_outcome, make_recipe, make_rule, make_thresholds, untrained_network
+from conftest import (
+    QUESTIONS,
+    make_calibration,
+    make_gate,
+    make_model,
+    make_outcome,
+    make_recipe,
+    make_rule,
+    make_thresholds,
+    untrained_network,
+)
 from test_evaluation import evaluate, make_table
 
 SIDE = 32
@@ -42,7 +53,7 @@ def export(calibration: Calibration = CALIBRATION, questions: tuple[Question, ..
     model = make_model(
         network, thresholds=make_thresholds(questions=questions), calibration=calibration, metrics={"clean": {"roc_auc": 0.9}}
     )
-    return AnsweringNetwork(network, calibration), model
+    return AnsweringNetwork(network, calibration, make_gate(network)), model
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +86,8 @@ def test_the_file_answers_as_torch_does_at_any_batch_size(exported: tuple[Answer
 
 def test_another_model_or_another_temperature_is_found(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
     network, model = exported
-    other = AnsweringNetwork(network.network, make_calibration(temperature=TEMPERATURE | {"clean": 1.0}, offsets=OFFSETS, samples=10))
+    calibration = make_calibration(temperature=TEMPERATURE | {"clean": 1.0}, offsets=OFFSETS, samples=10)
+    other = AnsweringNetwork(network.network, calibration, make_gate(network.network))
     with pytest.raises(UserError, match=r"disagree: p_clean_max_difference is"):
         refuse_disparity(compare(torch_answers(other, photos()), bundle_of(model), photos()), tolerance=1e-4)
 
@@ -131,6 +143,7 @@ def test_the_prior_temperature_and_normalisation_are_inside(exported: tuple[Answ
         "clean_logit": (7,), "p_clean": (7,), "cleanliness": (7,), "damaged_logit": (7,), "p_damaged": (7,), "damage": (7,),
         "weather_logits": (7, 4), "p_weather": (7, 4),
         "p_clean_std": (7,), "cleanliness_std": (7,), "p_damaged_std": (7,), "damage_std": (7,), "p_weather_std": (7,),
+        "gate": (7, len(gate.MEASURES)),
     }  # fmt: skip
 
 
@@ -154,7 +167,8 @@ def test_the_file_answers_the_questions_of_its_network_and_no_other() -> None:
     body = Question(name="body", kind="classes", column="body_type", classes=("sedan", "hatchback", "estate", "van", "pickup"))
     bundle = bundle_of(export(make_calibration(questions=[body]), (body,))[1])
     answers = bundle.predict(photos(2))
-    assert {name: values.shape for name, values in answers.items()} == {"body_logits": (2, 5), "p_body": (2, 5), "p_body_std": (2,)}
+    shapes = {name: values.shape for name, values in answers.items() if name != "gate"}
+    assert shapes == {"body_logits": (2, 5), "p_body": (2, 5), "p_body_std": (2,)}
     assert bundle.thresholds.rules == {}
 
 
@@ -164,7 +178,7 @@ def test_the_spreads_in_the_file_are_those_of_its_own_masks(exported: tuple[Answ
     assert bundle_of(model).info["uncertainty"] == CALIBRATION.uncertainty.model_dump()
     assert (bundle_of(model).predict(photos())["damage_std"] > 0).all()
     plan = CALIBRATION.uncertainty.model_copy(update={"seed": 4})
-    other = AnsweringNetwork(network.network, CALIBRATION.model_copy(update={"uncertainty": plan}))
+    other = AnsweringNetwork(network.network, CALIBRATION.model_copy(update={"uncertainty": plan}), make_gate(network.network))
     with pytest.raises(UserError, match=r"disagree: p_clean_std_max_difference is"):
         refuse_disparity(compare(torch_answers(other, photos()), bundle_of(model), photos()), tolerance=1e-5)
 
@@ -255,7 +269,7 @@ def report() -> dict[str, Any]:
     """metrics/evaluate.json of drawn predictions; one source has few groups."""
     table = make_table()
     lot = table[table["source"] == "lot"]["group"].unique()
-    return evaluate(table[~table["group"].isin(lot[9:])]) | {"alarms": ["weather: an alarm."]}
+    return evaluate(table[~table["group"].isin(lot[9:])]) | {"alarms": ["weather: an alarm."], "probe": {"missing": "no weights"}}
 
 
 def card_facts(report: dict[str, Any], **rule: Any) -> tuple[Trained, pd.DataFrame]:
@@ -277,6 +291,7 @@ def card_facts(report: dict[str, Any], **rule: Any) -> tuple[Trained, pd.DataFra
         checkpoint=Checkpoint(questions=QUESTIONS, model=make_recipe().model, image_side_px=SIDE, weights={}, lineage=lineage),
         calibration=make_calibration(temperature={"clean": 2.0, "damaged": 1.0, "weather": None}),
         thresholds=thresholds,
+        gate=make_gate(untrained_network()),
         metrics={"split": {"leaks": 0}, "describe": {"warnings": ["the source gives it away"]}, "evaluate": report},
     )
     return trained, table

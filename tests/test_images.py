@@ -60,6 +60,28 @@ def test_transparent_and_16_bit_and_grey_photos_become_rgb() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "white"),
+    [("f4", 1.0), ("f4", 255.0), ("f4", 65_535.0), ("i4", 255), ("i4", 65_535), ("i4", 2**31 - 1), ("u2", 65_535)],
+)
+def test_a_grey_photo_of_deep_pixels_looks_as_in_eight_bits(kind: str, white: float) -> None:
+    eight_bits = np.linspace(0, 255, 40 * 40).round().reshape(40, 40)
+    deep = Image.fromarray((eight_bits / 255 * white).astype(kind))
+    seen = np.asarray(decode_photo(as_bytes(deep, "TIFF")))[:, :, 0]
+    # White in 31 bits is half of the scale of 32.
+    expected = eight_bits / 2 if white == 2**31 - 1 else eight_bits
+    assert np.abs(seen - expected).max() <= 1
+    assert seen.max() > 100
+
+
+def test_what_is_no_number_in_a_float_photo_is_black_and_spoils_nothing() -> None:
+    grey = np.full((40, 40), 128.0, dtype="f4")
+    grey[0, :4] = [np.nan, np.inf, -np.inf, -5.0]
+    seen = np.asarray(decode_photo(as_bytes(Image.fromarray(grey), "TIFF")))[:, :, 0]
+    assert seen[0, :4].tolist() == [0, 0, 0, 0]
+    assert set(seen[1:].ravel()) == {128}
+
+
+@pytest.mark.parametrize(
     ("content", "reason"),
     [
         (b"", "empty file"),

@@ -28,6 +28,7 @@ from carinspect.export.graph import AnsweringNetwork
 from carinspect.model.backbones import build_backbone
 from carinspect.model.calibration import logit_offsets, read_calibration
 from carinspect.model.checkpoint import Checkpoint, build_network, save_checkpoint
+from carinspect.model.gate import load_gate
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.balance import class_weights, draw_epoch, expected_draws, training_priors
 from carinspect.training.batches import MicroBatchLoader, Photos, Step, plan_epoch
@@ -685,7 +686,7 @@ def test_the_prior_of_training_reaches_what_is_exported_and_is_undone_there(tmp_
     calibration = read_calibration(Path("models/calibration.json"))
     offsets = {name: fitted.logit_offset for name, fitted in calibration.questions.items()}
     assert {name: pytest.approx(offset) for name, offset in logit_offsets(QUESTIONS, priors).items()} == offsets
-    network = AnsweringNetwork(build_network(checkpoint), calibration)
+    network = AnsweringNetwork(build_network(checkpoint), calibration, load_gate(Path("models/gate.pt")))
     with torch.inference_mode():
         outputs = network(torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8))
     answers = {name: values.numpy() for name, values in zip(network.output_names, outputs, strict=True)}

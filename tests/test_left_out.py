@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,15 @@ from sklearn.metrics import roc_auc_score
 from carinspect.core.params import parse_section
 from carinspect.core.questions import by_name
 from carinspect.core.tables import dataset_columns, read_table, write_table
+from carinspect.evaluation import left_out
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.left_out import FIGURES, learnable_questions, score_source, taught_questions, without_source
 from carinspect.evaluation.predictions import predict
 from carinspect.evaluation.retraining import ask_only
-from carinspect.model.checkpoint import build_network, load_checkpoint
+from carinspect.model.checkpoint import Checkpoint, build_network, load_checkpoint
 from carinspect.training.config import Recipe
 from carinspect.training.recipe import write_recipe
-from conftest import QUESTIONS, make_dataset, make_recipe
+from conftest import QUESTIONS, make_dataset, make_recipe, untrained_network
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = dataset_columns(QUESTIONS)
@@ -98,6 +100,33 @@ def test_figures_have_intervals_over_groups_and_unknown_ones_are_none(table: pd.
     assert one_class["photos"] > 0
 
 
+def test_the_probe_without_a_source_stands_beside_the_network_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: pd.DataFrame
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    root = make_dataset(tmp_path / "drawn").parent / "root"
+    network = untrained_network().eval()
+    checkpoint = Checkpoint(QUESTIONS, make_recipe().model, 32, network.state_dict(), {"priors": {}})
+    monkeypatch.setattr(left_out, "retrain", lambda *_, questions, **__: replace(checkpoint, questions=tuple(questions)))
+    monkeypatch.setattr(left_out, "build_network", lambda model: untrained_network(questions=model.questions).eval())
+    predictions = table.assign(
+        **{column: 0.5 for asked in QUESTIONS for column in (*asked.raw_columns, *asked.answer_columns, asked.spread)}
+    )
+    random = np.random.default_rng(0)
+    # The probe knows clean by heart, has no answer for weather where wash does not judge it, and none for damage at all.
+    probe = table[["image_path"]].assign(clean_logit=table["clean"].fillna(0.5) * 4 - 2, damaged_logit=random.normal(size=len(table)))
+    probe = probe.assign(**dict.fromkeys(WEATHER.raw_columns, np.nan))
+    found = left_out.leave_sources_out(checkpoint, table, predictions, probe, root=root, evaluation=PARAMS, params={})
+    assert found["wash"]["clean"]["probe"]["roc_auc"] == 1.0
+    assert found["wash"]["clean"]["left_out"]["roc_auc"] < 1.0
+    assert found["wash"]["clean"]["probe"]["photos"] == found["wash"]["clean"]["left_out"]["photos"]
+    assert found["wash"]["damage"]["probe"] is None
+    none = left_out.leave_sources_out(
+        checkpoint, table, predictions, probe[["image_path"]].head(0), root=root, evaluation=PARAMS, params={}
+    )
+    assert {none[source][name]["probe"] for source in ("lot", "wash") for name in ("clean", "damage")} == {None}
+
+
 # ---- the stage itself
 
 
@@ -126,6 +155,7 @@ def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
     write_table(table, tmp_path / "data/car_inspection_dataset.csv", QUESTIONS)
     write_recipe(tiny_recipe, tmp_path / "data/recipe.yaml")
     set_option(tmp_path, leave_one_source_out=False)
+    run_stage(tmp_path, "probe")
     run_stage(tmp_path, "train_ddp")
     run_stage(tmp_path, "evaluate")
     without = json.loads((tmp_path / "metrics/evaluate.json").read_text())
@@ -158,7 +188,8 @@ def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
         left = "lot" if kept == "wash" else "wash"
         assert rows["image_path"].tolist() == without_source(table, left)["image_path"].tolist()
         own = table[table["source"] == left].reset_index(drop=True)
-        answers, _ = predict(build_network(load_checkpoint(folder / "models/best.pt")), own, root=tmp_path / "root", image_side_px=32)
+        network = build_network(load_checkpoint(folder / "models/best.pt"))
+        answers = predict(network, own, root=tmp_path / "root", image_side_px=32).table
         known = answers[answers["clean"].notna()]
         auc = roc_auc_score(known["clean"], known["clean_logit"])
         assert found[left]["clean"]["left_out"]["roc_auc"] == pytest.approx(auc)

@@ -1,18 +1,39 @@
 """The linear probe on frozen features: the baseline that a trained network has to beat."""
 
+import json
+import runpy
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
+from safetensors.torch import save_file
+from scipy.special import expit, softmax
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
+from sklearn.preprocessing import StandardScaler
 
 from carinspect.core.errors import UserError
+from carinspect.core.files import sha256_of
+from carinspect.core.params import load_params
+from carinspect.evaluation.baseline import compare_with_probe, probe_alarms, say_comparison
+from carinspect.evaluation.config import EvaluateParams
 from carinspect.images.decode import load_image
 from carinspect.images.pixel_cache import open_pixel_cache
 from carinspect.model.backbones import build_backbone
+from carinspect.model.checkpoint import Checkpoint, save_checkpoint
 from carinspect.model.features import StageFeatures, frozen_features
+from carinspect.model.probe import PENALTIES, answer_left_out, draw_groups, fit_probe
+from carinspect.training.recipe import write_recipe
+from conftest import QUESTIONS, make_dataset, make_recipe, untrained_network
+from test_evaluation import completed, evaluate, make_table
+from test_export import card_facts, draw
 
+ROOT = Path(__file__).parents[1]
 SIDE = 64
 
 
@@ -84,3 +105,318 @@ def test_photos_come_by_the_projects_own_reading(tmp_path: Path, monkeypatch: py
 def test_more_stages_than_the_backbone_has_are_refused() -> None:
     with pytest.raises(UserError, match=r"features of 6 stages were asked for, and ResNet has 5\. Ask for 5 or fewer"):
         StageFeatures(tiny_backbone(), stages=6, mirror=False)
+
+
+# ---- the fit
+
+CLEAN, CLEANLINESS, DAMAGED, DAMAGE, WEATHER = QUESTIONS
+
+
+def some_features(photos: int = 240, *, width: int = 12, seed: int = 0) -> tuple[np.ndarray, pd.DataFrame]:
+    """Features, float32, that tell each label apart from noise, in groups of two; a fifth of each label is unknown."""
+    random = np.random.default_rng(seed)
+    features_NF = random.normal(0, 3, (photos, width)).astype(np.float32) + 5
+    told_N = features_NF - 5
+    table = pd.DataFrame({
+        "group": [f"{place // 2:04}" for place in range(photos)],
+        "clean": (told_N[:, 0] + random.normal(0, 1, photos) > 0).astype(float),
+        "cleanliness_score": expit(told_N[:, 1] / 3 + random.normal(0, 0.2, photos)),
+        "damaged": (told_N[:, 2] > 1).astype(float),
+        "damage_score": expit(told_N[:, 3] / 3),
+        "weather_condition": told_N[:, 4:8].argmax(axis=1).astype(float),
+    })  # fmt: skip
+    for asked in QUESTIONS:
+        table.loc[random.random(photos) < 0.2, asked.column] = np.nan
+    return features_NF, table
+
+
+def test_the_fit_is_scikit_learns_on_standardised_features_with_a_penalty_chosen_on_other_groups() -> None:
+    features_NF, table = some_features()
+    probe = fit_probe(features_NF, table, QUESTIONS, seed=1)
+    standard_NF = StandardScaler().fit_transform(features_NF.astype(np.float64))
+    answers = probe.answer(features_NF, QUESTIONS)
+    for asked in QUESTIONS:
+        known_N = table[asked.column].notna().to_numpy()
+        labels_N, groups_N = table[asked.column][known_N].to_numpy(), table["group"][known_N].to_numpy()
+        fitted = probe.questions[asked.name]
+        assert (fitted.photos, fitted.groups) == (known_N.sum(), len(set(groups_N)))
+        if asked.kind == "score":
+            targets_N = np.log(labels_N.clip(0.03, 0.97) / (1 - labels_N.clip(0.03, 0.97)))
+            models = {one: Ridge(alpha=one) for one in PENALTIES}
+            raw_N = expit(models[fitted.penalty].fit(standard_NF[known_N], targets_N).predict(standard_NF))
+            assert answers[asked.name] == pytest.approx(raw_N, abs=1e-5)
+            continue
+        models = {one: LogisticRegression(C=1 / one, max_iter=2000) for one in PENALTIES}
+        splitter = StratifiedGroupKFold(5, shuffle=True, random_state=3)
+        losses = {
+            one: -cross_val_score(model, standard_NF[known_N], labels_N, groups=groups_N, cv=splitter, scoring="neg_log_loss").mean()
+            for one, model in models.items()
+        }
+        # Other folds choose the same penalty, or one that is as good.
+        assert losses[fitted.penalty] <= min(losses.values()) + 0.02
+        expected = models[fitted.penalty].fit(standard_NF[known_N], labels_N).predict_proba(standard_NF)
+        logits = np.stack([answers[column] for column in asked.raw_columns], axis=1)
+        found = softmax(logits, axis=1) if asked.kind == "classes" else np.hstack([expit(-logits), expit(logits)])
+        assert found == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_group_that_was_seen_is_not_held_out() -> None:
+    """Pairs of equal photos with labels that mean nothing: by photos they would look learnable, by groups they are a coin."""
+    random = np.random.default_rng(0)
+    features_NF = np.repeat(random.normal(size=(150, 600)), 2, axis=0).astype(np.float32)
+    table = pd.DataFrame(
+        {"clean": np.repeat(random.integers(0, 2, 150), 2).astype(float), "group": np.repeat(np.arange(150).astype(str), 2)}
+    )
+    by_group = fit_probe(features_NF, table, [CLEAN], seed=1).questions["clean"].held_out["roc_auc"]
+    assert 0.35 < by_group < 0.65
+    by_photo = fit_probe(features_NF, table.assign(group=np.arange(300).astype(str)), [CLEAN], seed=1)
+    assert by_photo.questions["clean"].held_out["roc_auc"] > 0.75
+
+
+def test_a_large_set_chooses_its_penalty_on_whole_groups_of_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups_N = np.array([f"{place // 3:04}" for place in range(900)])
+    some_N = draw_groups(groups_N, photos=100, seed=1)
+    assert 100 <= some_N.sum() <= 102
+    assert not set(groups_N[some_N]) & set(groups_N[~some_N])
+    assert not np.array_equal(some_N, draw_groups(groups_N, photos=100, seed=2))
+    assert draw_groups(groups_N, photos=900, seed=1).all()
+    features_NF, table = some_features()
+    monkeypatch.setattr("carinspect.model.probe.MOST_PHOTOS", 60)
+    fitted = fit_probe(features_NF, table, [CLEAN], seed=1).questions["clean"]
+    assert fitted.photos == table["clean"].notna().sum()
+
+
+def test_a_question_without_two_kinds_of_labels_has_no_probe_and_a_rare_class_does_not_stop_one() -> None:
+    features_NF, table = some_features()
+    rare = table["weather_condition"].where(table["weather_condition"] != 3)
+    rare.iloc[[0, 2]] = 3.0
+    table = table.assign(clean=np.nan, damaged=1.0, weather_condition=rare)
+    probe = fit_probe(features_NF, table, QUESTIONS, seed=1)
+    assert set(probe.questions) == {"cleanliness", "damage", "weather"}
+    two = fit_probe(features_NF, table.assign(weather_condition=rare.where(rare.isin([1, 2]))), [WEATHER], seed=1)
+    answers = two.answer(features_NF, [CLEAN, WEATHER])
+    assert list(answers) == WEATHER.raw_columns
+    assert set(np.stack(list(answers.values())).argmax(axis=0)) == {1, 2}
+
+
+def test_a_saved_probe_holds_heads_that_give_its_answers_and_repeats_byte_for_byte(tmp_path: Path) -> None:
+    features_NF, table = some_features()
+    for name in ("a.pt", "b.pt"):
+        fit_probe(features_NF, table, QUESTIONS, seed=1).save(tmp_path / name)
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+    saved = torch.load(tmp_path / "a.pt", weights_only=True)
+    standard_NF = (torch.from_numpy(features_NF) - saved["mean"]) / saved["scale"]
+    head = saved["questions"]["weather"]
+    logits = (standard_NF @ head["weight"].T + head["bias"]).numpy()
+    answers = fit_probe(features_NF, table, QUESTIONS, seed=1).answer(features_NF, [WEATHER])
+    assert logits == pytest.approx(np.stack(list(answers.values()), axis=1))
+
+
+def test_a_source_that_is_left_out_teaches_nothing_about_its_own_answers() -> None:
+    features_NF, table = some_features()
+    place = np.arange(len(table))
+    table = table.assign(
+        image_path=[f"{one:04}.jpg" for one in place],
+        source=np.where(place % 4 < 2, "lot", "wash"),
+        split=np.where(place % 8 < 4, "train", "test"),
+    )
+    table.loc[table["source"] == "lot", "weather_condition"] = np.nan
+    table.loc[place == 6, "group"] = table["group"][0]  # a photo of wash that is a copy of one of lot
+    found = answer_left_out(features_NF, table, QUESTIONS, seed=1).set_index("image_path").loc[table["image_path"]]
+    lot = table["source"] == "lot"
+    # Labels of lot decide nothing about lot, nor does the copy; those of wash do.
+    nonsense = table.assign(clean=table["clean"].where(~lot & (place != 6), 1 - table["clean"]))
+    other = answer_left_out(features_NF, nonsense, QUESTIONS, seed=1).set_index("image_path").loc[table["image_path"]]
+    assert np.array_equal(found["clean_logit"][lot.to_numpy()], other["clean_logit"][lot.to_numpy()])
+    assert not np.array_equal(found["clean_logit"][~lot.to_numpy()], other["clean_logit"][~lot.to_numpy()])
+    # Only wash knows the weather, so nothing answers for it there.
+    assert found[WEATHER.raw_columns][~lot.to_numpy()].isna().all(axis=None)
+    assert found[WEATHER.raw_columns][lot.to_numpy()].notna().all(axis=None)
+
+
+# ---- network against probe
+
+PARAMS = EvaluateParams(bootstrap_samples=300, confidence=0.95, seed=1, dropout_samples=0, slice_min_groups=10, leave_one_source_out=False)
+
+
+def answers_of(table: pd.DataFrame, *, noise: float, seed: int) -> pd.DataFrame:
+    """Predictions of a model that answers as `make_table`'s, with `noise` on its logits of `clean`."""
+    random = np.random.default_rng(seed)
+    return table.assign(clean_logit=table["clean_logit"] + random.normal(0, noise, len(table)))
+
+
+def probe_table(table: pd.DataFrame) -> pd.DataFrame:
+    """What the stage `probe` writes."""
+    return table[["image_path", *(column for asked in QUESTIONS for column in asked.raw_columns)]]
+
+
+def test_the_difference_is_that_of_both_models_on_the_same_resamples_of_groups() -> None:
+    table = make_table()
+    network, probe = completed(answers_of(table, noise=6, seed=1)), answers_of(table, noise=3, seed=2)
+    found = compare_with_probe(network, probe_table(probe).sample(frac=1, random_state=0), QUESTIONS, PARAMS)
+    assert list(found) == ["val", "test"]
+    clean = found["test"]["clean"]
+    rows = network[(network["split"] == "test") & network["clean"].notna()]
+    other = probe.loc[rows.index]
+    assert clean["network"] == pytest.approx(roc_auc_score(rows["clean"], rows["clean_logit"]))
+    assert clean["probe"] == pytest.approx(roc_auc_score(rows["clean"], other["clean_logit"]))
+    random = np.random.default_rng(7)
+    groups = rows.groupby("group").indices
+    differences = []
+    for _ in range(500):
+        drawn = np.concatenate([groups[name] for name in random.choice(list(groups), len(groups))])
+        labels = rows["clean"].to_numpy()[drawn]
+        figures = [roc_auc_score(labels, one["clean_logit"].to_numpy()[drawn]) for one in (rows, other)]
+        differences.append(figures[0] - figures[1])
+    low, high = np.quantile(differences, [0.025, 0.975])
+    assert (clean["difference_low"], clean["difference_high"]) == pytest.approx((low, high), abs=0.02)
+    assert clean["photos"] == len(rows)
+    # The other answers are equal.
+    assert {asked: one["difference"] for asked, one in found["test"].items() if asked != "clean"} == dict.fromkeys(
+        ("cleanliness", "damaged", "damage", "weather"), 0.0
+    )
+
+
+def test_a_network_worse_than_its_probe_is_an_alarm_and_one_as_good_is_none() -> None:
+    table = make_table()
+    noisy = answers_of(table, noise=20, seed=1)
+    noisy["damage"] = (noisy["damage"] + np.random.default_rng(0).normal(0, 0.3, len(noisy))).clip(0, 1)
+    worse = compare_with_probe(completed(noisy), probe_table(table), QUESTIONS, PARAMS)
+    assert [alarm.split(":")[0] for alarm in probe_alarms(worse)] == ["clean", "damage"]
+    assert "clearly worse on test than a linear probe on frozen features (roc_auc 0." in probe_alarms(worse)[0]
+    better = compare_with_probe(completed(table), probe_table(noisy), QUESTIONS, PARAMS)
+    assert (better["test"]["clean"]["verdict"], better["test"]["damage"]["verdict"]) == ("better", "better")
+    alike = compare_with_probe(completed(table), probe_table(table), QUESTIONS, PARAMS)
+    assert probe_alarms(better) == probe_alarms(alike) == []
+    assert {found["verdict"] for found in alike["test"].values()} == {"no clear difference"}
+
+
+def test_too_few_groups_have_no_interval_and_no_alarm() -> None:
+    table = make_table()
+    few = table[(table["split"] != "test") | table["group"].isin(table["group"][table["split"] == "test"].unique()[:9])]
+    found = compare_with_probe(completed(answers_of(few, noise=50, seed=1)), probe_table(few), QUESTIONS, PARAMS)
+    assert found["test"]["clean"]["difference_low"] is None
+    assert probe_alarms(found) == []
+
+
+def test_without_a_probe_the_reason_is_said_and_a_question_without_one_is_left_out() -> None:
+    table = make_table()
+    none = compare_with_probe(completed(table), table[["image_path"]].head(0), QUESTIONS, PARAMS)
+    assert list(say_comparison(none)) == [
+        "no probe to compare with: model.pretrained is false: a probe on random features would be no baseline."
+    ]
+    without_weather = probe_table(table).drop(columns=WEATHER.raw_columns)
+    found = compare_with_probe(completed(table), without_weather, QUESTIONS, PARAMS)
+    assert list(found["test"]) == ["clean", "cleanliness", "damaged", "damage"]
+    assert len(list(say_comparison(found))) == 4
+
+
+def test_the_card_shows_network_and_probe_side_by_side() -> None:
+    table = make_table()
+    report = evaluate(table)
+    facts = card_facts(
+        report | {"probe": compare_with_probe(completed(answers_of(table, noise=20, seed=1)), probe_table(table), QUESTIONS, PARAMS)}
+    )
+    card = draw(*facts).split("## Against a linear probe")[1].split("##")[0]
+    found = facts[0].metrics["evaluate"]["probe"]["test"]["clean"]
+    assert f"| clean | ROC AUC | {found['network']:.3f} | {found['probe']:.3f} | {found['difference']:.3f} |" in card
+    assert card.count("**worse**") == 1
+    missing = draw(*card_facts(report | {"probe": {"missing": "no weights"}})).split("## Against a linear probe")[1].split("##")[0]
+    assert missing.strip() == "There is no probe: no weights."
+
+
+# ---- the stages
+
+
+def prepare_project(folder: Path, *, pretrained: bool) -> None:
+    """A workspace with drawn photos, a recipe whose backbone has a weights file (of random weights), and an untrained checkpoint."""
+    dataset = make_dataset(folder)
+    (folder / "data").mkdir()
+    dataset.rename(folder / "data/car_inspection_dataset.csv")
+    recipe = make_recipe()
+    weights = folder / "weights.safetensors"
+    save_file(tiny_backbone().state_dict(), weights)
+    model = recipe.model.model_copy(update={"pretrained": f"sha256:{sha256_of(weights)}"} if pretrained else {})
+    recipe = recipe.model_copy(update={"model": model})
+    write_recipe(recipe, folder / "data/recipe.yaml")
+    params = load_params(ROOT / "params.yaml")
+    params["data"] = {"root": "root", "sources": "none"}
+    params["model"] |= {"pretrained": str(weights) if pretrained else False}
+    params["evaluate"] |= {"bootstrap_samples": 100}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    lineage = {"recipe": recipe.model_dump(mode="json"), "priors": {}}
+    network = untrained_network()
+    save_checkpoint(Checkpoint(recipe.questions, model, 32, network.state_dict(), lineage), folder / "models/best.pt")
+
+
+def run_stages(folder: Path, *names: str) -> None:
+    for name in names:
+        runpy.run_path(str(ROOT / "stages" / f"{name}.py"), run_name="__main__")
+
+
+def test_the_probe_says_what_it_reaches_and_the_evaluation_compares_the_network_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare_project(tmp_path, pretrained=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    run_stages(tmp_path, "probe")
+    said = capsys.readouterr().out
+    assert "a linear probe on frozen features reaches, on groups of train that it has not seen: clean roc_auc " in said
+    answers = pd.read_csv("data/probe.csv")
+    table = pd.read_csv("data/car_inspection_dataset.csv")
+    assert set(answers["image_path"]) == set(table["image_path"][table["split"] != "train"])
+    assert set(json.loads(Path("metrics/probe.json").read_text())) == {"features", *(asked.name for asked in QUESTIONS)}
+
+    run_stages(tmp_path, "evaluate")
+    said = capsys.readouterr().out
+    report = json.loads(Path("metrics/evaluate.json").read_text())
+    # The labels show in the photos, and random features see colours; the network is untrained.
+    assert report["probe"]["test"]["clean"]["probe"] > report["probe"]["test"]["clean"]["network"]
+    assert "clean: roc_auc 0." in said
+    assert {alarm for alarm in report["alarms"] if "linear probe" in alarm} == set(probe_alarms(report["probe"]))
+
+    Path("weights.safetensors").write_bytes(b"another")
+    with pytest.raises(SystemExit):
+        run_stages(tmp_path, "probe")
+    assert "has changed since the recipe was made" in capsys.readouterr().err
+
+
+def test_without_pretrained_weights_there_is_no_probe_and_every_stage_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare_project(tmp_path, pretrained=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    run_stages(tmp_path, "probe", "evaluate")
+    said = capsys.readouterr().out
+    assert "no probe: model.pretrained is false" in said
+    assert "no probe to compare with: model.pretrained is false" in said
+    assert Path("data/probe.csv").read_text() == "image_path\n"
+    report = json.loads(Path("metrics/evaluate.json").read_text())
+    assert report["probe"] == {"missing": "model.pretrained is false: a probe on random features would be no baseline"}
+    assert not [alarm for alarm in report["alarms"] if "probe" in alarm]
+
+
+def resolve(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: dict) -> None:
+    monkeypatch.chdir(folder)
+    params = load_params(ROOT / "params.yaml")
+    params = {name: section | changes.get(name, {}) if isinstance(section, dict) else section for name, section in params.items()}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    run_stages(folder, "resolve_recipe")
+
+
+def test_ones_own_photos_with_the_demos_recipe_are_warned_of_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = {"root": "photos", "sources": "photos/sources.yaml"}
+    resolve(tmp_path, monkeypatch, data=own)
+    said = capsys.readouterr().err
+    assert said.startswith("warning: hardware 'auto' with model.pretrained: false trains test_resnet at 96 px. This is the demo's recipe")
+    resolve(tmp_path, monkeypatch, data=own, model={"backbone": "resnet18"})
+    assert "trains resnet18 at 96 px. Its weights are random: " in capsys.readouterr().err
+    weights = tmp_path / "weights.safetensors"
+    save_file(tiny_backbone().state_dict(), weights)
+    resolve(tmp_path, monkeypatch, data=own, model={"pretrained": str(weights)})
+    resolve(tmp_path, monkeypatch)
+    assert "warning" not in capsys.readouterr().err

@@ -60,6 +60,7 @@ def test_the_shipped_questions_are_declared_and_survive_a_round_trip() -> None:
         ({"kind": "bnary"}, r"questions\.glass\.kind has the value 'bnary'"),
         ({"classes": ["broken"]}, r"questions\.glass: classes \['broken'\]: a binary question has two, class 0 first"),
         ({"classes": ["broken", "broken"], "good": "broken"}, "a name repeats"),
+        ({"classes": ["x" * 4000, "intact"]}, r"x… \(4,014 characters\): a class is one word of at most 64 letters, digits and _"),
         ({"classes": ["unsure", "intact"]}, "'unsure' is what is said when no class is decided"),
         ({"good": "fine"}, r"good is 'fine'\. It must be one of"),
         ({"column": "split"}, "column 'split' is no name for a label column"),

@@ -23,7 +23,7 @@ from carinspect.images.decode import RESIZE_CONTRACT
 from carinspect.inference.bundle import FORMAT, METADATA_KEY, open_bundle
 from carinspect.inference.rules import Thresholds
 from carinspect.inference.seal import seal
-from carinspect.registry.gate import Candidate, not_better, unproved
+from carinspect.registry.gate import Candidate, no_baseline, not_better, unproved, weakened
 from carinspect.registry.releases import Reference, parse_reference
 from conftest import make_rule, make_thresholds, own_settings_of_dvc
 from test_cli import Done, carinspect
@@ -33,9 +33,14 @@ ROOT = Path(__file__).parent.parent
 CLEAN = ASKED[0]
 
 
-def thresholds(*, T_high: float | None = 0.6, T_low: float | None = None, promised: bool = True, predictions: str = "abc") -> Thresholds:
+def thresholds(
+    *, T_high: float | None = 0.6, T_low: float | None = None, promised: bool = True, precision: float = 0.95, predictions: str = "abc"
+) -> Thresholds:
     """A rule for clean alone, of predictions with that digest."""
     rule = make_rule(CLEAN, T_high=T_high, T_low=T_low, promised=("good",) if promised and T_high is not None else ())
+    if rule.good.promise:
+        promise = rule.good.promise.model_copy(update={"precision": precision})
+        rule = rule.model_copy(update={"good": rule.good.model_copy(update={"promise": promise})})
     never = make_rule(CLEAN, unit="car", T_high=None, T_low=None)
     made = make_thresholds({"clean": (rule, never)}, questions=ASKED)
     return made.model_copy(update={"predictions_sha256": predictions})
@@ -44,9 +49,15 @@ def thresholds(*, T_high: float | None = 0.6, T_low: float | None = None, promis
 # ---- the gate alone
 
 
+LINEAGE = {"recipe": {"train": {"lr": 0.1, "epochs": 3}}, "code_revision": "c0de", "data_revision": "da7a"}
+
+
 def candidate(*, leaks: int = 0, carried: Thresholds | None = None, **changes: Any) -> Candidate:
     own = thresholds(**changes)
-    return Candidate(thresholds=own, predictions_sha256="abc", certificate={"leaks": leaks}, carried_thresholds=carried or own)
+    return Candidate(
+        thresholds=own, predictions_sha256="abc", certificate={"leaks": leaks}, carried_thresholds=carried or own, lineage=LINEAGE,
+        model_sha256="candidate",
+    )  # fmt: skip
 
 
 def test_a_proved_model_without_leaks_passes() -> None:
@@ -81,6 +92,71 @@ def test_only_a_clear_gain_takes_a_place() -> None:
     assert "but worse in" in gain(a, mixed)[0]
 
 
+RELEASED = replace(candidate(), model_sha256="released", lineage=LINEAGE | {"data_revision": "old"})
+
+
+def aimed_at(precision: float) -> Thresholds:
+    """The thresholds of a rule with another target."""
+    own = thresholds()
+    rules = own.rules["clean"]
+    photo = rules.photo.model_copy(update={"target_precision": precision})
+    return own.model_copy(update={"rules": {"clean": rules.model_copy(update={"photo": photo})}})
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({}, None),
+        ({"model_sha256": "released", "lineage": RELEASED.lineage}, None),
+        ({"model_sha256": "candidate"}, "the candidate's own model"),
+        ({"lineage": LINEAGE | {"recipe": {"train": {"lr": 9.0, "epochs": 3}}}}, "another recipe than the released model (train.lr)"),
+        ({"lineage": LINEAGE | {"code_revision": "0ther"}}, "other code (0ther)"),
+        ({"lineage": LINEAGE | {"data_revision": "few"}}, "other data than the candidate"),
+        ({"predictions_sha256": "def"}, "other predictions"),
+        ({"thresholds": aimed_at(0.999), "carried_thresholds": aimed_at(0.999)}, "other targets"),
+    ],
+)
+def test_a_baseline_is_the_released_model_or_the_same_training_on_the_new_data(change: dict[str, Any], fault: str | None) -> None:
+    baseline = replace(candidate(), **{"model_sha256": "again"} | change)
+    said = no_baseline(baseline, holder=RELEASED, candidate=candidate())
+    assert (fault is None) == (said == [])
+    assert fault is None or fault in said[0]
+
+
+def promising(*, at_rate: float | None = None, side: str = "good", unit: str = "photo", **terms: float) -> Thresholds:
+    """A promise of one word of clean, with these terms."""
+    rule = make_rule(CLEAN, unit=unit, promised=(side,))
+    given = getattr(rule, side)
+    promise = given.promise.model_copy(update={"at_rate": at_rate, **terms})
+    rule = rule.model_copy(update={side: given.model_copy(update={"promise": promise})})
+    other = make_rule(CLEAN, unit="car" if unit == "photo" else "photo")
+    return make_thresholds({"clean": (rule, other) if unit == "photo" else (other, rule)}, questions=ASKED)
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "terms"),
+    [
+        (promising(), promising(), []),
+        (promising(precision=0.99), promising(), []),
+        (promising(precision=0.9), promising(), ["clean.target"]),
+        (promising(confidence=0.8), promising(), ["clean.confidence"]),
+        (promising(precision=0.9, confidence=0.8), promising(), ["clean.target", "clean.confidence"]),
+        (promising(at_rate=0.1), promising(at_rate=0.2), ["clean.field_rate"]),
+        (promising(at_rate=0.3), promising(at_rate=0.2), []),
+        (promising(at_rate=0.3, side="bad"), promising(at_rate=0.2, side="bad"), ["clean.field_rate"]),
+        (promising(at_rate=0.1, side="bad"), promising(at_rate=0.2, side="bad"), []),
+        (promising(at_rate=0.2), promising(), ["clean.field_rate"]),
+        (promising(), promising(at_rate=0.2), ["clean.field_rate"]),
+        (promising(), promising(unit="car"), ["clean.car"]),
+        (promising(unit="car"), promising(), ["clean.promise"]),
+        (promising(side="bad"), promising(), ["clean.promise"]),
+        (make_thresholds({}, questions=ASKED[1:]), promising(), ["clean.question", "clean.promise"]),
+    ],
+)
+def test_a_weaker_promise_is_named(new: Thresholds, old: Thresholds, terms: list[str]) -> None:
+    assert list(weakened(new, old)) == terms
+
+
 @pytest.mark.parametrize(
     ("text", "reference"),
     [
@@ -104,12 +180,15 @@ def test_half_a_reference_is_refused(text: str) -> None:
 # ---- promotion, in a repository with a remote
 
 
-def model_carrying(carried: Thresholds) -> bytes:
-    """A model file that answers nothing and carries these thresholds."""
+def model_carrying(carried: Thresholds, lineage: dict[str, Any]) -> bytes:
+    """A model file that answers nothing and carries these thresholds and this lineage."""
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
     graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "empty", ends[:1], ends[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    info = {"format": FORMAT, "resize_contract": RESIZE_CONTRACT, "image_side_px": 32, "threshold": carried.model_dump(mode="json")}
+    info = {
+        "format": FORMAT, "resize_contract": RESIZE_CONTRACT, "image_side_px": 32, "threshold": carried.model_dump(mode="json"),
+        "lineage": lineage,
+    }  # fmt: skip
     helper.set_model_props(model, {METADATA_KEY: json.dumps(info)})
     return seal(model.SerializeToString())
 
@@ -131,6 +210,7 @@ def run(folder: Path, *command: str) -> str:
 
 
 WEAK, STRONG = draw_sides(noise=(3.0, 0.5))
+BEST = draw_sides(noise=(3.0, 0.01))[1]
 
 
 class Project:
@@ -150,14 +230,14 @@ class Project:
         artifacts = (ROOT / "dvc.yaml").read_text().split("\nartifacts:\n")[1].split("\n\n")[0]
         (self.folder / "dvc.yaml").write_text(f"artifacts:\n{artifacts}\n")
 
-    def commit(self, side: Model, *, leaks: int = 0, **changes: Any) -> str:
-        """Commit and push a model that predicts as `side` does; the commit."""
+    def commit(self, side: Model, *, leaks: int = 0, lineage: dict[str, Any] = LINEAGE, **changes: Any) -> str:
+        """Commit and push a model that predicts as `side` does and was trained by `lineage`; the commit."""
         predictions = self.folder / "data" / "predictions.csv"
         predictions.parent.mkdir(exist_ok=True)
         write_table(side.predictions, predictions, side.questions)
         chosen = thresholds(predictions=sha256(predictions.read_bytes()).hexdigest(), **changes)
         write_json(self.folder / "models" / "threshold.json", chosen.model_dump(mode="json"))
-        write_bytes(self.folder / "models" / "best.onnx", model_carrying(chosen))
+        write_bytes(self.folder / "models" / "best.onnx", model_carrying(chosen, lineage))
         write_json(self.folder / "metrics" / "split.json", {"leaks": leaks})
         run(self.folder, "dvc", "add", "-q", "models/best.onnx", "models/threshold.json", "data/predictions.csv")
         run(self.folder, "dvc", "push", "-q")
@@ -218,10 +298,72 @@ def test_a_refusal_changes_nothing_and_is_exit_status_1(project: Project, side: 
     assert reason in done.stdout.split("Refused")[1]
 
 
-def test_a_trial_changes_nothing(project: Project) -> None:
+@pytest.fixture(scope="module")
+def better(project: Project) -> str:
+    """A model clearly better than the one in production."""
+    return project.commit(BEST)
+
+
+def test_a_trial_changes_nothing(project: Project, better: str) -> None:
     before = project.tags()
-    assert "may be promoted to production. Nothing was changed." in project.promote(project.strong, project.weak, "--dry-run").stdout
+    assert "may be promoted to production. Nothing was changed." in project.promote(better, "--dry-run").stdout
     assert project.tags() == before
+
+
+def test_a_hopeless_baseline_is_none(project: Project, better: str) -> None:
+    hopeless = project.commit(WEAK, lineage=LINEAGE | {"recipe": {"train": {"lr": 0.1, "epochs": 1}}})
+    for model in (better, project.commit(WEAK)):
+        done = project.promote(model, hopeless)
+        assert done.returncode == 1
+        assert f"{hopeless} is no baseline: It was trained with another recipe than the released model (train.epochs)" in done.stdout
+
+
+def test_the_released_model_trained_again_is_a_baseline(project: Project, better: str) -> None:
+    again = project.commit(replace(STRONG, predictions=STRONG.predictions.sample(frac=1, random_state=2)))
+    done = project.promote(better, again, "--dry-run")
+    assert (done.returncode, f"A = {again}" in done.stdout) == (0, True), done.stdout
+
+
+@pytest.mark.parametrize("baseline", ["weak", "strong", "better", "mian"])
+def test_no_baseline_lets_the_released_model_pass(project: Project, better: str, baseline: str) -> None:
+    known = {"weak": project.weak, "strong": project.strong, "better": better}
+    assert project.promote(project.strong, known.get(baseline, baseline)).returncode == 1
+
+
+def test_a_baseline_that_is_the_candidate_is_refused(project: Project, better: str) -> None:
+    assert "is no baseline: It is the candidate's own model." in project.promote(better, better).stdout
+
+
+def test_a_low_confidence_in_the_workspace_makes_no_gain_clear(project: Project) -> None:
+    params = project.folder / "params.yaml"
+    before = params.read_text()
+    params.write_text(before.replace("confidence: 0.95 ", "confidence: 0.01 ").replace("confidence: 0.95\n", "confidence: 0.01\n"))
+    try:
+        assert "at the confidence 0.95" in project.promote(project.weak).stdout
+    finally:
+        params.write_text(before)
+
+
+def test_a_weaker_promise_is_released_by_name_alone_and_stands_in_the_tag(project: Project) -> None:
+    weaker = project.commit(BEST, precision=0.9)
+    refused = project.promote(weaker)
+    assert refused.returncode == 1
+    assert "falls from 0.95 to 0.9. To release it all the same: --weaker clean.target" in refused.stdout
+    assert "Did you mean 'clean.target'" in project.promote(weaker, "--weaker", "clean.tarhet").stderr
+    time.sleep(1.1)
+    assert project.promote(weaker, "--weaker", "clean.target", "--stage", "production", "--version", "v0.9.0").returncode == 0
+    tag = run(project.folder, "git", "describe", "--tags", "--abbrev=0", "--match", "*production*", weaker)
+    try:
+        assert "falls from 0.95 to 0.9" in run(project.folder, "git", "tag", "-n5", "-l", tag)
+    finally:
+        run(project.folder, "git", "tag", "-d", tag, "car-inspection@v0.9.0")
+
+
+def test_an_empty_stage_has_no_baseline_and_nothing_to_weaken(project: Project) -> None:
+    for words in ((project.weak,), ("--weaker", "clean.target")):
+        done = project.promote(project.strong, *words, "--stage", "staging")
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "no model is in staging yet" in done.stderr
 
 
 def test_what_holds_the_stage_is_not_promoted_again(project: Project) -> None:

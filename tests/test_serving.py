@@ -147,7 +147,7 @@ def test_a_token_stands_in_no_description_of_the_settings(read: Callable[..., Se
 
 def test_the_time_for_headers_reaches_workers_which_get_uvicorns_settings_pickled() -> None:
     made = server._settings("module:app", ServiceConfig(workers=2, header_timeout_s=3), host="127.0.0.1", port=8000)
-    assert pickle.loads(pickle.dumps(made)).header_timeout_s == 3
+    assert pickle.loads(pickle.dumps(made)).service.header_timeout_s == 3
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_without_a_model_or_its_threshold_nothing_is_served(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"no such model file\. Make one \(dvc repro\)"):
         create_app(ServiceConfig(model_path=path))
     path.write_bytes(model_bytes(rules={"T_clean": 0.5}))
-    with pytest.raises(UserError, match="its thresholds have the format none, and this code reads 3. Make it again"):
+    with pytest.raises(UserError, match="its thresholds have the format none, and this code reads 4. Make it again"):
         create_app(ServiceConfig(model_path=path))
     path.write_bytes(model_bytes()[:-1])
     with pytest.raises(UserError, match="not a whole model file|altered or damaged"):

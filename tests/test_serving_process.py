@@ -39,7 +39,7 @@ def version(address: str) -> str:
 
 def test_sigterm_finishes_what_was_accepted_and_takes_no_more(model: Path) -> None:
     with running_service(model, free_port()) as (address, process), ThreadPoolExecutor(8) as pool:
-        large = photo_bytes(width=6000, height=4000, kind="PNG")
+        large = photo_bytes(width=5000, height=3000, kind="PNG")
         waiting = [pool.submit(send, address, large) for _ in range(8)]
         wait_until(lambda: "carinspect_photos_waiting 8.0" in httpx.get(f"{address}/metrics", timeout=30).text)
         process.send_signal(signal.SIGTERM)

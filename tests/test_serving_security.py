@@ -273,7 +273,7 @@ def test_a_sender_that_goes_away_leaves_nothing_behind(model: Path) -> None:
         yield f"--b\r\n{FILE}\r\n\r\n".encode() + bytes(10_000)
 
     assert asyncio.run(call(app, part(), FORM_HEADERS))[0] == 400
-    assert app.app.state.service._memory.held_bytes == 0
+    assert app.app.state.service.memory.held_bytes == 0
     assert app.app.state.service.engine.waiting == 0
 
 
@@ -372,7 +372,7 @@ def test_tokens_are_compared_in_constant_time(model: Path, monkeypatch: pytest.M
     monkeypatch.setattr(routes.hmac, "compare_digest", lambda *both: seen.append(both) or compare(*both))
     with TestClient(create_app(ServiceConfig(model_path=model, api_token=SecretStr(TOKEN)))) as client:
         client.get("/model", headers={"Authorization": "Bearer x"})
-    assert seen == [(b"Bearer x", f"Bearer {TOKEN}".encode())]
+    assert seen == [(b"x", TOKEN.encode())] * 2
 
 
 def test_without_a_token_the_model_cannot_be_replaced_over_http(client: TestClient) -> None:

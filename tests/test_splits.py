@@ -605,6 +605,17 @@ def test_a_split_without_a_label_and_one_with_a_single_class_are_named() -> None
     assert find_gaps(table, QUESTIONS) == []
 
 
+def test_what_several_splits_lack_is_said_once() -> None:
+    table = sound_table()
+    rare = table.assign(clean=table["clean"].mask((table["split"] != "train") & (table["clean"] == 0)))
+    (gap,) = find_gaps(rare, [ASKED["clean"]])
+    assert gap.startswith("every photo of the splits 'val' and 'calib' and 'test' has the same label for 'clean', clean (")
+    assert gap.count("are too few") == 1
+    none = rare.assign(clean=rare["clean"].mask(rare["split"] == "val"))
+    (gap,) = find_gaps(none, [ASKED["clean"]])
+    assert gap.startswith("no photo of the split 'val' has a label for 'clean', and every photo of the splits 'calib' and 'test' has")
+
+
 def test_a_photo_known_only_as_damaged_is_a_label_for_damaged_and_none_for_damage() -> None:
     table = sound_table().assign(damage_score=np.nan)
     assert find_gaps(table, [ASKED["damaged"]]) == []

@@ -20,6 +20,9 @@ import psutil
 import pytest
 import s3fs
 
+from carinspect.cli import store as store_command
+from carinspect.core.errors import UserError
+from carinspect.storage.objects import Store
 from conftest import free_port, own_settings_of_dvc
 
 SOURCE = Path(__file__).parent.parent / "src"
@@ -321,3 +324,48 @@ def test_ssh_serves_two_clones(tmp_path: Path) -> None:
         assert (clone / "photos" / "3.bin").is_file()
         flip_a_byte(member(tmp_path / "remote"))
         assert "repaired from cache" in verify(project, "--repair")
+
+
+def test_a_store_that_refuses_to_be_read_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("Forbidden")
+
+    monkeypatch.setattr(store_command, "inspect_store", refuse)
+    with pytest.raises(UserError, match=r"^storage: cannot be read \(Forbidden\)\. Check its keys"):
+        store_command._inspect(Store("storage", None, known=None, complete=True), jobs=1)
+
+
+def check_writes(folder: Path, *options: str, fails: bool = False) -> str:
+    return run(folder, sys.executable, "-m", "carinspect.cli.main", "store", "check-writes", *options, fails=fails)
+
+
+def test_a_test_write_comes_before_the_training(project: Path, tmp_path: Path) -> None:
+    origin = tmp_path / "origin.git"
+    assert "the git remote 'origin' takes no push" in check_writes(project, fails=True)
+    refused = check_writes(project, "--git", "http://me:secret@127.0.0.1:9/cars.git", fails=True)
+    assert "http://127.0.0.1:9/cars.git" in refused
+    assert "secret" not in refused
+    run(project, "git", "init", "-q", "--bare", "-b", "main", str(origin))
+    run(project, "git", "remote", "add", "origin", str(origin))
+    assert "take writes" in check_writes(project)
+    assert run(origin, "git", "for-each-ref") == ""
+    assert not list(tmp_path.rglob("write-test-*"))
+    run(project, "dvc", "remote", "default", "--unset")
+    said = check_writes(project, fails=True)
+    assert "no DVC remote is set" in said
+    assert said.count("\n") == 1
+
+
+def test_another_address_of_the_same_kind_keeps_the_endpoint(project: Path) -> None:
+    shutil.copy(Path(__file__).parent.parent / "Makefile", project)
+    tools = Path(sys.executable).parent
+
+    def endpoint_after(url: str, *more: str) -> str:
+        run(project, "make", f"VENV={tools.parent}", f"--assume-old={tools}/installed", "-o", "setup", "remote", f"URL={url}", *more)
+        return (project / ".dvc" / "config").read_text()
+
+    assert "endpointurl = http://here" in endpoint_after("s3://bucket/a", "ENDPOINT=http://here")
+    kept = endpoint_after("s3://bucket/b")
+    assert "endpointurl = http://here" in kept
+    assert "url = s3://bucket/b" in kept
+    assert "endpointurl" not in endpoint_after(str(project.parent / "folder"))

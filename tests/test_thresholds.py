@@ -18,7 +18,7 @@ from carinspect.core.errors import UserError
 from carinspect.core.params import load_params, parse_section
 from carinspect.core.questions import DeclaredQuestion, read_questions
 from carinspect.core.tables import write_table
-from carinspect.inference.rules import Rule
+from carinspect.inference.rules import Rule, Thresholds
 from carinspect.thresholds.binomial import accepted_needed, interval, lower_bound, p_value
 from carinspect.thresholds.choice import choose_empirical, choose_guaranteed, prove
 from carinspect.thresholds.config import SelectThresholdParams
@@ -27,8 +27,8 @@ from carinspect.thresholds.plan import Reference, cut_points, make_plan
 from carinspect.thresholds.problems import with_p_good
 from carinspect.thresholds.report import MOST_POINTS, headlines, make_curve, say_rules
 from carinspect.thresholds.sample import Sample, count_decisions, count_outcome, take_sample
-from carinspect.thresholds.selection import select_thresholds
-from conftest import QUESTIONS
+from carinspect.thresholds.selection import collect_thresholds, select_thresholds
+from conftest import OPEN_GATE, QUESTIONS
 
 TARGET = 0.95
 DRAWS = 500
@@ -41,7 +41,7 @@ PARAMS = load_params(ROOT / "params.yaml")
 
 
 def make_params(**changes) -> SelectThresholdParams:
-    values = {"method": "guaranteed", "source": "calib", "starts": 2, "car_sources": ["fleet"]}
+    values = {"method": "guaranteed", "source": "calib", "starts": 2, "gate_share": 0.02, "car_sources": ["fleet"]}
     return parse_section("select_threshold", SelectThresholdParams, values | changes)
 
 
@@ -60,17 +60,24 @@ def make_target(**changes) -> Target:
 
 
 def select_threshold(table: pd.DataFrame, params: SelectThresholdParams, **decide) -> Rule:
-    """The rule of `clean` for a photo."""
-    return select_thresholds(table, declared(**decide), params)["clean"].rules.photo
+    """The rule of `clean` for a photo, behind an open gate."""
+    return collect(table, params, **decide).rules["clean"].photo
+
+
+def collect(table: pd.DataFrame, params: SelectThresholdParams, **decide) -> Thresholds:
+    """All rules, behind an open gate."""
+    questions = declared(**decide)
+    selected = select_thresholds(table.assign(strangeness=0.0), questions, params, gate=OPEN_GATE)
+    return collect_thresholds(selected, questions, gate=OPEN_GATE, predictions_sha256="abc")
 
 
 def say(table: pd.DataFrame, params: SelectThresholdParams) -> str:
-    return say_rules({name: one.rules for name, one in select_thresholds(table, declared(), params).items()})[0]
+    return say_rules(collect(table, params), table.assign(strangeness=0.0))[1]
 
 
 def check_metrics(table: pd.DataFrame, params: SelectThresholdParams) -> None:
     """That the metrics are JSON without a NaN."""
-    json.dumps(headlines({name: one.rules for name, one in select_thresholds(table, declared(), params).items()}), allow_nan=False)
+    json.dumps(headlines(collect(table, params), table.assign(strangeness=0.0)), allow_nan=False)
 
 
 def as_reference(p_clean: np.ndarray) -> Reference:
@@ -78,7 +85,7 @@ def as_reference(p_clean: np.ndarray) -> Reference:
 
 
 def labelled(table: pd.DataFrame) -> Sample:
-    return take_sample(with_p_good(table, CLEAN))
+    return take_sample(with_p_good(table, CLEAN).assign(passed=True))
 
 
 def draw_cars(random: np.random.Generator, cars: int, photos_each: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -478,12 +485,14 @@ def run_stage_script(folder: Path) -> subprocess.CompletedProcess[str]:
 def test_the_stage_writes_the_same_bytes_twice(table: pd.DataFrame, tmp_path: Path) -> None:
     columns = {asked.column: np.nan for asked in QUESTIONS if asked.column not in table.columns}
     columns |= dict.fromkeys(("width_px", "height_px"), 64) | dict.fromkeys(("sha256", "phash", "declared_split"), "")
-    written = []
+    strangeness, written = np.random.default_rng(0).normal(size=len(table)).round(6), []
     for name in ("a", "b"):
-        write_table(table.assign(**columns), tmp_path / name / "data/predictions.csv", QUESTIONS)
+        write_table(table.assign(strangeness=strangeness, **columns), tmp_path / name / "data/predictions.csv", QUESTIONS)
         done = run_stage_script(tmp_path / name)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("Clean when P(clean) >= ")
+        gate, clean, *_ = done.stdout.splitlines()
+        assert gate.startswith("The gate turns away ")
+        assert clean.startswith("Clean when P(clean) >= ")
         files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
         written.append({str(path.relative_to(tmp_path / name)): path.read_bytes() for path in files})
     assert written[0] == written[1]

@@ -16,7 +16,6 @@ import yaml
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from wandb.proto import wandb_internal_pb2
 
 from carinspect.core.errors import UserError
 from carinspect.core.params import parse_section
@@ -159,6 +158,7 @@ def test_the_picture_of_the_curves_is_the_same_each_time_and_bears_an_epoch_with
 
 def test_wandb_without_its_package_names_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     on = TrackingParams(wandb=True, wandb_project="carinspect")
+    monkeypatch.setattr(tracking, "find_spec", lambda name: object())
     check_tracking(on)
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     check_tracking(OFF)
@@ -189,6 +189,8 @@ def read_log(content: bytes) -> Iterator[bytes]:
 def read_wandb_records(folder: Path) -> dict[str, list]:
     """What an offline run folder holds: configuration, history rows, artifacts."""
     found: dict[str, list] = {"config": [], "history": [], "artifact": []}
+    from wandb.proto import wandb_internal_pb2  # the slow tests' packages alone bring it
+
     (file,) = folder.glob("offline-run-*/run-*.wandb")
     for data in read_log(file.read_bytes()):
         record = wandb_internal_pb2.Record.FromString(data)

@@ -18,7 +18,7 @@ from carinspect.inference.bundle import open_bundle
 from carinspect.inference.rules import Thresholds
 from carinspect.inference.seal import SEAL_BYTES, seal
 from carinspect.model.checkpoint import Checkpoint
-from conftest import QUESTIONS, make_calibration, make_dataset, make_recipe, make_rule, make_thresholds, untrained_network
+from conftest import QUESTIONS, make_calibration, make_dataset, make_gate, make_recipe, make_rule, make_thresholds, untrained_network
 from test_cli import carinspect
 
 PARAMS = ExportParams(
@@ -30,9 +30,10 @@ CLEAN, DAMAGED = QUESTIONS[0], QUESTIONS[2]
 
 @pytest.fixture(scope="module")
 def trained() -> Trained:
-    weights = untrained_network().state_dict()
+    network = untrained_network()
+    weights = network.state_dict()
     checkpoint = Checkpoint(questions=QUESTIONS, model=make_recipe().model, image_side_px=32, weights=weights, lineage={})
-    return Trained(checkpoint, make_calibration(temperature=1.0), make_thresholds(), {"evaluate": {"test": {}}})
+    return Trained(checkpoint, make_calibration(temperature=1.0), make_thresholds(), make_gate(network), {"evaluate": {"test": {}}})
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from carinspect.annotations.photos import (
     build_table,
     describe_photo,
     has_other_shape,
+    is_resized,
     read_properties_by_path,
     reject_photo,
 )
@@ -21,7 +22,7 @@ from carinspect.annotations.records import Reading, Rejection, SourceContext
 from carinspect.annotations.sources import Source, load_sources
 from carinspect.annotations.summary import summarise
 from carinspect.core.data import DataParams
-from carinspect.core.errors import UserError, did_you_mean
+from carinspect.core.errors import UserError, did_you_mean, shorten
 from carinspect.core.questions import Question, by_name
 
 
@@ -37,17 +38,25 @@ class Conversion:
 
 
 def convert(
-    data: DataParams, params: ConvertAnnotationsParams, questions: Sequence[Question], *, processes: int | None = None
+    data: DataParams,
+    params: ConvertAnnotationsParams,
+    questions: Sequence[Question],
+    *,
+    needs_every_label: bool = False,
+    processes: int | None = None,
 ) -> Conversion:
     """The table of every sound photo that a source below `data.root` describes. processes: see `images.reading`.
 
     Raises `UserError` for a missing root, a mistake in sources.yaml, a category without a meaning, a broken annotation file, a photo
-    that is described twice, and when no photo is left.
+    that is described twice, and when no photo is left; with `needs_every_label` also for a question that no source has a label for,
+    before any photo is opened.
     """
     sources = _open_root(data)
     asked = by_name(questions)
     readings = {source.name: _read_source(source, data, params, asked) for source in sources}
     check_meanings(readings, sources, params, asked, file=data.sources)
+    if needs_every_label:
+        _check_labels(readings, questions, file=data.sources)
     claimed = check_claims(readings)
     properties = read_properties_by_path(data.root_path, sorted(claimed), processes=processes)
     rows: list[dict[str, Any]] = []
@@ -62,7 +71,10 @@ def convert(
             if rejection:
                 rejected[source.name].append(rejection)
                 continue
-            reading.counts["size_mismatches"] += has_other_shape(photo, actual)
+            reading.counts["photos_misnamed"] += actual.misnamed
+            other_shape = has_other_shape(photo, actual)
+            reading.counts["size_mismatches"] += other_shape
+            reading.counts["photos_resized"] += not other_shape and is_resized(photo, actual)
             rows.append(describe_photo(photo, source, actual=actual))
     if not rows:
         raise UserError(_nothing_left(data, rejected))
@@ -84,9 +96,20 @@ def _read_source(source: Source, data: DataParams, params: ConvertAnnotationsPar
     where = f"{data.sources}: {source.name}"
     for name in source.judges:
         if name not in questions:
-            raise UserError(f"{where}.judges: no question is called '{name}'. {did_you_mean(name, questions)}")
+            raise UserError(f"{where}.judges: no question is called '{shorten(name)}'. {did_you_mean(name, questions)}")
     reader = reader_of(source, where=where)
-    return reader.read(SourceContext(source, data.root_path / source.folder, where, params, questions))
+    return reader.read(SourceContext(source, data.root_path, data.root_path / source.folder, where, params, questions))
+
+
+def _check_labels(readings: Mapping[str, Reading], questions: Sequence[Question], *, file: str) -> None:
+    labelled = {column for reading in readings.values() for photo in reading.photos for column in photo.labels}
+    names = [asked.name for asked in questions if asked.column not in labelled]
+    if names:
+        without = " ".join(f"-S '~questions.{name}'" for name in names)
+        raise UserError(
+            f"{file}: no source has a label for {' or '.join(repr(name) for name in names)}. Add a source that judges it (by `judges`, "
+            f"a meaning such as {{{names[0]}: …}}, or a column), or take it out of questions: dvc exp run {without}"
+        )
 
 
 def _nothing_left(data: DataParams, rejected: Mapping[str, Sequence[Rejection]]) -> str:

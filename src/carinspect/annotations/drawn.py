@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from carinspect.annotations.coco import CocoAnnotation, CocoFile, CocoImage, PhotoFinder, read_coco_file
+from carinspect.annotations.coco import CocoAnnotation, CocoImage, PhotoFinder, read_coco_file
 from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.annotations.listing import list_folder
 from carinspect.annotations.meanings import Meaning, read_meanings
@@ -39,34 +39,33 @@ def read_drawn_outlines(
         wanted = {path for path in image_paths if path.startswith(folder)}
         if source.format == "coco" and wanted:
             where = f"{data.sources}: {source.name}"
-            found |= _read_source(SourceContext(source, data.root_path / source.folder, where, params, by_name(questions)), wanted)
+            found |= _read_source(
+                SourceContext(source, data.root_path, data.root_path / source.folder, where, params, by_name(questions)), wanted
+            )
     return found
 
 
 def _read_source(context: SourceContext, wanted: set[str]) -> dict[str, list[DrawnOutline]]:
     source, meanings = context.source, read_meanings(context)
-    listing = list_folder(context.path, source.exclude, where=context.where)
+    listing = list_folder(context.path, source.exclude, root=context.root, where=context.where)
     finder, found = PhotoFinder(source, listing), dict[str, list[DrawnOutline]]()
     for file in (file for file in listing.files if file.lower().endswith(".json")):
         coco = read_coco_file(listing.folder / file)
-        # What is missing or leaves the folder was counted when the table was made; here it is only not drawn.
-        photos = {image.id: (image, finder.find(image, file, Reading())) for image in coco.images}
-        paths = {key: (image, str(source.folder / photo)) for key, (image, photo) in photos.items() if photo is not None}
-        for annotation in coco.annotations:
-            image, path = paths.get(annotation.image_id, (None, ""))
-            if image is not None and path in wanted:
-                found.setdefault(path, []).extend(_draw(annotation, image, meanings.get(_name(coco, annotation))))
+        for image in coco.images:
+            # What is missing or leaves the folder was counted when the table was made; here it is only not drawn.
+            photo = finder.find(image, file, Reading())
+            path = str(source.folder / photo) if photo is not None else ""
+            for annotation in coco.annotations_of(image.id) if path in wanted else ():
+                meaning = meanings.get(coco.category_names.get(annotation.category_id, ""))
+                found.setdefault(path, []).extend(_draw(annotation, image, meaning, in_shares=source.coordinates == "shares"))
     return found
 
 
-def _name(coco: CocoFile, annotation: CocoAnnotation) -> str:
-    return coco.category_names[annotation.category_id]
-
-
-def _draw(annotation: CocoAnnotation, image: CocoImage, meaning: Meaning | None) -> list[DrawnOutline]:
+def _draw(annotation: CocoAnnotation, image: CocoImage, meaning: Meaning | None, *, in_shares: bool) -> list[DrawnOutline]:
     if meaning is None or meaning.kind == "ignore" or meaning.kind == "labels":
         return []
-    outline = read_outline(annotation.segmentation, annotation.bbox, width_px=image.width, height_px=image.height)
+    size = {"width_px": image.width, "height_px": image.height}
+    outline = read_outline(annotation.segmentation, annotation.bbox, **size, in_shares=in_shares)
     if outline.mask is None:
         return []
     return [DrawnOutline(meaning.kind, meaning.class_name or meaning.kind, trace(outline.mask))]

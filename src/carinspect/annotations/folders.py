@@ -2,7 +2,7 @@
 
 from pathlib import PurePosixPath
 
-from carinspect.annotations.listing import declared_split, list_folder
+from carinspect.annotations.listing import declared_split, in_one_form, list_folder
 from carinspect.annotations.meanings import read_meanings
 from carinspect.annotations.records import LabelledPhoto, Reader, Reading, Rejection, SourceContext
 from carinspect.core.errors import UserError
@@ -17,9 +17,10 @@ def read_folders(context: SourceContext) -> Reading:
     for name, meaning in meanings.items():
         if meaning.kind not in ("labels", "ignore"):
             raise UserError(f"{where}.categories.{name}: a class folder takes labels such as {{damaged: 1}}, or ignore.")
-    listing = list_folder(context.path, source.exclude, where=where)
+    listing = list_folder(context.path, source.exclude, root=context.root, where=where)
     reading = Reading()
     reading.counts["files_excluded"] = len(listing.excluded)
+    reading.rejected += [Rejection(str(source.folder / file), "no_file", why) for file, why in listing.odd.items()]
     for file in listing.photos:
         image_path = str(source.folder / file)
         *folders, _ = PurePosixPath(file).parts
@@ -28,7 +29,7 @@ def read_folders(context: SourceContext) -> Reading:
         if not class_folders:
             reading.rejected.append(Rejection(image_path, "no_class_folder", "lies in no class folder"))
             continue
-        name = class_folders[0]
+        name = in_one_form(class_folders[0])
         reading.classes[name] += 1
         if name not in meanings:
             reading.unmapped[name] += 1

@@ -11,7 +11,7 @@ from carinspect.annotations.config import RESERVED_MEANINGS, ConvertAnnotationsP
 from carinspect.annotations.listing import show_name
 from carinspect.annotations.records import Reading, SourceContext
 from carinspect.annotations.sources import Source
-from carinspect.core.errors import UserError, did_you_mean
+from carinspect.core.errors import UserError, did_you_mean, shorten
 from carinspect.core.questions import Question
 
 
@@ -40,7 +40,9 @@ def read_meaning(
         return Meaning("vehicle")
     if value == "ignore":
         return Meaning("ignore")
-    raise UserError(f"{where} has the meaning {value!r}. {did_you_mean(value, known_words(params))} Or labels such as {{clean: 1}}.")
+    raise UserError(
+        f"{where} has the meaning {shorten(value)!r}. {did_you_mean(value, known_words(params))} Or labels such as {{clean: 1}}."
+    )
 
 
 def read_meanings(context: SourceContext) -> dict[str, Meaning]:

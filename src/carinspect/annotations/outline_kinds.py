@@ -11,7 +11,7 @@ This is the one place, beside the demo, that knows label columns by name: the me
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from carinspect.annotations.coco import CocoAnnotation, CocoImage
@@ -51,6 +51,20 @@ class Judged:
     """Of those that categories state, as `{glass_ok: 0}` does: the label of a photo without such a category."""
     derived: frozenset[str]
     """Those whose label follows from a score where that is known."""
+    uncertain: frozenset[str] = frozenset()
+    """Those that a photo without a mark leaves blank after all, for a mark that points to no photo may be its own."""
+
+    def but_for(self, astray: Iterable[Meaning]) -> "Judged":
+        """The same without what marks of these meanings, which point to no photo, leave open."""
+        open_columns: set[str] = set()
+        for meaning in astray:
+            stated = set(meaning.labels)
+            for name, kind in OUTLINE_KINDS.items():
+                columns = {kind.score_column, kind.binary_column}
+                if meaning.kind == name or stated & columns:
+                    open_columns |= columns
+            open_columns |= stated
+        return replace(self, uncertain=frozenset(open_columns))
 
 
 def find_judged(source: Source, meanings: Mapping[str, Meaning], questions: Mapping[str, Question], *, where: str) -> Judged:
@@ -87,7 +101,7 @@ class Outlined:
     A category that states the label of a marked photo, such as `{damaged: 1}`, is such a mark: its box is not the damage's.
     """
 
-    def __init__(self, marks: Iterable[Mark], image: CocoImage, counts: Counter[str]) -> None:
+    def __init__(self, marks: Iterable[Mark], image: CocoImage, counts: Counter[str], *, in_shares: bool) -> None:
         self.photo_px = image.width * image.height
         self.masks: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
         self.without_area: set[str] = set()
@@ -95,7 +109,8 @@ class Outlined:
             if meaning.kind == "labels":
                 self.without_area |= {name for name, kind in OUTLINE_KINDS.items() if meaning.labels.get(kind.binary_column) == kind.marked}
                 continue
-            outline = read_outline(annotation.segmentation, annotation.bbox, width_px=image.width, height_px=image.height)
+            size = {"width_px": image.width, "height_px": image.height}
+            outline = read_outline(annotation.segmentation, annotation.bbox, **size, in_shares=in_shares)
             counts[f"outlines_{outline.kind}"] += 1
             counts["outlines_malformed"] += outline.malformed
             counts["outlines_clipped"] += outline.clipped
@@ -120,21 +135,29 @@ class Outlined:
 
 
 def label_photo(
-    marks: Sequence[Mark], image: CocoImage, judged: Judged, *, params: ConvertAnnotationsParams, counts: Counter[str]
+    marks: Sequence[Mark], image: CocoImage, judged: Judged, *, params: ConvertAnnotationsParams, counts: Counter[str], in_shares: bool
 ) -> dict[str, float]:
-    """Label column → value for one photo; repairs and contradictions are added to `counts`."""
+    """Label column → value for one photo; repairs and contradictions are added to `counts`. in_shares: see `read_outline`."""
     stated = merge_labels([meaning.labels for _, meaning in marks if meaning.kind == "labels"], counts)
-    outlined = Outlined(marks, image, counts)
+    outlined = Outlined(marks, image, counts, in_shares=in_shares)
     found: dict[str, float] = {}
+    left_blank = False
     for name, kind in OUTLINE_KINDS.items():
+        columns = judged.columns & {kind.score_column, kind.binary_column}
+        if columns & judged.uncertain and not outlined.is_marked(name):
+            left_blank = True
+            continue
         severities = params.damage_severity if name == "damage" else params.dirt_severity
-        score = outlined.score(name, severities, params.area_exponent) if kind.score_column in judged.columns else None
+        score = outlined.score(name, severities, params.area_exponent) if kind.score_column in columns else None
         if score is not None:
             found[kind.score_column] = score
         # Where the class follows from the score it is derived from there; a mark of unknown area has no score, and is still a mark.
-        if kind.binary_column in judged.columns and (score is None or kind.binary_column not in judged.derived):
+        if kind.binary_column in columns and (score is None or kind.binary_column not in judged.derived):
             found[kind.binary_column] = kind.marked if outlined.is_marked(name) else 1.0 - kind.marked
-    return stated | {column: value for column, value in judged.unmarked.items() if column not in stated} | found
+    unmarked = {column: value for column, value in judged.unmarked.items() if column not in stated}
+    left_blank |= not judged.uncertain.isdisjoint(unmarked)
+    counts["photos_left_blank"] += left_blank
+    return stated | {column: value for column, value in unmarked.items() if column not in judged.uncertain} | found
 
 
 def merge_labels(stated: Iterable[Mapping[str, float]], counts: Counter[str]) -> dict[str, float]:

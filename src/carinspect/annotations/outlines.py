@@ -23,6 +23,10 @@ class MalformedError(ValueError):
     """An outline that is none."""
 
 
+Scale = tuple[float, float] | None
+"""What x and y are multiplied by to be pixels; None: they are."""
+
+
 @dataclass(frozen=True)
 class Outline:
     """The mask of one annotation within its image."""
@@ -36,13 +40,14 @@ class Outline:
     """It reached out of the image."""
 
 
-def read_outline(segmentation: Any, box: Any, *, width_px: int, height_px: int) -> Outline:
+def read_outline(segmentation: Any, box: Any, *, width_px: int, height_px: int, in_shares: bool = False) -> Outline:
     """The mask of one annotation; its box where the outline is empty, malformed or covers no pixel.
 
     segmentation: a list of polygons [x0, y0, x1, y1, ...], run lengths {size, counts} (a list, or COCO's compressed text), or nothing.
-    box: [x, y, width, height].
+    box: [x, y, width, height]. in_shares: whether polygons and box are in shares of the photo's sides instead of pixels.
     """
     malformed = clipped = False
+    scale = (float(width_px), float(height_px)) if in_shares else None
     masks: list[dict[str, Any]] = []
     if isinstance(segmentation, dict):
         try:
@@ -52,7 +57,7 @@ def read_outline(segmentation: Any, box: Any, *, width_px: int, height_px: int) 
     else:
         for polygon in segmentation if isinstance(segmentation, list) else ():
             try:
-                mask, reaches_out = _polygon(polygon, width_px, height_px)
+                mask, reaches_out = _polygon(polygon, width_px, height_px, scale)
             except MalformedError:
                 malformed = True
                 continue
@@ -63,7 +68,7 @@ def read_outline(segmentation: Any, box: Any, *, width_px: int, height_px: int) 
     if union_area(masks) > 0:
         return Outline(coco_mask.merge(masks), "rle" if isinstance(segmentation, dict) else "polygon", malformed, clipped)
     try:
-        mask, reaches_out = _box(box, width_px, height_px)
+        mask, reaches_out = _box(box, width_px, height_px, scale)
     except MalformedError:
         return Outline(None, "degenerate", True, clipped)
     return Outline(mask, "degenerate" if mask is None else "box", malformed, clipped or reaches_out)
@@ -75,11 +80,11 @@ def union_area(masks: Iterable[dict[str, Any]]) -> int:
     return int(coco_mask.area(coco_mask.merge(masks))) if masks else 0
 
 
-def _polygon(polygon: Any, width_px: int, height_px: int) -> tuple[dict[str, Any] | None, bool]:
+def _polygon(polygon: Any, width_px: int, height_px: int, scale: Scale) -> tuple[dict[str, Any] | None, bool]:
     points = _numbers(polygon)
     if points.size < 6 or points.size % 2:
         raise MalformedError
-    points = points.reshape(-1, 2)
+    points = _in_pixels(points.reshape(-1, 2), scale)
     limits = np.array([width_px, height_px], dtype=np.float64)
     reaches_out = bool((points < -_TOLERATED_PX).any() or (points > limits + _TOLERATED_PX).any())
     for axis in (0, 1):
@@ -107,11 +112,11 @@ def _clip_half_plane(points: np.ndarray, *, axis: int, bound: float, keep_above:
     return np.array(kept).reshape(-1, 2)
 
 
-def _box(box: Any, width_px: int, height_px: int) -> tuple[dict[str, Any] | None, bool]:
+def _box(box: Any, width_px: int, height_px: int, scale: Scale) -> tuple[dict[str, Any] | None, bool]:
     numbers = _numbers(box)
     if numbers.size != 4:
         raise MalformedError
-    starts, ends = numbers[:2], numbers[:2] + numbers[2:]
+    starts, ends = _in_pixels(np.stack([numbers[:2], numbers[:2] + numbers[2:]]), scale)
     if (ends <= starts).any():
         return None, False
     limits = np.array([width_px, height_px], dtype=np.float64)
@@ -124,6 +129,15 @@ def _box(box: Any, width_px: int, height_px: int) -> tuple[dict[str, Any] | None
     if (high <= low).any():
         return None, reaches_out
     return coco_mask.frPyObjects(np.array([[*low, *(high - low)]]), height_px, width_px)[0], reaches_out
+
+
+def _in_pixels(points: np.ndarray, scale: Scale) -> np.ndarray:
+    """Points, float (n, 2), in pixels. Raises `MalformedError` for an outline within the first pixel: it is in shares, or no outline."""
+    if scale is not None:
+        return points * scale
+    if ((points >= 0) & (points <= 1)).all() and (points % 1 != 0).any():
+        raise MalformedError
+    return points
 
 
 def _numbers(values: Any) -> np.ndarray:

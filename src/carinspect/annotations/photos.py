@@ -105,6 +105,11 @@ def has_other_shape(photo: LabelledPhoto, actual: PhotoProperties) -> bool:
     return abs(stated - seen) > _TOLERATED_ASPECT * max(stated, seen)
 
 
+def is_resized(photo: LabelledPhoto, actual: PhotoProperties) -> bool:
+    """Whether the annotation file states another size than the photo has; with the same shape, shares of areas are the same."""
+    return photo.stated_size_px is not None and photo.stated_size_px != (actual.width_px, actual.height_px)
+
+
 def describe_photo(photo: LabelledPhoto, source: Source, *, actual: PhotoProperties) -> dict[str, Any]:
     """One row; label columns that nobody judged are absent."""
     family = photo.family

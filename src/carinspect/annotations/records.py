@@ -70,6 +70,8 @@ class SourceContext:
     """What a reader reads, and by which rules."""
 
     source: Source
+    root: Path
+    """The data root on this machine."""
     path: Path
     """Of the source's folder (csv: file) on this machine."""
     where: str

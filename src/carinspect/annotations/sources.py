@@ -2,15 +2,20 @@
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from carinspect.core.errors import UserError
+from carinspect.annotations.listing import in_one_form
+from carinspect.core.errors import UserError, shorten
 from carinspect.core.params import Section, load_yaml, parse_section
 
 ROBOFLOW_FAMILY = r"^(.+?)[._](?:jpe?g|png|webp)\.rf\.[0-9a-f]{6,}"
 """Roboflow names each augmented copy `<name>_jpg.rf.<hash>.jpg`; copies of one photo share the name."""
+
+
+LONGEST_NAME = 200
+"""Characters of a category's name. A longer one is a text that got into the wrong field; it would fill messages, metrics and pages."""
 
 
 class Source(Section):
@@ -24,6 +29,8 @@ class Source(Section):
     """Folder (csv: file) relative to the data root; blank: the name."""
     judges: list[str] = []
     """COCO only: the questions that a person decided on every photo of this source, so that a photo without a mark is a good one."""
+    coordinates: Literal["pixels", "shares"] = "pixels"
+    """COCO only: whether boxes and polygons are in pixels or in shares, 0..1, of the photo's width and height."""
     family_pattern: str | None = ROBOFLOW_FAMILY
     """Group 1 of a match on the file name is the photo's family; null: file names say nothing about families."""
     family_column: str | None = None
@@ -63,8 +70,11 @@ class Source(Section):
     def _names_are_text(cls, categories: Any) -> Any:
         for name in categories if isinstance(categories, dict) else ():
             if not isinstance(name, str):
-                raise ValueError(f"YAML reads the name {name} as {type(name).__name__}, not as text. Put it in quotes: '{name}'.")
-        return categories
+                raise ValueError(f"YAML reads the name {shorten(name)} as {type(name).__name__}, not as text. Put it in quotes: '{name}'.")
+            if len(name) > LONGEST_NAME:
+                raise ValueError(f"the name {shorten(name)} has more than {LONGEST_NAME} characters. Give the category a short one.")
+        # Names that look the same are the same: é is one letter here, and an e with an accent in an archive made on a Mac.
+        return {in_one_form(name): meaning for name, meaning in categories.items()} if isinstance(categories, dict) else categories
 
     @model_validator(mode="after")
     def _has_a_path(self) -> "Source":

@@ -19,6 +19,34 @@ _MEASURES = ("sharpness", "brightness", "dark_share", "bright_share")
 _EXAMPLES = 5
 
 
+REPAIR_WORDS = {
+    "annotations_of_unknown_images": "annotations of a photo that their file does not list, counted for none",
+    "photos_left_blank": "photos with a blank label, because such an annotation may be theirs",
+    "outlines_clipped": "outlines that reached out of the photo, clipped",
+    "outlines_malformed": "malformed outlines, replaced by their box or by the fact that there is a mark",
+    "outlines_degenerate": "outlines that cover no pixel, so that the size of the mark is unknown",
+    "photos_with_contradicting_labels": "photos with categories that contradict each other, their labels left blank",
+    "photos_resized": "photos of another size than their annotation file states, outlines scaled along",
+    "size_mismatches": "photos of another shape than their annotation file states, outlines used as they are",
+    "photos_misnamed": "photos with the suffix of another format, read as what they are",
+    "photos_found_by_unicode_form": "photos found by their name in another Unicode form",
+    "placeholders_for_a_family": "placeholders such as 'unknown' for a vehicle, read as no vehicle",
+    "photos_excluded_though_listed": "listed photos that `exclude` leaves out",
+    "columns_ignored": "unknown columns of the CSV, ignored",
+}
+"""What a person should know of → the words for it."""
+
+
+def say_repairs(readings: Mapping[str, Reading]) -> list[str]:
+    """One line for each source and kind of repair, with its count."""
+    return [
+        f"{name}: {words}: {reading.counts[kind]:,}"
+        for name, reading in readings.items()
+        for kind, words in REPAIR_WORDS.items()
+        if reading.counts[kind]
+    ]
+
+
 def summarise(
     table: pd.DataFrame,
     questions: Sequence[Question],
@@ -40,6 +68,7 @@ def summarise(
         "copies": _describe_copies(table, questions),
         "pictures": _describe_pictures(properties[path] for path in table["image_path"]),
         "repairs": dict(sum((reading.counts for reading in readings.values()), Counter())),
+        "repaired": say_repairs(readings),
         "sources": {
             source.name: _describe_source(table[table["source"] == source.name], questions, rejected[source.name], readings[source.name])
             for source in sources

@@ -7,7 +7,7 @@ import pandas as pd
 from carinspect.core.errors import UserError, did_you_mean
 from carinspect.core.params import read_section
 from carinspect.core.tables import SPLITS, read_table
-from carinspect.splits.check import LEAK_KINDS, find_leaks
+from carinspect.splits.check import LEAK_KINDS, count_compared, find_leaks
 from carinspect.splits.config import SplitParams
 from carinspect.splits.split import find_links
 
@@ -24,15 +24,31 @@ def report_leaks(path: Path, root: Path | None) -> int:
     for leak in leaks:
         print(leak)
     counts = ", ".join(f"{split} {(table['split'] == split).sum():,}" for split in SPLITS)
-    sought = ", ".join([*(words.removeprefix("the ") for words in LEAK_KINDS.values()), *(["the photos themselves"] if root else [])])
-    verdict = f"{len(leaks):,} leak{'s' * (len(leaks) != 1)}" if leaks else f"no leak (compared: {sought})"
-    print(f"{path}: {len(table):,} photos in {table['group'].nunique():,} groups: {counts}; {verdict}.")
+    verdict = f"{len(leaks):,} leak{'s' * (len(leaks) != 1)}" if leaks else "no leak"
+    compared = _say_compared(table, path, with_photos=root is not None)
+    print(f"{path}: {len(table):,} photos in {table['group'].nunique():,} groups: {counts}; {verdict} ({compared}).")
     return 1 if leaks else 0
 
 
+def _say_compared(table: pd.DataFrame, path: Path, *, with_photos: bool) -> str:
+    """What was compared, of how many photos where not of all, and what was not. Raises `UserError` where nothing was."""
+    known = count_compared(table)
+    words = {kind: word.removeprefix("the ") for kind, word in LEAK_KINDS.items()}
+    done = [words[kind] + (f" of {count:,} photos" if count < len(table) else "") for kind, count in known.items() if count]
+    blank = [words[kind] for kind, count in known.items() if not count]
+    if not done and not with_photos:
+        columns = ", ".join(LEAK_KINDS)
+        raise UserError(f"{path}: nothing was compared, for {columns} are blank in every row. Name the folder of the photos: --root.")
+    said = f"compared: {', '.join([*done, *(['the photos themselves'] if with_photos else [])])}"
+    not_done = [*(f"{word}, which is blank" for word in blank), *([] if with_photos else ["the photos themselves, for want of --root"])]
+    return said + (f"; not compared: {'; '.join(not_done)}" if not_done else "")
+
+
 def read_finished_table(path: Path) -> pd.DataFrame:
-    """A table in which every photo has a split. Raises `UserError` for a photo without one."""
+    """A table in which every photo has a split. Raises `UserError` for a photo without one, and for a table without photos."""
     table = read_table(path, columns=("image_path", "split", *LEAK_KINDS))
+    if table.empty:
+        raise UserError(f"{path}: it has columns and no rows, so that there is nothing to check. Run the stage that writes it: dvc repro.")
     strange = table[~table["split"].isin(SPLITS)]
     if len(strange):
         split, photo = strange.iloc[0][["split", "image_path"]]

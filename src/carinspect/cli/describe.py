@@ -14,7 +14,7 @@ from carinspect.cli.check_split import read_finished_table
 from carinspect.core.data import DataParams
 from carinspect.core.errors import UserError
 from carinspect.core.files import write_bytes
-from carinspect.core.params import load_params, read_section
+from carinspect.core.params import load_json, load_params, read_section
 from carinspect.core.questions import Question, read_questions
 from carinspect.core.tables import dataset_columns, read_table
 from carinspect.describe.config import DescribeParams
@@ -37,18 +37,25 @@ def describe_root(root: Path, sources: Path, out: Path, review: Path | None) -> 
     data = DataParams(root=str(root), sources=str(sources))
     questions = declared_questions()
     conversion = convert(data, read_section("convert_annotations", ConvertAnnotationsParams), questions)
-    _describe(questions, conversion.table.assign(group="", split=""), conversion.rejected, data, out, review)
+    table = conversion.table.assign(group="", split="")
+    _describe(questions, table, conversion.rejected, data, out, review, repairs=conversion.metrics["repaired"])
 
 
 def describe_table(path: Path, *, root: Path | None, sources: Path | None, out: Path, review: Path | None) -> None:
-    """Describe the finished table at `path`. root, sources: None takes those of params.yaml; a rejected.csv beside the table is shown."""
+    """Describe the finished table at `path`. root, sources: None takes those of params.yaml; a rejected.csv beside the table is shown.
+
+    So is what ../metrics/convert_annotations.json, where the pipeline writes it, says of repairs.
+    """
     read_finished_table(path)
     stated = read_section("data", DataParams)
     data = DataParams(root=str(root or stated.root), sources=str(sources or stated.sources))
     beside = path.with_name("rejected.csv")
     rejected = read_table(beside, columns=REJECTED_COLUMNS) if beside.is_file() else pd.DataFrame(columns=list(REJECTED_COLUMNS))
     questions = declared_questions()
-    _describe(questions, read_table(path, columns=dataset_columns(questions), questions=questions), rejected, data, out, review)
+    metrics = path.parent.parent / "metrics/convert_annotations.json"
+    repairs = load_json(metrics).get("repaired", []) if metrics.is_file() else []
+    table = read_table(path, columns=dataset_columns(questions), questions=questions)
+    _describe(questions, table, rejected, data, out, review, repairs=repairs)
 
 
 def declared_questions() -> tuple[Question, ...]:
@@ -57,7 +64,14 @@ def declared_questions() -> tuple[Question, ...]:
 
 
 def _describe(
-    questions: Sequence[Question], table: pd.DataFrame, rejected: pd.DataFrame, data: DataParams, out: Path, review: Path | None
+    questions: Sequence[Question],
+    table: pd.DataFrame,
+    rejected: pd.DataFrame,
+    data: DataParams,
+    out: Path,
+    review: Path | None,
+    *,
+    repairs: Sequence[str],
 ) -> None:
     if out.is_dir():
         raise UserError(f"--out is {str(out)!r}, a folder. Name the page to write, e.g. {out / 'data_report.html'}.")
@@ -76,6 +90,7 @@ def _describe(
         shown_pairs=choose_pairs(pairs),
         leaks=[str(leak) for leak in find_leaks(table)] if finished else [],
         learned=_read_learned(data.root_path, table),
+        repairs=repairs,
     )
     examination = examine(evidence, read_section("describe", DescribeParams))
     outlines = partial(read_drawn_outlines, data, read_section("convert_annotations", ConvertAnnotationsParams), questions)

@@ -41,6 +41,10 @@ def report_drift(log: Path, model: Path, *, since: str | None) -> int:
         said = f"{_LEVELS[shift.level]}, {'higher' if shift.higher else 'lower'} in use" if shift.level else ""
         print(f"{shift.quantity:{width}} {shift.psi:6.3f} {shift.ks:6.3f} {shift.p_value:9.2g}  {said}".rstrip())
     print(verdict(shifts, rules_in_use(bundle.thresholds)))
+    for rules in bundle.thresholds.rules.values():
+        if rules.field.break_even_rate is not None:
+            good, bad, rate = rules.photo.good.word, rules.photo.bad.word, rules.field.break_even_rate
+            print(f"The promise of {good} holds up to a share of {rate:.3f} {bad} in use. This test does not estimate it: audit.")
     return DRIFT if any(shift.level == 2 for shift in shifts) else QUIET
 
 

@@ -143,16 +143,17 @@ def compare(
 @app.command()
 def promote(
     revision: Annotated[str, typer.Argument(help="Git revision or experiment of the model to release.")],
-    current: Annotated[str | None, typer.Argument(help="Revision of the model to be better than. Default: the one in the stage.")] = None,
+    baseline: Annotated[str | None, typer.Argument(help="The stage's model, trained again on new data. Default: that model.")] = None,
     stage: Annotated[str, typer.Option(help="Any word: what the release is for.")] = "production",
     version: Annotated[str | None, typer.Option(help="Version of the release, e.g. v1.0.0. Default: the next patch.")] = None,
+    weaker: Annotated[list[str] | None, typer.Option(help="A term that may be weaker, e.g. clean.target; it is noted in the tag.")] = None,
     samples: Annotated[int, typer.Option(help="Resamples of groups behind each interval.", min=1000)] = 10_000,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say whether it may be released.")] = False,
 ) -> None:
     """Release a model: a version and a stage, as git tags. Exit status 1, with the reasons, unless it is proved and clearly better."""
     from carinspect.cli.promote import promote
 
-    raise typer.Exit(promote(revision, current, stage=stage, version=version, samples=samples, dry_run=dry_run))
+    raise typer.Exit(promote(revision, baseline, stage=stage, version=version, weaker=weaker or (), samples=samples, dry_run=dry_run))
 
 
 @app.command()
@@ -189,6 +190,17 @@ def verify_store(
     raise typer.Exit(verify(remote, repairs=repair, jobs=jobs))
 
 
+@store.command("check-writes")
+def check_writes(
+    remote: Annotated[str | None, typer.Option(help="Default: the default remote.")] = None,
+    git: Annotated[str, typer.Option(help="The git remote.")] = "origin",
+) -> None:
+    """Check, by a test write, that the DVC remote and the git remote will take a result. Exit status 1 if not."""
+    from carinspect.cli.store import check_writes
+
+    check_writes(remote, git)
+
+
 @store.command("keep-states", context_settings={"ignore_unknown_options": True})
 def keep_states(
     command: Annotated[list[str], typer.Argument(help="What to run, after two dashes: -- dvc exp run …")],
@@ -199,6 +211,57 @@ def keep_states(
     from carinspect.cli.store import run_with_states
 
     raise typer.Exit(run_with_states(command, remote=remote, every_s=every_s))
+
+
+audit = typer.Typer(no_args_is_help=True, help="Test a promise in use by the verdicts of people.")
+app.add_typer(audit, name="audit")
+
+LEDGER = Path("audit/ledger.jsonl")
+
+
+@audit.command("draw")
+def audit_draw(
+    scores: Annotated[Path, typer.Argument(help="The CSV that `carinspect score` wrote.")],
+    word: Annotated[str, typer.Option(help="The promised word to audit, e.g. clean.")],
+    seed: Annotated[int, typer.Option(help="Another one for each draw, e.g. the date: 20261101.")],
+    photos: Annotated[int, typer.Option(min=1, help="Photos to draw, at most one of a car.")] = 20,
+    model: Annotated[Path, typer.Option(help="The model file that answered.")] = Path("models/best.onnx"),
+    root: Annotated[Path, typer.Option(help="Folder that the table's paths start from.")] = Path(),
+    car_column: Annotated[str | None, typer.Option(help="Column of the table that names the car. Default: each photo is a car.")] = None,
+    ledger: Annotated[Path, typer.Option(help="Cars judged before are not drawn again.")] = LEDGER,
+    out: Annotated[Path, typer.Option(help="The page; the sheet and its key lie beside it, as .csv and .key.csv.")] = Path(
+        "audit/sheet.html"
+    ),
+) -> None:
+    """Draw photos called a promised word, at random, for a person to judge without seeing the answer. Exit status 2: it could not."""
+    from carinspect.cli.audit import DrawOptions, draw_sheet
+
+    options = DrawOptions(model=model, word=word, photos=photos, seed=seed, root=root, car_column=car_column, ledger=ledger, out=out)
+    raise typer.Exit(status_of(lambda: draw_sheet(scores, options)))
+
+
+@audit.command("take")
+def audit_take(
+    answers: Annotated[Path, typer.Argument(help="The answered sheet.")],
+    key: Annotated[Path, typer.Option(help="The key drawn with it.")] = Path("audit/sheet.key.csv"),
+    model: Annotated[Path, typer.Option(help="The model file that answered.")] = Path("models/best.onnx"),
+    ledger: Annotated[Path, typer.Option(help="Where verdicts are kept; commit it.")] = LEDGER,
+) -> None:
+    """Take the verdicts of an answered sheet into the ledger, all or none. Exit status 2: none, and stderr says why."""
+    from carinspect.cli.audit import take_verdicts
+
+    raise typer.Exit(status_of(lambda: take_verdicts(answers, key, model=model, ledger=ledger)))
+
+
+@audit.command("state")
+def audit_state(
+    ledger: Annotated[Path, typer.Argument(help="The ledger of verdicts.")] = LEDGER,
+    model: Annotated[Path, typer.Option(help="The model file that answered.")] = Path("models/best.onnx"),
+) -> None:
+    """Say whether each promise holds so far, is broken or is proved anew. Exit status 1: one is broken, 2: unknown."""
+    from carinspect.cli.audit import report_state
+
+    raise typer.Exit(status_of(lambda: report_state(ledger, model)))
 
 
 def status_of(work: Callable[[], int]) -> int:

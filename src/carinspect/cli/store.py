@@ -9,17 +9,18 @@ from pathlib import Path
 from dvc.exceptions import NotDvcRepoError
 from dvc.repo import Repo
 
-from carinspect.core.errors import UserError
-from carinspect.storage.objects import Inspection, inspect_store
+from carinspect.core.errors import UserError, one_line
+from carinspect.storage.objects import Inspection, Store, inspect_store
 from carinspect.storage.repair import Repair, repair
 from carinspect.storage.repository import find_in_workspace, list_stores
 from carinspect.storage.states import RemoteStates
+from carinspect.storage.writes import try_git, try_remote, without_password
 
 
 def verify(remotes: Sequence[str] | None, *, repairs: bool, jobs: int) -> int:
     """Check all objects, and repair them if `repairs`; returns the exit status: 0 if all are sound at the end."""
     with open_repo() as repo, repo.lock:
-        inspections = [inspect_store(store, jobs=jobs) for store in list_stores(repo, remotes)]
+        inspections = [_inspect(store, jobs=jobs) for store in list_stores(repo, remotes)]
         for inspection in inspections:
             _say(inspection)
         faults = [fault for inspection in inspections for fault in inspection.faults]
@@ -30,6 +31,21 @@ def verify(remotes: Sequence[str] | None, *, repairs: bool, jobs: int) -> int:
             return 1
         left = [done for done in repair(inspections, find_in_workspace(repo, {fault.oid for fault in faults})) if not _say_repair(done)]
         return 1 if left else 0
+
+
+def _inspect(store: Store, *, jobs: int) -> Inspection:
+    try:
+        return inspect_store(store, jobs=jobs)
+    except Exception as error:  # each kind of storage has its own
+        raise UserError(f"{store.name}: cannot be read ({one_line(error)}). Check its keys, its URL and the network.") from None
+
+
+def check_writes(remote: str | None, git: str) -> None:
+    """Write to the DVC remote and to the git remote, and take it back. Raises `UserError` where one of them refuses."""
+    with open_repo() as repo:
+        name = try_remote(repo, remote)
+    try_git(git)
+    print(f"remote '{name}' and git remote '{without_password(git)}' take writes")
 
 
 def _say(inspection: Inspection) -> None:

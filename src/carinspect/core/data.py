@@ -1,4 +1,4 @@
-"""The `data` section of params.yaml: where the photos lie and which file says what they mean."""
+"""The `data` section of params.yaml: the folder of the photos and the file that describes their sources."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Writes small files whole or not at all, and computes digests of files."""
+"""Writes small files atomically, and computes digests of files."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON with sorted keys; a NaN or an infinity is an error, for a figure that is unknown is `None`."""
+    """Write JSON with sorted keys; NaN and infinity raise `ValueError`: an unknown figure is written as `None`."""
     text = json.dumps(_plain(content), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_bytes(path, (text + "\n").encode())
 
@@ -39,7 +39,7 @@ def _plain(value: Any) -> Any:
         case np.generic():
             return _plain(value.item())
         case float():
-            # Nine digits hold all that float32 arithmetic can tell, and none of its noise in the last places.
+            # Nine significant digits identify every float32; further digits would only be rounding noise.
             return float(f"{value:.9g}")
         case _:
             return value

@@ -1,4 +1,4 @@
-"""What this process may really use of the machine: cores and memory, inside a container too."""
+"""Finds the cores and the memory that this process may use, also in a container."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def usable_cores() -> int:
 
 
 def usable_memory_bytes(cgroup: Path = CGROUP) -> int:
-    """Memory that this process may still take: what the machine has to spare, or less where its control group is limited.
+    """Memory that this process may still take: what is free on the machine, or less where its control group is limited.
 
     Source: memory.max and memory.current in the kernel's Documentation/admin-guide/cgroup-v2.rst.
     """

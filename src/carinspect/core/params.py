@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from carinspect.core.errors import UserError, did_you_mean, one_line
+from carinspect.core.errors import UserError, did_you_mean, one_line, shorten
 
 PARAMS_FILE = Path("params.yaml")
 RECIPE_FILE = Path("data/recipe.yaml")
@@ -88,7 +88,7 @@ def parse_section(name: str, kind: type[SectionT], values: Any, *, file: str = "
 
 def _explain(name: str, kind: type[BaseModel], problem: Any, file: str) -> str:
     location = [str(part) for part in problem["loc"]]
-    path = ".".join([name, *location])
+    path = ".".join([name, *map(shorten, location)])
     match problem["type"]:
         case "extra_forbidden":
             return f"{path}: unknown key. {did_you_mean(location[-1], _keys_at(kind, location[:-1]))}"
@@ -97,7 +97,7 @@ def _explain(name: str, kind: type[BaseModel], problem: Any, file: str) -> str:
         case "value_error":
             return f"{path}: {problem['ctx']['error']}"
         case _:
-            return f"{path} has the value {problem['input']!r}. {problem['msg']}."
+            return f"{path} has the value {shorten(repr(problem['input']))}. {problem['msg']}."
 
 
 def _keys_at(kind: type[BaseModel], location: list[str]) -> list[str]:

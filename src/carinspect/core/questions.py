@@ -1,6 +1,6 @@
-"""Questions as data: what is asked of a photo, how a label of it reads, and what its answers are called.
+"""Defines questions: what is asked about a photo, its labels, and the names of its answers.
 
-A question stands in params.yaml under `questions`. Code branches on its kind, never on its name:
+A question is declared in params.yaml under `questions`. Code branches on its kind, never on its name:
 
 | kind | label in the tables | answer of the model |
 |---|---|---|
@@ -17,18 +17,18 @@ from typing import Annotated, Any, Literal, Self, TypeVar, assert_never
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from carinspect.core.errors import UserError, did_you_mean
+from carinspect.core.errors import UserError, did_you_mean, shorten
 from carinspect.core.params import RECIPE_FILE, Number, Section, load_yaml, parse_section
 
 Kind = Literal["binary", "score", "classes"]
 Side = Literal["good", "bad"]
-"""Of a binary question: its good class (clean, undamaged) or the other one."""
+"""One of the two classes of a binary question: its good class (clean, undamaged) or the other one."""
 
 TABLE_COLUMNS = (
     "image_path", "source", "width_px", "height_px", "sha256", "phash", "family", "declared_split", "group", "split", "reason",
     "label", "decision", "threshold", "error",
 )  # fmt: skip
-"""Columns of our tables that are no question's."""
+"""Columns of the tables that belong to no question."""
 
 LOSSES: dict[Kind, tuple[str, ...]] = {
     "binary": ("cross_entropy", "focal"),
@@ -55,7 +55,7 @@ def _check_price(value: float) -> float:
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_to_tuple)]
 Share = Annotated[Number, AfterValidator(_check_share)]
-"""Between 0 and 1, neither of them."""
+"""Between 0 and 1, both excluded."""
 Price = Annotated[Number, AfterValidator(_check_price)]
 """In any one unit of money, for one car."""
 
@@ -69,18 +69,18 @@ class FromScore(Section):
 
 
 class Costs(Section):
-    """What a decision costs; a right word costs nothing."""
+    """Costs of wrong and of unsure decisions; a right decision costs nothing."""
 
     wrong_good: Price
     """A bad car called by the good word, e.g. a dirty one called clean."""
     wrong_bad: Price
     """A good car called by the bad word."""
     review: Price
-    """A person reviews the photo, and is right."""
+    """A person reviews the photo; the reviewer is assumed to be right."""
 
 
 class Decide(Section):
-    """What is promised of a binary question's two words, and what mistakes cost."""
+    """The promise for the two words of a binary question, and the costs of mistakes."""
 
     target_precision: Share
     """Share of right answers among those called by either word."""
@@ -92,7 +92,7 @@ class Decide(Section):
 
 
 class Question(Section):
-    """What is asked, and how labels and answers look. Everything that the data, the network and the model file need to know."""
+    """What is asked, with its labels and answers: everything that the data, the network and the model file depend on."""
 
     name: str
     kind: Kind
@@ -103,7 +103,7 @@ class Question(Section):
     good: str | None = None
     """The good class, of a binary question."""
     from_score: FromScore | None = None
-    """Where the label of a binary question follows from a score."""
+    """For a binary question whose label follows from a score's; else None."""
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
@@ -111,8 +111,8 @@ class Question(Section):
             raise ValueError(f"'{self.name}' is no identifier. Write small letters, digits and _, a letter first, e.g. glass_ok.")
         if not re.fullmatch(r"[A-Za-z]\w*", self.column) or self.column in TABLE_COLUMNS:
             raise ValueError(f"column '{self.column}' is no name for a label column. Write letters, digits and _, e.g. {self.name}_label.")
-        if any(not re.fullmatch(r"[A-Za-z0-9]\w*", word) for word in self.classes):
-            raise ValueError(f"classes {list(self.classes)}: a class is one word of letters, digits and _.")
+        if any(not re.fullmatch(r"[A-Za-z0-9]\w{0,63}", word) for word in self.classes):
+            raise ValueError(f"classes {shorten(list(self.classes))}: a class is one word of at most 64 letters, digits and _.")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes {list(self.classes)}: a name repeats. Give each class its own.")
         if "unsure" in self.classes:
@@ -185,7 +185,7 @@ class Question(Section):
 
     @property
     def head_width(self) -> int:
-        """Numbers that the network gives: one logit, or one for each class."""
+        """Number of the network's outputs for this question: 1, or one for each class."""
         match self.kind:
             case "binary" | "score":
                 return 1
@@ -240,13 +240,13 @@ class Question(Section):
 
 
 class DeclaredQuestion(Question):
-    """A question as params.yaml has it: also how it is learnt, and what may be decided about it."""
+    """A question as params.yaml declares it, with its loss and its decision."""
 
     loss: str
     loss_weight: Number = Field(ge=0, allow_inf_nan=False)
-    """In the total loss."""
+    """Weight of its loss in the total loss."""
     decide: Decide | None = None
-    """Of a binary question; None: its probability is given, and nothing is decided or promised."""
+    """For a binary question only. None: the model gives its probability, but nothing is decided or promised."""
 
     @model_validator(mode="after")
     def _can_be_learnt_and_decided(self) -> Self:
@@ -263,7 +263,7 @@ class DeclaredQuestion(Question):
 
     @property
     def asked(self) -> Question:
-        """The question without what only the training and the decision need: all that its tables and answers depend on."""
+        """The part of it that tables and answers depend on, without loss and decision."""
         return Question(**{name: getattr(self, name) for name in Question.model_fields})
 
 
@@ -271,7 +271,7 @@ QuestionT = TypeVar("QuestionT", bound=Question)
 
 
 def read_questions(params: Mapping[str, Any]) -> tuple[DeclaredQuestion, ...]:
-    """The section `questions` of params.yaml. Raises `UserError`, one line, for a declaration that cannot be."""
+    """The section `questions` of params.yaml. Raises `UserError` for an invalid declaration."""
     declared = params.get("questions")
     if not isinstance(declared, dict) or not declared:
         raise UserError("params.yaml has no section 'questions'. Add it, or restore it from git.")
@@ -283,7 +283,7 @@ def read_questions(params: Mapping[str, Any]) -> tuple[DeclaredQuestion, ...]:
 
 
 def load_questions(path: Path = RECIPE_FILE) -> tuple[Question, ...]:
-    """The questions of the recipe that `resolve_recipe` wrote, as the stages take them. Raises `UserError` without any."""
+    """The questions of the recipe that `resolve_recipe` wrote, which the stages use. Raises `UserError` if there are none."""
     if not path.is_file():
         raise UserError(f"{path}: no such file. Run dvc repro resolve_recipe.")
     recipe = load_yaml(path)
@@ -294,7 +294,7 @@ def load_questions(path: Path = RECIPE_FILE) -> tuple[Question, ...]:
 
 
 def parse_questions(asked: Sequence[Any], *, file: str) -> tuple[Question, ...]:
-    """Questions from the plain values in a recipe, a checkpoint or a model file."""
+    """Questions from the plain values in `file`: a recipe, a checkpoint or a model file."""
     return check_questions([parse_section("questions", Question, values, file=file) for values in asked])
 
 
@@ -304,7 +304,7 @@ def dump_questions(questions: Iterable[Question]) -> list[dict[str, Any]]:
 
 
 def check_questions(questions: Sequence[QuestionT]) -> tuple[QuestionT, ...]:
-    """The questions as they are. Raises `UserError` where two of them share a column or the name of an answer."""
+    """Return the questions unchanged. Raises `UserError` if two of them share a column or the name of an answer."""
     columns: dict[str, str] = {}
     for question in questions:
         labels_and_answers = [question.column, *question.raw_columns, *question.answer_columns, *question.outputs, question.spread]

@@ -1,4 +1,4 @@
-"""Derives every random seed from what it is for, never from a worker, a rank or a clock."""
+"""Derives random seeds from their purpose alone, not from the worker, the rank or the time."""
 
 from hashlib import blake2b
 

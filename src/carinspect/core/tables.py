@@ -1,4 +1,4 @@
-"""The tables' columns, types and files: one row a photo, sorted, blank where nobody judged.
+"""Defines the columns of the tables, and reads and writes them: one row for each photo, sorted; a missing label is blank.
 
 | column | meaning |
 |---|---|
@@ -9,7 +9,7 @@
 | `phash` | 64-bit perceptual hash, 16 hexadecimal digits |
 | `family` | export family, or vehicle or session id, where known |
 | `declared_split` | `train`, `val` or `test` where the export says so |
-| a label column for each question | see `core.questions`; blank where nobody judged |
+| a label column for each question | see `core.questions`; blank if not annotated |
 | `group` | photos that must stay together; named after its first photo |
 | `split` | `train`, `val`, `calib` or `test` |
 """
@@ -35,12 +35,12 @@ _TEXT = ("image_path", "source", "sha256", "phash", "family", "declared_split", 
 
 
 def annotation_columns(questions: Iterable[Question]) -> list[str]:
-    """Of data/annotations.csv."""
+    """Columns of data/annotations.csv."""
     return [*PHOTO_COLUMNS, *label_columns(questions)]
 
 
 def dataset_columns(questions: Iterable[Question]) -> list[str]:
-    """Of data/car_inspection_dataset.csv."""
+    """Columns of data/car_inspection_dataset.csv."""
     return [*annotation_columns(questions), "group", "split"]
 
 
@@ -77,7 +77,7 @@ def _numbers(table: pd.DataFrame, column: str, path: Path) -> pd.Series:
 
 
 def check_table(table: pd.DataFrame, path: Path, questions: Iterable[Question]) -> None:
-    """Raise `UserError` when a photo stands twice in `table` or a label is out of its range; `path` is for the message."""
+    """Raise `UserError` if a photo occurs twice in `table` or a label is out of its range; `path` is for the message."""
     double = table["image_path"][table["image_path"].duplicated()]
     if len(double):
         raise UserError(f"{path}: the photo {double.iloc[0]!r} stands in more than one row ({len(double)} such rows).")
@@ -88,8 +88,29 @@ def check_table(table: pd.DataFrame, path: Path, questions: Iterable[Question]) 
         wrong = values[~values.between(0, question.highest_label) | ((values % 1 != 0) & question.has_classes)]
         if len(wrong):
             photo = table.loc[wrong.index[0], "image_path"]
-            kind = f"a {'whole ' * question.has_classes}number from 0 to {question.highest_label}"
-            raise UserError(f"{path}: {question.column} has the value {wrong.iloc[0]:g} for {photo!r}. It must be {kind}.")
+            hint = " Divide percentages by 100." if question.kind == "score" and (values > 1).any() and values.between(0, 100).all() else ""
+            said = f"{question.column} has the value {wrong.iloc[0]:g} for {photo!r}"
+            raise UserError(f"{path}: {said}. It must be {say_values(question)}.{hint}")
+
+
+NO_IDENTITY = frozenset({
+    "", "-", "--", "?", "??", "#n/a", "<na>", "n.a.", "n/a", "na", "nan", "nil", "none", "not available", "null", "tba", "tbd", "undefined",
+    "unk", "unknown",
+})  # fmt: skip
+"""What people and programs write, in any case, where they do not know which vehicle it is."""
+
+
+def read_identities(values: pd.Series) -> pd.Series:
+    """Vehicle or session ids as text: without blanks around them, in one Unicode form; "" for a placeholder such as n/a."""
+    plain = values.fillna("").astype(str).str.normalize("NFC").str.split().str.join(" ")
+    return plain.where(~plain.str.casefold().isin(NO_IDENTITY), "")
+
+
+def say_values(question: Question) -> str:
+    """What a label column may hold, in words."""
+    if not question.has_classes:
+        return "a number from 0 to 1"
+    return f"a whole number from 0 to {question.highest_label} ({', '.join(f'{n}: {word}' for n, word in enumerate(question.classes))})"
 
 
 def write_table(table: pd.DataFrame, path: Path, questions: Iterable[Question] = ()) -> None:

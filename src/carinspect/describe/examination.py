@@ -38,6 +38,8 @@ class Evidence:
     """Each in words."""
     learned: Array | None = None
     """Frozen features of a pretrained backbone, (rows of `table`, features); None: without one."""
+    repairs: Sequence[str] = ()
+    """What was left out or mended when the labels were read, in words."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +60,19 @@ class Examination:
 
     @property
     def warnings(self) -> list[str]:
-        """What a person should know before training, the worst first."""
+        """What a person should know before training, the worst first.
+
+        A leak makes every figure of the test wrong, and a contradiction is a wrong label for certain. Then shortcuts: first those that tell
+        most, over all photos before those within a source. Grey is one look away from being a shortcut.
+        """
         found = []
         if self.evidence.leaks:
             found.append(f"{len(self.evidence.leaks)} leaks: photos that belong together lie in two splits")
-        found += [str(shortcut) for shortcut in self.shortcuts if shortcut.warns]
-        found += [f"{source} is grey and the other sources are not: its labels can be read off the colour" for source in self.grey_sources]
         if self.contradictions:
             found.append(f"{len(self.contradictions)} labels contradict that of a copy of the same photo")
+        warning = [shortcut for shortcut in self.shortcuts if shortcut.warns]
+        found += [str(shortcut) for shortcut in sorted(warning, key=lambda shortcut: (-shortcut.severity, shortcut.within != ""))]
+        found += [f"{source} is grey and the other sources are not: its labels can be read off the colour" for source in self.grey_sources]
         return found
 
 
@@ -125,4 +132,5 @@ def summarise(examination: Examination) -> str:
         f"{len(examination.oddities):,} odd photos; {len(examination.contradictions):,} contradicting, {listed:,} doubtful labels listed",
         *([f"{families:,} labels differ within a family: copies of one photo must not, photos of one vehicle may"] if families else []),
     ]
+    lines += [f"repaired: {repair}" for repair in examination.evidence.repairs]
     return "\n".join([*lines, *(f"warning: {warning}" for warning in examination.warnings)])

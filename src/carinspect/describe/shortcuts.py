@@ -57,6 +57,11 @@ class Shortcut(NamedTuple):
         """Above the stated level, and above what chance reaches."""
         return self.skill >= self.limit and self.chance is not None and self.skill > self.chance
 
+    @property
+    def severity(self) -> float:
+        """How much of the way from knowing nothing (0) to knowing the label (1) the evidence goes, for either metric."""
+        return 2 * self.skill - 1 if self.metric == "ROC AUC" else self.skill
+
     def __str__(self) -> str:
         told = f"; most by {', '.join(STATISTICS[name] for name, _ in self.telling)}" if self.telling else ""
         where = f" within {self.within}" if self.within else ""

@@ -2,6 +2,7 @@
 
     {"val" | "calib" | "test": {"photos", "groups", <question>: {the metrics of metrics.py}},
      "slices": {"source": {<source>: …}, <each question of several classes>: {<class of the label>: …}},      of test
+     "probe": see baseline.py,
      "alarms": [sentences],
      "leave_one_source_out": see left_out.py; only with evaluate.leave_one_source_out}
 

@@ -1,11 +1,11 @@
 """Leave-one-source-out: evaluates each source with a model that was trained without its photos.
 
     {<source>: {"trained_photos": photos of train and val that were used,
-                <question>: {"left_out": {figures}, "trained_with": {figures}} | null}}
+                <question>: {"left_out": {figures}, "probe": {figures} | null, "trained_with": {figures}} | null}}
 
 for each source and each question that it has labels for. `left_out`: all its labelled photos, by the model trained without the source;
 `trained_with`: those of its test split, by models/best.pt. Figures: `FIGURES`, each with `_low` and `_high`, beside `photos` and
-`groups`. Null: no other source has enough labels for the question.
+`groups`. `probe`: as `left_out`, by the linear probe; null where there is none. Null: no other source has enough labels for the question.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ from carinspect.evaluation.predictions import predict
 from carinspect.evaluation.retraining import retrain
 from carinspect.evaluation.temperature import add_probabilities, fit_calibration
 from carinspect.model.checkpoint import Checkpoint, build_network
+from carinspect.model.probe import of_other_sources
 
 FIGURES: dict[Kind, tuple[str, ...]] = {"binary": ("roc_auc",), "score": ("mae", "spearman"), "classes": ("accuracy", "macro_f1")}
 """Figures that do not depend on the temperature, because none can be fitted for a source that was left out."""
@@ -31,6 +32,7 @@ def leave_sources_out(
     checkpoint: Checkpoint,
     table: pd.DataFrame,
     predictions: pd.DataFrame,
+    probe: pd.DataFrame,
     *,
     root: Path,
     evaluation: EvaluateParams,
@@ -38,7 +40,8 @@ def leave_sources_out(
 ) -> Report:
     """The report, one training for each source of `table`, which is the dataset.
 
-    predictions: of val, calib and test by `checkpoint`, with probabilities. params: all of params.yaml. See `retrain` for what is kept.
+    predictions: of val, calib and test by `checkpoint`, with probabilities. probe: the content of data/probe_left_out.csv. params: all of
+    params.yaml. See `retrain` for what is kept.
     """
     report: Report = {}
     sources = sorted(source for source, rows in table.groupby("source") if taught_questions(rows, checkpoint.questions))
@@ -55,23 +58,31 @@ def leave_sources_out(
             continue
         print(f"{what}: training on {len(learnt):,} photos of the others", flush=True)
         model = retrain(checkpoint, others, questions=learnable, params=params, what=what)
-        raw, _ = predict(build_network(model), own, root=root, image_side_px=model.image_side_px)
+        raw = predict(build_network(model), own, root=root, image_side_px=model.image_side_px).table
         # With an empty split no temperature is fitted: the source's own labels must not influence its answers.
         calibration = fit_calibration(raw.assign(split=""), learnable, priors=model.lineage["priors"])
         answers = add_probabilities(raw, learnable, calibration).assign(**{question.spread: np.nan for question in learnable})
+        baseline = own.merge(probe, on="image_path").assign(**{question.spread: np.nan for question in learnable})
         seen = predictions[(predictions["source"] == source) & (predictions["split"] == "test")]
         for question in both:
             report[source][question.name] = {
                 "left_out": score_source(answers, question, evaluation),
+                "probe": _score_probe(baseline, question, evaluation),
                 "trained_with": score_source(seen, question, evaluation),
             }
     return report
 
 
+def _score_probe(rows: pd.DataFrame, question: Question, evaluation: EvaluateParams) -> Report | None:
+    if not set(question.raw_columns) <= set(rows.columns) or rows[question.raw_columns].isna().all(axis=None):
+        return None
+    calibration = fit_calibration(rows.assign(split=""), [question], priors={})
+    return score_source(add_probabilities(rows, [question], calibration), question, evaluation)
+
+
 def without_source(table: pd.DataFrame, source: str) -> pd.DataFrame:
-    """The rows of other sources, without groups that also have a photo of `source`: a copy there would leak it into training."""
-    groups = set(table["group"][table["source"] == source])
-    return table[(table["source"] != source) & ~table["group"].isin(groups)].reset_index(drop=True)
+    """The rows of other sources, without groups that also have a photo of `source`."""
+    return table[of_other_sources(table, source)].reset_index(drop=True)
 
 
 def taught_questions(rows: pd.DataFrame, questions: Sequence[Question]) -> list[Question]:

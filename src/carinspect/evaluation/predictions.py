@@ -9,11 +9,13 @@
 | `p_<classes>_<class>` | calibrated, 0..1; they sum to 1 |
 | `p_<binary>_std`, `<score>_std` | spread of the answer over the masks of Monte-Carlo dropout |
 | `p_<classes>_std` | the same, of the likeliest class |
+| `strangeness` | the largest measure of the gate; 0 is usual, 1 is rare |
 
 The table also has the columns of the dataset. The spreads are NaN for a network without dropout, or with `evaluate.dropout_samples` 0.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,28 +27,61 @@ from carinspect.core.errors import UserError
 from carinspect.core.questions import Question
 from carinspect.images.pixel_cache import open_pixel_cache
 from carinspect.model.calibration import Calibrated, Calibration
+from carinspect.model.gate import Array as Floats
+from carinspect.model.gate import Gate, GateFit, fit_gate, measure_pictures
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.model.uncertainty import DropoutSpread
 from carinspect.scoring.ranking import Array
 
 SCORED_SPLITS = ("val", "calib", "test")
 BATCH = 64
+MOST_KNOWN = 5000
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What one pass of the network over N photos gives."""
+
+    table: pd.DataFrame
+    """With the raw columns of each question."""
+    features_NF: torch.Tensor
+    """The shared features, float32, for `add_spreads`."""
+    early_NC: Floats
+    """The early features and, in the next, what `measure_pictures` gives: for the gate."""
+    pictures_NQ: Floats
 
 
 @torch.inference_mode()
-def predict(network: CarInspectionNetwork, table: pd.DataFrame, *, root: Path, image_side_px: int) -> tuple[pd.DataFrame, torch.Tensor]:
-    """`table` with the raw columns of each question, and the shared features, float32 (N, F), for `add_spreads`."""
+def predict(network: CarInspectionNetwork, table: pd.DataFrame, *, root: Path, image_side_px: int) -> Predicted:
+    """The network's answers to the photos of `table`."""
     pixels = open_pixel_cache(root, table["image_path"].tolist(), table["sha256"].tolist(), side_px=image_side_px)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device).eval()
     starts = tqdm(range(0, len(table), BATCH), desc="predicting", unit="batch", disable=None)
-    features_NF = torch.cat([network.features(torch.from_numpy(np.array(pixels[start : start + BATCH])).to(device)) for start in starts])
+    parts: list[tuple[torch.Tensor, ...]] = []
+    for start in starts:
+        photos_BSS3 = torch.from_numpy(np.array(pixels[start : start + BATCH])).to(device)
+        parts.append((*network.features_and_early(photos_BSS3), measure_pictures(photos_BSS3)))
+    features_NF, early_NC, pictures_NQ = (torch.cat(part) for part in zip(*parts, strict=True))
     columns: dict[str, Array] = {}
     for name, logits in network.answer(features_NF).items():
         question, raw = network.questions[name], logits.double().cpu()
         raw_NxK = (raw if question.has_classes else torch.sigmoid(raw)).reshape(len(table), -1).numpy()
         columns |= dict(zip(question.raw_columns, raw_NxK.T, strict=True))
-    return table.assign(**columns), features_NF
+    return Predicted(table.assign(**columns), features_NF, early_NC.double().cpu().numpy(), pictures_NQ.double().cpu().numpy())
+
+
+def fit_gate_to(known: Predicted, scored: Predicted) -> GateFit:
+    """The gate of training photos, `known`, scaled by the photos of val among `scored`."""
+    held_out = (scored.table["split"] == "val").to_numpy()
+    return fit_gate(early_NC=known.early_NC, held_out_early_NC=scored.early_NC[held_out], held_out_pictures_NQ=scored.pictures_NQ[held_out])
+
+
+def add_strangeness(table: pd.DataFrame, scored: Predicted, fit: GateFit) -> pd.DataFrame:
+    """`table`, whose photos are those of `scored`, with `strangeness`."""
+    early_NC, pictures_NQ = (torch.tensor(array, dtype=torch.float32) for array in (scored.early_NC, scored.pictures_NQ))
+    measures_NM = Gate(fit).scale(pictures_NQ, early_NC).double().numpy()
+    return table.assign(strangeness=measures_NM.max(axis=1))
 
 
 @torch.inference_mode()
@@ -60,6 +95,11 @@ def add_spreads(table: pd.DataFrame, network: CarInspectionNetwork, features_NF:
     return table.assign(
         **{asked.spread: torch.cat([part[name] for part in parts]).double().cpu().numpy() for name, asked in questions.items()}
     )
+
+
+def some_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """At most `MOST_KNOWN` rows, evenly spaced, which are enough for the statistics of the gate."""
+    return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, MOST_KNOWN).astype(int))] if len(rows) > MOST_KNOWN else rows
 
 
 def check_finite(table: pd.DataFrame, questions: Sequence[Question]) -> None:

@@ -7,7 +7,9 @@ import onnx
 import torch
 from torch import nn
 
+from carinspect.core.gate import OUTPUT
 from carinspect.model.calibration import Calibrated, Calibration
+from carinspect.model.gate import Gate, GateFit
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.model.uncertainty import DropoutSpread
 
@@ -16,10 +18,11 @@ OPSET = 20
 
 
 class AnsweringNetwork(nn.Module):
-    """The trained network with normalisation, calibration and spreads; no spreads when `calibration.uncertainty` is None."""
+    """The trained network with normalisation, calibration, spreads and the gate's measures; no spreads when `uncertainty` is None."""
 
-    def __init__(self, network: CarInspectionNetwork, calibration: Calibration) -> None:
+    def __init__(self, network: CarInspectionNetwork, calibration: Calibration, gate: GateFit) -> None:
         super().__init__()
+        self.gate = Gate(gate)
         self.network = network
         self.questions = network.questions
         self.to_answer = Calibrated(self.questions.values(), calibration)
@@ -28,20 +31,20 @@ class AnsweringNetwork(nn.Module):
 
     @property
     def output_names(self) -> list[str]:
-        """In the order of `forward`: the `outputs` of each question, then the spreads, each of shape (B,)."""
+        """In the order of `forward`: the `outputs` of each question, the spreads, each of shape (B,), and the gate, (B, M)."""
         spreads = [] if self.spread is None else [asked.spread for asked in self.questions.values()]
-        return [name for asked in self.questions.values() for name in asked.outputs] + spreads
+        return [name for asked in self.questions.values() for name in asked.outputs] + spreads + [OUTPUT]
 
     def forward(self, photos_BSS3: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The outputs named by `output_names`."""
-        features_BF = self.network.features(photos_BSS3)
+        features_BF, early_BC = self.network.features_and_early(photos_BSS3)
         outputs: list[torch.Tensor] = []
         for name, logits in self.network.answer(features_BF).items():
             outputs += [logits] if self.questions[name].has_classes else []
             outputs += [self.to_answer(name, logits)]
         if self.spread is not None:
             outputs += self.spread(features_BF).values()
-        return tuple(outputs)
+        return *outputs, self.gate(photos_BSS3, early_BC)
 
 
 def to_onnx(network: AnsweringNetwork, *, image_side_px: int) -> onnx.ModelProto:

@@ -17,6 +17,7 @@ from carinspect.inference.predictor import without_rules
 from carinspect.inference.rules import Thresholds
 from carinspect.model.calibration import Calibration
 from carinspect.model.checkpoint import Checkpoint
+from carinspect.model.gate import GateFit
 
 MOST_PHOTOS = 2000
 BATCH = 64
@@ -29,6 +30,7 @@ class Trained:
     checkpoint: Checkpoint
     calibration: Calibration
     thresholds: Thresholds
+    gate: GateFit
     metrics: dict[str, Any]
     """Stage → content of its metrics/<stage>.json: split, describe and evaluate."""
 

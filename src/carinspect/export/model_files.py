@@ -59,7 +59,7 @@ def export_model(trained: Trained, photos: Photos, params: ExportParams) -> Expo
     """Make the fp32 file. Raises `UserError` when torch and ONNX disagree."""
     checkpoint = trained.checkpoint
     _check_side(checkpoint, photos.side_px)
-    network = AnsweringNetwork(build_network(checkpoint), trained.calibration)
+    network = AnsweringNetwork(build_network(checkpoint), trained.calibration, trained.gate)
     model = to_onnx(network, image_side_px=photos.side_px)
     describe_model(model, trained, image_side_px=photos.side_px)
     if photos.side_px != checkpoint.image_side_px:

@@ -6,11 +6,17 @@ import numpy as np
 import torch
 
 from carinspect.core.errors import UserError
+from carinspect.core.gate import OUTPUT
+from carinspect.core.questions import Side
 from carinspect.export.graph import AnsweringNetwork
 from carinspect.inference.bundle import ModelBundle
+from carinspect.inference.gate import GateRule, turned_away
 from carinspect.inference.rules import DecisionRule, rule_in_use
 
 BATCH = 32
+
+Answered = tuple[np.ndarray, list[bool]]
+"""Probability of class 1 of N photos, and which of them pass the gate."""
 
 
 def compare(expected: dict[str, np.ndarray], bundle: ModelBundle, photos: np.ndarray) -> dict[str, Any]:
@@ -33,7 +39,7 @@ def torch_answers(network: AnsweringNetwork, photos: np.ndarray) -> dict[str, np
 
 
 def refuse_disparity(comparison: dict[str, Any], *, tolerance: float) -> None:
-    """Raise `UserError` when a difference exceeds `tolerance` (ten times that for logits) or a decision differs."""
+    """Raise `UserError` when a difference exceeds `tolerance` (ten times that for logits and the gate) or a decision differs."""
     for name, value, allowed in _too_far(comparison, tolerance):
         raise UserError(f"torch and ONNX disagree: {name} is {value:.3g}, and {allowed:.3g} is allowed (export_onnx.tolerance).")
     if comparison["flipped_decisions"]:
@@ -52,12 +58,18 @@ def refuse_variant(name: str, comparison: dict[str, Any], *, tolerance: float, f
 
 def _too_far(comparison: dict[str, Any], tolerance: float) -> list[tuple[str, float, float]]:
     """Name, value and limit of each difference that is too large or NaN."""
-    allowed = {name: tolerance * (10 if "logit" in name else 1) for name in comparison if name.endswith("_max_difference")}
+    allowed = {
+        name: tolerance * (10 if "logit" in name or name.startswith(OUTPUT) else 1)
+        for name in comparison
+        if name.endswith("_max_difference")
+    }
     return [(name, comparison[name], limit) for name, limit in allowed.items() if not comparison[name] <= limit]
 
 
 def _flips(bundle: ModelBundle, found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> tuple[int, int]:
     decisions = promised = 0
+    gate = bundle.thresholds.gate
+    was_passed, now_passed = (_passed(answers, gate) for answers in (expected, found))
     for question in bundle.questions:
         was, now = (answers[question.outputs[-1]] for answers in (expected, found))
         if question.kind == "classes":
@@ -66,14 +78,22 @@ def _flips(bundle: ModelBundle, found: dict[str, np.ndarray], expected: dict[str
             rules = bundle.thresholds.rules[question.name]
             # A car's p_good is the lowest of its photos': if no photo crosses the car's threshold, no car does.
             for rule in (rules.photo, rules.car):
-                flips = _changed_words(rule_in_use(question, rule), was, now)
+                flips = _changed_words(rule_in_use(question, rule), (was, was_passed), (now, now_passed))
                 decisions += flips if rule.unit == "photo" else 0
                 promised += flips if rule.has_promise else 0
     return decisions, promised
 
 
-def _changed_words(rule: DecisionRule, was_N: np.ndarray, now_N: np.ndarray) -> int:
+def _passed(answers: dict[str, np.ndarray], gate: GateRule) -> list[bool]:
+    return [turned_away(measures, gate) is None for measures in answers[OUTPUT].tolist()]
+
+
+def _changed_words(rule: DecisionRule, was: Answered, now: Answered) -> int:
     """Number of photos whose word (good, bad or unsure) changes."""
-    if rule.question.label_of("good") == 0:
-        was_N, now_N = 1.0 - was_N, 1.0 - now_N
-    return sum(rule.decide(was) != rule.decide(now) for was, now in zip(was_N.tolist(), now_N.tolist(), strict=True))
+    words = [_words(rule, *answered) for answered in (was, now)]
+    return sum(one != other for one, other in zip(*words, strict=True))
+
+
+def _words(rule: DecisionRule, p_N: np.ndarray, passed: list[bool]) -> list[Side | None]:
+    good_N = 1.0 - p_N if rule.question.label_of("good") == 0 else p_N
+    return [rule.decide(p_good) if passes else None for p_good, passes in zip(good_N.tolist(), passed, strict=True)]

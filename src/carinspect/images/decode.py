@@ -82,13 +82,29 @@ def decode_photo(source: Path | bytes | Image.Image, *, at_least_px: int | None 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        # Pillow clips 16-bit grey to 255 when it converts.
-        values = np.asarray(image, dtype=np.float64)
-        image = Image.fromarray(np.clip(values / 257.0, 0, 255).astype(np.uint8))
+        # Pillow clips what is above 255 when it converts.
+        image = Image.fromarray(_to_bytes(np.asarray(image)))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def _to_bytes(grey: np.ndarray) -> np.ndarray:
+    """Grey of 16 bits, of 32 bits or of floats, (H, W), as uint8.
+
+    White is 65,535 in 16 bits, as PNG and TIFF say. Wider numbers don't say what white is: it is the end of the smallest scale that holds
+    the brightest pixel: 1 (floats only), 255, 65,535, 2^32 - 1. Of floats, what is no number is black.
+    """
+    if grey.dtype.itemsize == 2:
+        return (grey // 257).astype(np.uint8)
+    scales = [255.0, 65_535.0, 2.0**32 - 1]
+    if grey.dtype.kind == "f":
+        grey, scales = np.nan_to_num(grey, nan=0.0, posinf=0.0, neginf=0.0), [1.0, *scales]
+    brightest = float(grey.max())
+    white = next((scale for scale in scales if brightest <= scale), brightest)
+    # float32, for float64 would take eight bytes a pixel.
+    return np.rint(np.clip(grey.astype(np.float32) * np.float32(255.0 / white), 0, 255)).astype(np.uint8)
 
 
 def load_image(source: Path | bytes | Image.Image, side_px: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Scores batches of photos on this machine: decoded and answered in parallel, in order, in bounded memory."""
+"""Scores batches of photos on this machine in parallel, with results in order and bounded memory."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def score_listing(predictor: Predictor, listing: Listing, *, batch: int) -> list
 
 
 def score_batch(predictor: Predictor, listing: Listing, number: int, *, batch: int) -> list[Row]:
-    """The rows of batch `number`. Which photos a batch holds is fixed by the listing alone, and so are the answers to the last bit."""
+    """The rows of batch `number`. Its photos depend only on the listing and `batch`, so the answers are the same to the last bit."""
     places = range(number * batch, min((number + 1) * batch, len(listing.names)))
     photos: dict[int, np.ndarray] = {}
     rows: dict[int, Row] = {}
@@ -42,8 +42,8 @@ def score_batch(predictor: Predictor, listing: Listing, number: int, *, batch: i
 def score_batches(predictor: Predictor, listing: Listing, numbers: range, *, batch: int, workers: int) -> Iterator[list[Row]]:
     """The rows of each batch in `numbers`, in order.
 
-    Each worker is a thread that decodes a batch and answers it: Pillow and onnxruntime both let go of the interpreter's lock, and a
-    killed process leaves none behind. At most 2 x `workers` batches are begun and not yet handed over.
+    Each worker is a thread that decodes a batch and runs the model: Pillow and onnxruntime release the interpreter's lock, and threads
+    end with their process. At most 2 x `workers` batches are started and not yet yielded.
     """
     pool = ThreadPoolExecutor(workers)
     begun: deque[Future[list[Row]]] = deque()

@@ -1,4 +1,4 @@
-"""models/best.onnx: a file that describes itself, and answers from it. Imports no torch."""
+"""Opens a model file with its metadata, and runs the model. Imports no torch."""
 
 import json
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from carinspect.inference.rules import Thresholds, read_thresholds
 from carinspect.inference.seal import check_seal
 from carinspect.inference.session import Device, open_session
 
-FORMAT = 3
+FORMAT = 4
 METADATA_KEY = "carinspect"
 
 
@@ -27,20 +27,20 @@ class ModelBundle:
 
     session: onnxruntime.InferenceSession
     questions: tuple[Question, ...]
-    """What it answers, in their order."""
+    """The questions that it answers, in their order."""
     thresholds: Thresholds
     """Its rules and what they prove."""
     image_side_px: int
     info: dict[str, Any]
-    """All that the file says of itself, for `carinspect inspect` to print. export/metadata.py writes it."""
+    """The metadata of the file, which export/metadata.py writes and `carinspect inspect` prints."""
     sha256: str
-    """Of the whole file, as `sha256sum` prints it: the name of this very model."""
+    """Of the whole file, as `sha256sum` prints it; it identifies the model."""
     file_bytes: int
     """Size of the file."""
 
     @property
     def provider(self) -> str:
-        """Where the model runs: onnxruntime's own word, CPUExecutionProvider or CUDAExecutionProvider."""
+        """Where the model runs, in onnxruntime's terms: CPUExecutionProvider or CUDAExecutionProvider."""
         return str(self.session.get_providers()[0])
 
     def predict(self, photos: np.ndarray, *, batch_size: int = 32) -> dict[str, np.ndarray]:
@@ -61,8 +61,8 @@ class ModelBundle:
 def open_bundle(model: Path | bytes, *, device: Device = "cpu", threads: int | None = None) -> ModelBundle:
     """Open a model file, or its bytes. device, threads: as in `session.open_session`.
 
-    Raises `UserError` when it is missing, foreign, altered since its export, made for another resize contract, or when `device` is out of
-    reach.
+    Raises `UserError` when it is missing, not of this project, altered since its export, or made for another resize contract, and when
+    `device` is not available.
     """
     name = model if isinstance(model, Path) else "the model"
     content = _read(model) if isinstance(model, Path) else model

@@ -1,4 +1,4 @@
-"""The verdict on one car from the answers to its photos: each decided question by the car's own rule, each score by its worst photo.
+"""Judges one car from the answers to its photos: each decided question by the rule for cars, each score by the worst photo.
 
 A car is decided by the same code as a photo, from the lowest p_good of its photos: one dirty side makes a dirty car. No torch, no pandas.
 """
@@ -8,23 +8,25 @@ from dataclasses import dataclass
 
 from carinspect.core.errors import UserError
 from carinspect.inference.predictor import Answer, BinaryAnswer, ScoreAnswer
-from carinspect.inference.rules import DecisionRule, Promise, Unit
+from carinspect.inference.rules import UNSURE, DecisionRule, Promise, Unit
 
 
 @dataclass(frozen=True, slots=True)
 class CarAnswer:
-    """To one question, from all photos of a car."""
+    """The answer to one question, from all photos of a car."""
 
     decision: str | None
     """A class of the question, or `unsure`; None for a score."""
     value: float
-    """The lowest of its photos: p_good, or the score. What one photo shows is there, whatever the others show."""
+    """The lowest of its photos: p_good, or the score. What is visible in one photo counts, whatever the others show."""
     worst_photo: int
     """Index of that photo."""
     unit: Unit | None
-    """Whether a rule for cars decided, or the photo's, for want of cars to choose one on; the latter proves nothing of cars."""
+    """`car`: a rule for cars decided. `photo`: the photo's rule did, for lack of one; it proves nothing for cars. None: a score."""
     promise: Promise | None
     """What the decision proves; None for *unsure*, for a single photo, and where nothing is proved."""
+    reason: str | None = None
+    """Why the gate turned `worst_photo` away, a key of `core.gate.REASONS`, so that the car is unsure; None: all photos passed."""
 
 
 def judge_car(answers: Sequence[Answer], rules: Mapping[str, DecisionRule]) -> dict[str, CarAnswer]:
@@ -38,7 +40,12 @@ def judge_car(answers: Sequence[Answer], rules: Mapping[str, DecisionRule]) -> d
     for name, first in answers[0].items():
         rule = rules.get(name)
         if isinstance(first, BinaryAnswer) and rule is not None:
-            worst, p_good = _lowest([_p_good(answer[name]) for answer in answers])
+            found = [_binary(answer[name]) for answer in answers]
+            away = next((place for place, one in enumerate(found) if one.reason and one.decision == UNSURE), None)
+            worst, p_good = _lowest([one.p_good for one in found])
+            if away is not None:
+                verdict[name] = CarAnswer(UNSURE, p_good, away, rule.unit, None, found[away].reason)
+                continue
             side = rule.decide(p_good)
             promise = rule.promises.get(side) if side is not None and len(answers) > 1 else None
             verdict[name] = CarAnswer(rule.say(side), p_good, worst, rule.unit, promise)
@@ -48,9 +55,9 @@ def judge_car(answers: Sequence[Answer], rules: Mapping[str, DecisionRule]) -> d
     return verdict
 
 
-def _p_good(answer: object) -> float:
+def _binary(answer: object) -> BinaryAnswer:
     assert isinstance(answer, BinaryAnswer)
-    return answer.p_good
+    return answer
 
 
 def _value(answer: object) -> float:

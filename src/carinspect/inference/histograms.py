@@ -1,4 +1,4 @@
-"""What may be remembered of photos that were answered: counts in fixed bins, no photo, no name and no single value."""
+"""Makes histograms of answered photos: counts in fixed bins, without photos, names or single values."""
 
 from collections.abc import Mapping, Sequence
 from typing import assert_never

@@ -1,7 +1,7 @@
-"""The file beside a table of scores in the making, from which the same command goes on after a kill.
+"""The journal beside an unfinished table of scores, from which the same command continues after a kill.
 
-A header line, then a line of JSON for each batch, in order. A line counts once it is whole, so that whatever moment a kill takes, the file
-holds each finished batch once and no other. A power cut may take the last lines with it; the batches are then scored again.
+A header line, then a line of JSON for each batch, in order. Only complete lines count, so after a kill at any moment the file holds each
+finished batch exactly once. A power failure may lose the last lines; their batches are then scored again.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ from carinspect.inference.rows import Row, write_rows
 
 
 def journal_path(out: Path) -> Path:
-    """Beside `out`."""
+    """Path of the journal of `out`, in the same folder."""
     return out.with_name(f"{out.name}.partial")
 
 
@@ -32,10 +32,10 @@ def refuse_another(found: Any, header: dict[str, Any], path: Path) -> None:
 
 
 class Journal:
-    """Opened for `out`, for one process alone. `header`: all that decides the rows, in plain values; `columns`: see `rows.columns_of`."""
+    """The journal of `out`, for one process only. header: all that the rows depend on, plain values; columns: see `rows.columns_of`."""
 
     def __init__(self, out: Path, header: dict[str, Any], columns: Mapping[str, type]) -> None:
-        """Raises `UserError` when another process works on `out`, or when what lies there was begun with another header."""
+        """Raises `UserError` if another process writes the journal of `out`, or if the journal there has another header."""
         self.out, self.path, self.columns = out, journal_path(out), columns
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = self.path.open("a+b")
@@ -46,7 +46,7 @@ class Journal:
             raise UserError(f"{self.path}: another process is writing it. Wait for it, or end it.") from None
         try:
             self.batches = self._go_on(header)
-            """How many are in it already."""
+            """Number of batches in it."""
         except UserError:
             self._file.close()
             raise
@@ -69,7 +69,7 @@ class Journal:
             yield from map(json.loads, file)
 
     def finish(self) -> None:
-        """Turn the journal into `out`, whole or not at all, and take it away."""
+        """Write `out` atomically, and delete the journal."""
         finishing = self.out.with_name(f"{self.out.name}.finishing")
         write_rows(self.rows(), finishing, columns=self.columns, suffix=self.out.suffix.lower())
         with finishing.open("rb") as file:
@@ -78,7 +78,7 @@ class Journal:
         self.path.unlink()
 
     def _go_on(self, header: dict[str, Any]) -> int:
-        """Cut off what a kill left half written; the number of whole batches."""
+        """Cut off an incomplete last line; returns the number of complete batches."""
         self._file.seek(0)
         first = self._file.readline()
         if not first.endswith(b"\n"):
@@ -95,7 +95,7 @@ class Journal:
 
     def _write(self, content: Any) -> None:
         self._file.write(json.dumps(content, separators=(",", ":")).encode() + b"\n")
-        # Handed to the system, which outlives a kill of this process.
+        # The system has it now, so it survives a kill of this process.
         self._file.flush()
 
 

@@ -1,4 +1,4 @@
-"""Which photos are to be scored: files, folders, globs or a table's column, in one order on every machine."""
+"""Lists the photos to score: files, folders, globs or a column of a table, in the same order on every machine."""
 
 import glob
 import os
@@ -17,14 +17,14 @@ TABLES = (".csv", ".parquet")
 
 @dataclass(frozen=True)
 class Listing:
-    """Photos, each once, in the order asked for."""
+    """The photos to score, each once, in order."""
 
     names: tuple[str, ...]
     """As the answers name them: the path as given or found, or what the table says."""
     folder: Path
     """What `names` are relative to."""
     skipped: int
-    """Files in the folders that no photo's suffix marks."""
+    """Files in the folders without a photo's suffix."""
 
     def path(self, place: int) -> Path:
         """Where photo number `place` lies."""
@@ -37,10 +37,10 @@ class Listing:
 
 
 def list_photos(words: Sequence[str]) -> Listing:
-    """Files as they come, folders with all below them and globs (`**` too) sorted by name; one that is met twice counts once.
+    """Files as they come, folders with all below them and globs (`**` too) sorted by name; a photo that occurs twice is listed once.
 
-    Folders and globs give what has a photo's suffix, and folders no name with a leading dot; a file that is named itself is always taken.
-    Links to folders are not followed. Raises `UserError` for a word that is nothing of these, and when no photo is found.
+    Folders and globs give only files with a photo's suffix, and folders skip names with a leading dot; a file named directly is always
+    listed. Links to folders are not followed. Raises `UserError` for a word that matches nothing, and when no photo is found.
     """
     names: list[str] = []
     skipped = 0
@@ -91,7 +91,7 @@ def list_column(table: Path, column: str, *, root: Path | None) -> Listing:
 def _photos_below(folder: str) -> tuple[list[str], int]:
     names, skipped = [], 0
     for parent, folders, files in os.walk(folder):
-        # os.walk goes on through the list that it handed out.
+        # os.walk descends into the folders that are left in this list.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         photos, others = _photos_of(sorted(name for name in files if not name.startswith(".")))
         names += [os.path.join(parent, name) for name in photos]  # noqa: PTH118 - keeps the folder as it was written

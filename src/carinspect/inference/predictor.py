@@ -1,4 +1,4 @@
-"""The way from photos to answers that batch scoring and serving share, and the one type of an answer."""
+"""Turns photos into typed answers, for batch scoring and serving alike."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,15 +9,17 @@ from typing import Any, assert_never
 import numpy as np
 from PIL import Image
 
+from carinspect.core.gate import OUTPUT
 from carinspect.core.questions import Question, Side
 from carinspect.images.decode import load_image
 from carinspect.inference.bundle import ModelBundle
+from carinspect.inference.gate import GateMode, turned_away
 from carinspect.inference.rules import DecisionRule, rules_in_use
 
 
 @dataclass(frozen=True, slots=True)
 class BinaryAnswer:
-    """To a binary question."""
+    """The answer to a binary question."""
 
     p: float
     """Calibrated probability of class 1, 0..1."""
@@ -33,11 +35,13 @@ class BinaryAnswer:
     """T_label of the rule, a bound of p_good."""
     std: float | None
     """Of p, over the masks of Monte-Carlo dropout; None for a model without spreads."""
+    reason: str | None = None
+    """Why the gate turned the photo away, a key of `core.gate.REASONS`; None: it passed, or nothing is decided about this question."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreAnswer:
-    """To a score."""
+    """The answer to a question of kind score."""
 
     value: float
     """0..1, 1 = good."""
@@ -46,7 +50,7 @@ class ScoreAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ClassesAnswer:
-    """To a question of several classes."""
+    """The answer to a question of kind classes."""
 
     value: str
     """The likeliest class."""
@@ -68,6 +72,8 @@ class Predictor:
     bundle: ModelBundle
     rules: Mapping[str, DecisionRule]
     """By question."""
+    gate: GateMode = "on"
+    """`on`: a photo that the gate turns away is unsure. `report`: only the reason is given. `off`: the gate is not asked."""
 
     @property
     def questions(self) -> tuple[Question, ...]:
@@ -75,7 +81,7 @@ class Predictor:
 
     @cached_property
     def lead(self) -> DecisionRule | None:
-        """The rule of the first decided question: what the short names `label`, `threshold` and `decision` stand for."""
+        """The rule of the first decided question: what the short names `label`, `threshold` and `decision` refer to."""
         return next((self.rules[asked.name] for asked in self.questions if asked.name in self.rules), None)
 
     @property
@@ -89,11 +95,15 @@ class Predictor:
     def answer(self, photos: np.ndarray) -> list[Answer]:
         """Answers for uint8 photos of shape (B, side, side, 3), B at least 1, in one run of the model."""
         outputs = self.bundle.predict(photos, batch_size=len(photos))
+        gate = self.bundle.thresholds.gate
+        reasons = [None if self.gate == "off" else turned_away(measures, gate) for measures in outputs.pop(OUTPUT).tolist()]
         # One pass over each column: Python's own numbers, so that nothing converts them again.
         columns = {name: values.tolist() for name, values in outputs.items()}
-        return [{asked.name: self._answer_to(asked, columns, place) for asked in self.questions} for place in range(len(photos))]
+        return [
+            {asked.name: self._answer_to(asked, columns, place, reason) for asked in self.questions} for place, reason in enumerate(reasons)
+        ]
 
-    def _answer_to(self, asked: Question, columns: dict[str, list[Any]], place: int) -> QuestionAnswer:
+    def _answer_to(self, asked: Question, columns: dict[str, list[Any]], place: int, reason: str | None) -> QuestionAnswer:
         value = columns[asked.outputs[-1]][place]
         std = columns[asked.spread][place] if asked.spread in columns else None
         match asked.kind:
@@ -102,8 +112,8 @@ class Predictor:
                 rule = self.rules.get(asked.name)
                 if rule is None:
                     return BinaryAnswer(value, p_good, label=None, side=None, decision=None, threshold=None, std=std)
-                side = rule.decide(p_good)
-                return BinaryAnswer(value, p_good, rule.label(p_good), side, rule.say(side), rule.T_label, std)
+                side = None if reason and self.gate == "on" else rule.decide(p_good)
+                return BinaryAnswer(value, p_good, rule.label(p_good), side, rule.say(side), rule.T_label, std, reason)
             case "score":
                 return ScoreAnswer(value, std)
             case "classes":
@@ -130,3 +140,12 @@ def override_lead(predictor: Predictor, *, T_label: float | None, T_low: float |
         return predictor
     rule = lead.override(T_label=T_label, T_low=T_low, T_high=T_high)
     return replace(predictor, rules={**predictor.rules, rule.question.name: rule})
+
+
+def open_gate(predictor: Predictor, mode: GateMode) -> Predictor:
+    """The predictor with another mode of the gate; any but `on` ends all promises, which are made of what passes."""
+    if mode == "on":
+        return predictor
+    return replace(
+        predictor, gate=mode, rules={name: replace(rule, promises={}, overridden=True) for name, rule in predictor.rules.items()}
+    )

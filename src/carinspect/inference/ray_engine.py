@@ -1,4 +1,4 @@
-"""Scoring on a Ray cluster: actors hold the model, Ray Data hands them shards of the listing, the shards go to shared storage.
+"""Scores photos on a Ray cluster: actors hold the model, Ray Data gives them shards of the listing, and they write to shared storage.
 
 Photos, model and `out` must have the same paths on every machine, and this package must be installed there.
 """
@@ -41,7 +41,7 @@ class ShardScorer:
 
 
 def connect(address: str | None) -> tuple[int, int]:
-    """Join the cluster at `address`, or start one on this machine when None; its CPUs and GPUs."""
+    """Join the cluster at `address`, or start one on this machine if None; returns its number of CPUs and of GPUs."""
     # Ray reports its use over the network unless told otherwise before it is imported.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -61,9 +61,9 @@ def connect(address: str | None) -> tuple[int, int]:
 def score_shards(
     listing: Listing, *, out: Path, model: Path, model_sha256: str, device: Device, threads: int, batch: int, shard: int, actors: int
 ) -> Iterator[int]:
-    """Score what has no shard in `out` yet; the number of photos of each shard as it is written, in any order.
+    """Score what has no shard in `out` yet; yields the number of photos of each shard when it is written, in any order.
 
-    `shard` is a multiple of `batch`, so that the answers are those of one machine to the last bit.
+    `shard` is a multiple of `batch`, so that the answers equal those of one machine to the last bit.
     """
     import ray.data
     import ray.exceptions

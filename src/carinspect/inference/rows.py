@@ -1,4 +1,4 @@
-"""The table of scores: its columns, and writing it as CSV, JSON lines or Parquet without holding it in memory."""
+"""Defines the columns of the table of scores, and writes it as CSV, JSON lines or Parquet without holding it in memory."""
 
 import csv
 import json
@@ -21,9 +21,9 @@ Row = list[Any]
 def columns_of(predictor: Predictor) -> dict[str, type]:
     """Column → `str` or `float`. Blank: there is no such answer, or `error` says why the photo could not be read.
 
-    `label`, `threshold` and `decision` are those of the first decided question.
+    `label`, `threshold` and `decision` are those of the first decided question. `reason`: why the gate turned the photo away.
     """
-    columns: dict[str, type] = {"image_path": str, "label": str, "threshold": float, "decision": str}
+    columns: dict[str, type] = {"image_path": str, "label": str, "threshold": float, "decision": str, "reason": str}
     spreads: dict[str, type] = {}
     for asked in predictor.questions:
         if asked.kind == "classes":
@@ -37,11 +37,11 @@ def columns_of(predictor: Predictor) -> dict[str, type]:
 
 def flat_answer(predictor: Predictor, answer: Answer) -> dict[str, Any]:
     """The answer by the names of the columns; the short names first, of the first decided question."""
-    values: dict[str, Any] = {"label": None, "threshold": None, "decision": None}
+    values: dict[str, Any] = {"label": None, "threshold": None, "decision": None, "reason": None}
     if predictor.lead is not None:
         lead = answer[predictor.lead.question.name]
         assert isinstance(lead, BinaryAnswer)
-        values = {"label": lead.label, "threshold": lead.threshold, "decision": lead.decision}
+        values = {"label": lead.label, "threshold": lead.threshold, "decision": lead.decision, "reason": lead.reason}
     for asked in predictor.questions:
         one = answer[asked.name]
         match one:
@@ -59,7 +59,7 @@ def flat_answer(predictor: Predictor, answer: Answer) -> dict[str, Any]:
 
 
 def row_of(name: str, answer: Answer, predictor: Predictor) -> Row:
-    """One scored photo. Numbers keep six decimals, as in all tables; the label and the decision were made before."""
+    """One scored photo. Numbers are rounded to six decimals, as in all tables, after the label and the decision were made."""
     values = {"image_path": name} | flat_answer(predictor, answer)
     rounded = {key: round(value, 6) if isinstance(value, float) and key != "threshold" else value for key, value in values.items()}
     return [rounded.get(column) for column in columns_of(predictor)]
@@ -82,7 +82,7 @@ def write_rows(batches: Iterable[list[Row]], path: Path, *, columns: Mapping[str
     """Write all rows to `path` in the format that `suffix` names, batch by batch."""
     match suffix:
         case ".csv":
-            # A file name need not be UTF-8: its bytes go out as they came in.
+            # A file name need not be UTF-8: its bytes are written unchanged.
             with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 writer = csv.writer(file, lineterminator="\n")
                 writer.writerow(columns)

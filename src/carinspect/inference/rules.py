@@ -1,10 +1,13 @@
-"""The rule of a binary question, typed: written by select_threshold into models/threshold.json, carried by the model file, read by all.
+"""Types of decision rules, which select_threshold writes into models/threshold.json and the model file contains.
 
 A rule has two sides, each with its word. With p_good, the probability of the good class:
 
     p_good >= T_high → the good word (clean)      p_good < T_low → the bad word (dirty)      between them → unsure
 
-A *promise* is what is proved of a word: of the photos (or cars) called so, at least a share `precision` is so, at the stated confidence.
+It decides about photos that pass the gate; the others are unsure.
+
+A *promise* is what is proved about a word: of the photos (or cars) that get it, at least a share of `precision` gets it rightly, at the
+stated confidence.
 The same rule decides about a photo and, from the lowest p_good of its photos, about a car. Imports neither torch nor pandas.
 """
 
@@ -15,8 +18,9 @@ from typing import Any, Literal
 from carinspect.core.errors import UserError
 from carinspect.core.params import Section, parse_section
 from carinspect.core.questions import Question, Side, by_name, check_questions
+from carinspect.inference.gate import GateRule
 
-FORMAT = 3
+FORMAT = 4
 REMAKE = "Make it again: dvc repro --force select_threshold, then dvc repro."
 
 UNSURE = "unsure"
@@ -25,7 +29,7 @@ Method = Literal["guaranteed", "empirical"]
 
 
 class Promise(Section):
-    """What is proved of the photos or cars that get a word."""
+    """What is proved about the photos or cars that get a word."""
 
     precision: float
     """Least share of right answers among them."""
@@ -37,7 +41,7 @@ class Promise(Section):
 
 
 class Outcome(Section):
-    """What a threshold does to the labelled photos of a split; None where a share has no photo to be a share of."""
+    """Counts and metrics of a threshold on the labelled photos of a split; None for a share of no photos."""
 
     photos: int
     """With a label."""
@@ -49,15 +53,15 @@ class Outcome(Section):
     """The same for the one photo drawn from each group."""
     wrong_groups: int
     precision: float | None
-    """Right among accepted groups, with its exact two-sided interval at `confidence`."""
+    """Share of right ones among accepted groups, with its exact two-sided interval at `confidence`."""
     precision_low: float | None
     precision_high: float | None
     lower_bound: float | None
     """One-sided bound of `precision`, as if this threshold alone had been tried."""
     photo_precision: float | None
-    """Right among accepted photos, every photo counting alike."""
+    """Share of right ones among accepted photos, all with equal weight."""
     missed_photos: int
-    """Are so, and don't get the word: with the counts above the whole confusion."""
+    """Photos of the word's class that don't get it; the counts above and this one make up the confusion matrix."""
     recall: float | None
     f1: float | None
     coverage: float | None
@@ -65,18 +69,18 @@ class Outcome(Section):
 
 
 class Needed(Section):
-    """How many groups a proof takes. At a field rate the first, third and fourth are None; without one the last is."""
+    """How many groups a proof needs. At a field rate the first, third and fourth are None; without one the last is."""
 
     without_errors: int | None
-    """Groups called so, if none of them is wrong."""
+    """Groups that must get the word, if none of them is wrong."""
     observed_precision: float | None
     """At the threshold that came nearest to a proof."""
     at_observed_precision: int | None
-    """Groups called so with that precision; None where it does not exceed the target, since then no number would do."""
+    """Groups that must get the word at that precision; None if it does not exceed the target, since then no number is enough."""
     labelled_groups: int | None
-    """Labelled groups that it takes to have so many called so."""
+    """Labelled groups needed for so many to get the word."""
     other_class_groups: int | None
-    """At a field rate: labelled groups of the other class, if none of them is called so."""
+    """At a field rate: labelled groups of the other class that are needed, if none of them gets the word."""
 
 
 class SideRule(Section):
@@ -89,14 +93,14 @@ class SideRule(Section):
     reason: str | None
     """Why there is no threshold, in words; None where there is one."""
     needed: Needed | None
-    """What a proof takes; None for a question that the model was not trained on."""
+    """What a proof needs; None for a question that the model was not trained on."""
     on_source: Outcome
-    """The source split chose the threshold, so its figures flatter; the test split is only looked at."""
+    """The threshold was chosen on the source split, so these figures are optimistic. The test split had no part in the choice."""
     on_test: Outcome
 
 
 class Forecast(Section):
-    """For 1,000 cars: photos to review, wrong words and money, each with an interval; None without labels to tell."""
+    """For 1,000 cars: photos to review, wrong words and money, each with an interval; None without labels."""
 
     review: float | None
     review_low: float | None
@@ -180,7 +184,7 @@ class Rule(Section):
 
 
 class FieldRates(Section):
-    """What T_high is worth at another share of the bad class."""
+    """What T_high proves at another share of the bad class."""
 
     rate: float | None
     """`field_rate` of the question; None: the promise is made at the source split's own."""
@@ -202,7 +206,7 @@ class QuestionRules(Section):
 
     photo: Rule
     car: Rule
-    """For a car of several photos; its words are never said where no cars were there to choose on."""
+    """For a car of several photos; without cars to choose it on, its words are never decided."""
     field: FieldRates
 
 
@@ -212,6 +216,8 @@ class Thresholds(Section):
     format: int
     questions: list[Question]
     """All that the model answers, in their order."""
+    gate: GateRule
+    """What is decided, is decided about photos that pass it; the promises are made of these."""
     rules: dict[str, QuestionRules]
     """By name, for each binary question with `decide`."""
     predictions_sha256: str
@@ -256,7 +262,7 @@ def read_thresholds(content: Any, *, file: str) -> Thresholds:
 
 @dataclass(frozen=True)
 class DecisionRule:
-    """One question's rule as it decides: the model's own, or what an operator put in its place. For a photo and for a car alike."""
+    """One question's rule in use: the model's own, or with thresholds of an operator. The same for a photo and for a car."""
 
     question: Question
     unit: Unit
@@ -339,7 +345,7 @@ def rules_in_use(thresholds: Thresholds) -> dict[str, DecisionRule]:
 def car_rules_in_use(thresholds: Thresholds, photo_rules: Mapping[str, DecisionRule]) -> dict[str, DecisionRule]:
     """The rule for a car of several photos of each decided question.
 
-    Where no car's threshold was found, or an operator set thresholds, the photo's stand in, without their promise.
+    Where no car's threshold was found, or an operator set thresholds, the photo's are used, without their promise.
     """
     found = {}
     for name, photo in photo_rules.items():

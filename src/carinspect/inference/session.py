@@ -1,4 +1,4 @@
-"""onnxruntime's session: on which device a model runs; it says so, and never falls back without being asked."""
+"""Opens onnxruntime's session on a device, without a silent fallback to the CPU."""
 
 from typing import Literal
 
@@ -13,8 +13,8 @@ CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 def open_session(content: bytes, *, device: Device, threads: int | None) -> onnxruntime.InferenceSession:
     """A session on the device. threads: of one run of the model on a CPU; None takes all cores.
 
-    onnxruntime falls back to the CPU without a word, so what the session really uses is looked at: `cuda` raises `UserError` when that
-    is another, `auto` takes the CPU then. Raises onnxruntime's own exceptions for a model that it cannot open.
+    onnxruntime falls back to the CPU silently, so the session's real provider is checked: with `cuda`, a fallback raises `UserError`;
+    `auto` accepts it. Raises onnxruntime's own exceptions for a model that it cannot open.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -1,6 +1,6 @@
-"""A folder of scores: one Parquet file for each thousand photos or so, each whole or not there, so that a killed job goes on.
+"""A folder of scores: one Parquet file for about a thousand photos, each complete or absent, so that a killed job can continue.
 
-`pandas.read_parquet` and the like read the folder as one table; they pass over `_scores.json`, which says what the shards were made with.
+`pandas.read_parquet` and the like read the folder as one table; they ignore `_scores.json`, which says what the shards depend on.
 """
 
 import json
@@ -22,7 +22,7 @@ HEADER = "_scores.json"
 
 
 def open_folder(out: Path, header: dict[str, Any]) -> None:
-    """Make `out`, or go on in it. Raises `UserError` when it holds shards of another header, or something else altogether."""
+    """Make `out`, or continue in it. Raises `UserError` if it holds shards of another header, or other files."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out is {str(out)!r}, a file. With --engine ray it is a folder of Parquet files.")
     path = out / HEADER
@@ -45,7 +45,7 @@ def shard_path(out: Path, number: int) -> Path:
 
 
 def write_shard(rows: list[Row], path: Path, columns: Mapping[str, type]) -> None:
-    """Write it whole or not at all, also when two machines do at once."""
+    """Write it atomically, also when two machines do so at once."""
     temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
     try:
         pq.write_table(table_of(rows, columns), temporary)

@@ -1,4 +1,4 @@
-"""Comparison of photos in use with the calibration photos, on which the promise was proved."""
+"""Compares photos in use with the calibration photos, on which the promise was proved."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from scipy.special import kolmogorov
 from carinspect.inference.histograms import Counts, edges_of
 
 FEW, MANY = 0.1, 0.25
-"""Population stability index from which a shift counts as slight, and as drift: the usual marks of credit scoring (Siddiqi 2006)."""
+"""Population stability index from which a shift counts as slight, and as drift: the usual limits in credit scoring (Siddiqi 2006)."""
 ALPHA = 0.01
 """Chance of one or more false alarms, shared by all quantities."""
 GROUPS = 10
@@ -34,10 +34,11 @@ class Shift:
 def find_shifts(reference: Counts, found: Counts) -> list[Shift]:
     """Each quantity that both have.
 
-    Two things must come together: a PSI from `FEW` or `MANY` on, which says that the difference matters, and a Kolmogorov-Smirnov test,
-    which says that it is more than the luck of so few photos. PSI alone is high for small samples, the test alone for very large ones.
+    A shift needs both a PSI of at least `FEW` or `MANY`, so that the difference is large, and a significant Kolmogorov-Smirnov test, so
+    that it is more than chance. PSI alone is high for small samples; the test alone is significant for any difference in very large ones.
     """
-    names = [name for name in reference if name in found]
+    # A quantity without a photo on one side has no distribution to compare.
+    names = [name for name in reference if name in found and any(reference[name]) and any(found[name])]
     return [_compare(name, np.array(reference[name], float), np.array(found[name], float), tests=len(names)) for name in names]
 
 

@@ -8,6 +8,8 @@ from timm.models import load_state_dict
 from torch import nn
 
 from carinspect.core.errors import UserError, did_you_mean, one_line
+from carinspect.core.files import sha256_of
+from carinspect.model.config import ModelRecipe
 
 
 def check_backbone(name: str) -> None:
@@ -31,6 +33,26 @@ def build_backbone(name: str, *, image_side_px: int, pretrained: bool | Path = F
     if pretrained:
         return _from_hub(name, options)
     return timm.create_model(name, pretrained=False, **options)
+
+
+def build_pretrained(recipe: ModelRecipe, given: bool | str, *, image_side_px: int) -> nn.Module:
+    """The backbone of `recipe` as its training begins with it. given: `model.pretrained` of params.yaml, of which only a path is used.
+
+    Raises `UserError` as `build_backbone`, and when the file is not the one that the recipe was made for.
+    """
+    weights: bool | Path = recipe.pretrained != "none"
+    if weights and isinstance(given, str):
+        weights = Path(given)
+        check_unchanged("model.pretrained", weights, recipe.pretrained)
+    return build_backbone(recipe.backbone, image_side_px=image_side_px, pretrained=weights)
+
+
+def check_unchanged(key: str, path: Path, identity: str) -> None:
+    """Raise `UserError` that names `key` unless the file at `path` has the digest `identity` of the recipe."""
+    if not path.is_file():
+        raise UserError(f"{key}: no such file: '{path}'.")
+    if identity != f"sha256:{sha256_of(path)}":
+        raise UserError(f"{key}: '{path}' has changed since the recipe was made. Run dvc repro.")
 
 
 def _from_file(name: str, path: Path, options: dict[str, Any]) -> nn.Module:

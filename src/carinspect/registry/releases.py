@@ -77,13 +77,16 @@ def find_commit(revision: str) -> str:
         raise UserError(f"'{revision}' is no git revision and no experiment of `dvc exp list`. Commit the model first.") from None
 
 
-def release(commit: str, *, stage: str, version: str | None) -> list[str]:
-    """Tag `commit` with a version (None: the one it has, else the next patch) and assign the stage; returns the new tags' names."""
+def release(commit: str, *, stage: str, version: str | None, message: str | None) -> list[str]:
+    """Tag `commit` with a version (None: the one it has, else the next patch) and assign the stage; returns the new tags' names.
+
+    message: of the tags; None: gto's own.
+    """
     with Git(search_parent_directories=True) as git:
         before = set(git.list_tags())
         try:
             # force: a version that had this stage before may get it again.
-            gto.api.assign(Path(git.root_dir), ARTIFACT, stage, ref=commit, name_version=version, force=True)
+            gto.api.assign(Path(git.root_dir), ARTIFACT, stage, ref=commit, name_version=version, message=message, force=True)
         except (GTOException, SCMError) as error:
             raise UserError(f"{ARTIFACT} cannot be given the stage '{stage}': {one_line(error)}") from None
         return sorted(set(git.list_tags()) - before)

@@ -1,4 +1,4 @@
-"""Intervals by resampling groups: what a metric would have been with other cars of the same kind."""
+"""Computes bootstrap intervals of metrics, by resampling whole groups of photos."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _CELLS_AT_ONCE = 2_000_000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric with its interval; None where there is nothing to say."""
+    """A metric with its interval; None where it is not defined."""
 
     value: float | None
     low: float | None
@@ -29,9 +29,9 @@ NOTHING = Estimate(value=None, low=None, high=None, skipped_resamples=0)
 
 
 def resample_groups(groups_N: npt.NDArray[np.str_], *, samples: int, seed: int) -> npt.NDArray[np.uint16]:
-    """How often each photo stands in each of `samples` draws of whole groups with replacement, shape (samples, N).
+    """How often each photo occurs in each of `samples` draws of whole groups with replacement, shape (samples, N).
 
-    Groups, not photos: photos of one car err together, and an interval over photos would be too narrow.
+    Groups, not photos: the errors of photos of one car are clustered, so an interval over photos would be too narrow.
     """
     names, group_of_photo_N = np.unique(groups_N, return_inverse=True)
     share = np.full(len(names), 1.0 / len(names))
@@ -51,7 +51,7 @@ def estimate(metric: Metric, labels_N: Array, answers_N: Array, *, weights_SxN: 
     """The metric and its percentile interval over the resamples. Efron and Tibshirani (1993), chapter 13.
 
     The interval is None where a single group, or most resamples, leave it undefined. A metric at its best value on every photo (an AUC
-    of 1) has the interval [1, 1]: the bootstrap cannot imagine an error that it has not seen.
+    of 1) has the interval [1, 1], because no resample contains an error.
     """
     value = point(metric, labels_N, answers_N)
     if value is None:

@@ -15,7 +15,7 @@ ECE_BINS = 15
 
 
 def brier(labels_N: Array, probabilities_N: Array, weights_SxN: Array) -> Array:
-    """Mean squared distance of a probability from what happened (0 or 1); 0 is best. Brier (1950)."""
+    """Mean squared difference between probability and outcome (0 or 1); 0 is best. Brier (1950)."""
     return divide(weights_SxN @ np.square(probabilities_N - labels_N), weights_SxN.sum(axis=1))
 
 
@@ -25,7 +25,7 @@ def accuracy(labels_N: Array, classes_N: Array, weights_SxN: Array) -> Array:
 
 
 def macro_f1(labels_N: Array, classes_N: Array, weights_SxN: Array) -> Array:
-    """F1 averaged over the classes that occur among labels or answers, each counting alike, as scikit-learn's `average="macro"`."""
+    """F1 averaged over the classes that occur among labels or answers, all with equal weight, as in scikit-learn's `average="macro"`."""
     known = np.union1d(labels_N, classes_N)
     is_label_NxK = (labels_N[:, None] == known).astype(np.float64)
     is_answer_NxK = (classes_N[:, None] == known).astype(np.float64)
@@ -36,7 +36,7 @@ def macro_f1(labels_N: Array, classes_N: Array, weights_SxN: Array) -> Array:
 
 @dataclass(frozen=True)
 class Reliability:
-    """What was said against what happened, in bins of the probability, each of shape (ECE_BINS,); NaN in empty bins."""
+    """Mean probability and observed share in bins of the probability, each of shape (ECE_BINS,); NaN in empty bins."""
 
     photos: Array
     mean_probability: Array
@@ -56,7 +56,7 @@ def reliability(outcomes_N: Array, probabilities_N: Array) -> Reliability:
 
 
 def ece(outcomes_N: Array, probabilities_N: Array) -> float:
-    """Expected calibration error, 0..1: the mean gap in a bin between what was said and what happened, weighted by its photos.
+    """Expected calibration error, 0..1: the gap between mean probability and observed share of each bin, weighted by its photos.
 
     Guo et al. (2017), "On Calibration of Modern Neural Networks", equation 3. For two classes pass the positive class's probability and
     whether it happened; for more, the largest probability and whether that class was right. It has no bootstrap interval: resampling

@@ -1,8 +1,8 @@
 """Metrics of a ranking: how well a score separates positive from negative photos.
 
-Legend: N photos, S resamples, U distinct scores. `labels_N` holds 0 and 1, `weights_SxN` how often photo n stands in resample s; the
-answer is one value for each resample, NaN where it is not defined. scikit-learn's functions are the same for one resample; a thousand of
-them take seconds there and milliseconds here. The tests hold the two together.
+Legend: N photos, S resamples, U distinct scores. `labels_N` holds 0 and 1, `weights_SxN` how often photo n occurs in resample s; the
+result is one value for each resample, NaN where it is not defined. scikit-learn's functions give the same for one resample; a thousand
+resamples take seconds there and milliseconds here. The tests compare the two.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ def roc_auc(labels_N: Array, scores_N: Array, weights_SxN: Array) -> Array:
 def average_precision(labels_N: Array, scores_N: Array, weights_SxN: Array) -> Array:
     """Mean precision over the steps of recall, not interpolated, as scikit-learn's. NaN with one class only.
 
-    With no negative the value would be 1 for any answers at all, which would be praise for nothing.
+    Without negatives the value would be 1 for any scores, so it is NaN.
     """
     positives_SxU, negatives_SxU = _sums_by_score(labels_N, -scores_N, weights_SxN)
     right_SxU = np.cumsum(positives_SxU, axis=1)

@@ -39,7 +39,7 @@ def _mean(values_N: Array, weights_SxN: Array) -> Array:
 
 
 def _ranks(values_N: Array, weights_SxN: Array) -> Array:
-    """The mid-rank that photo n has in resample s, where it stands `weights_SxN[s, n]` times."""
+    """The mid-rank that photo n has in resample s, where it occurs `weights_SxN[s, n]` times."""
     order = np.argsort(values_N, kind="stable")
     first_of_value = np.flatnonzero(np.concatenate([[True], np.diff(values_N[order]) > 0]))
     count_SxU = np.add.reduceat(weights_SxN[:, order], first_of_value, axis=1)
@@ -53,6 +53,6 @@ def _correlation(x_SxN: Array, y_SxN: Array, weights_SxN: Array) -> Array:
     x_SxN = x_SxN - divide((weights_SxN * x_SxN).sum(axis=1, keepdims=True), total_Sx1)
     y_SxN = y_SxN - divide((weights_SxN * y_SxN).sum(axis=1, keepdims=True), total_Sx1)
     scale_S = np.sqrt((weights_SxN * x_SxN**2).sum(axis=1) * (weights_SxN * y_SxN**2).sum(axis=1))
-    # A constant column leaves rounding dust instead of 0, and dust over dust would look like a correlation.
+    # A constant column leaves rounding errors instead of 0, and the ratio of two of them would look like a correlation.
     scale_S = np.where(scale_S > 1e-12 * total_Sx1[:, 0], scale_S, 0.0)
     return np.clip(divide((weights_SxN * x_SxN * y_SxN).sum(axis=1), scale_S), -1.0, 1.0)

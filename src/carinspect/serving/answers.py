@@ -6,11 +6,12 @@ from typing import Annotated, Any, Literal, assert_never
 
 from pydantic import Field
 
+from carinspect.core.gate import REASONS
 from carinspect.core.questions import Side
 from carinspect.inference.car import CarAnswer, judge_car
 from carinspect.inference.predictor import Answer, BinaryAnswer, ClassesAnswer, QuestionAnswer, ScoreAnswer
 from carinspect.inference.rows import flat_answer
-from carinspect.inference.rules import DecisionRule, Promise
+from carinspect.inference.rules import UNSURE, DecisionRule, Promise
 from carinspect.serving.engine import Seen
 from carinspect.serving.explanation import Explanation
 
@@ -39,6 +40,7 @@ class QuestionForm:
     promise: Annotated[Promise | None, Field(description="What is proved of photos that are decided so.")] = None
     in_words: Annotated[str | None, Field(description="The decision and its promise in plain words.")] = None
     std: Annotated[float | None, Field(description="Standard deviation, where the model can tell it.")] = None
+    reason: Annotated[str | None, Field(description="Why the photo is unlike those of the proof: dark, blurred, unlike …")] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class PhotoAnswer:
     label: str | None
     threshold: float | None
     decision: str | None
+    reason: Annotated[str | None, Field(description="Why the photo is unlike those of the proof: dark, blurred, unlike …")]
     promise: Annotated[
         Promise | None,
         Field(description="Of what gets the good word. None when nothing is proved, or when the operator replaced a threshold."),
@@ -99,6 +102,7 @@ def form_answer(seen: Seen, *, total_s: float) -> dict[str, Any]:
         label=flat["label"],
         threshold=flat["threshold"],
         decision=flat["decision"],
+        reason=flat["reason"],
         promise=promises.get("good"),
         promise_low=promises.get("bad"),
         overridden=any(rule.overridden for rule in predictor.rules.values()),
@@ -121,10 +125,10 @@ def _form_question(answer: QuestionAnswer, rule: DecisionRule | None) -> Questio
     match answer:
         case BinaryAnswer(side=side):
             promise = None if rule is None or side is None else rule.promises.get(side)
-            words = None if rule is None else say(side, rule)
+            words = None if rule is None else say(side, rule, reason=answer.reason if answer.decision == UNSURE else None)
             return QuestionForm(
                 "binary", p=answer.p, label=answer.label, decision=answer.decision, side=side, threshold=answer.threshold,
-                promise=promise, in_words=words, std=answer.std,
+                promise=promise, in_words=words, std=answer.std, reason=answer.reason,
             )  # fmt: skip
         case ScoreAnswer():
             return QuestionForm("score", value=answer.value, std=answer.std)
@@ -140,12 +144,14 @@ def form_verdict(answers: list[Answer | None], rules: Mapping[str, DecisionRule]
     return judge_car(known, rules) if len(known) == len(answers) else None
 
 
-def say(side: Side | None, rule: DecisionRule) -> str:
-    """The decision and its proof, for a person who does not know thresholds."""
+def say(side: Side | None, rule: DecisionRule, *, reason: str | None = None) -> str:
+    """The decision and its proof, for a person who does not know thresholds. reason: why the gate turned the photo away."""
+    if reason is not None:
+        return f"Nothing is decided about this photo: it is {REASONS[reason]}."
     word, good = rule.say(side), rule.question.word("good")
     words = f"The car is {word}." if side else f"The photo does not settle whether the car is {good}; a person should look at it."
     if rule.overridden:
-        return f"{words} No promise: the operator of this service replaced the model's threshold."
+        return f"{words} No promise: the operator of this service replaced the model's threshold or opened its gate."
     if not rule.promises:
         return f"{words} No promise: the photos at hand were too few to prove one."
     if side is None:

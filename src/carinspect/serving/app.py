@@ -5,6 +5,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -15,7 +16,8 @@ from starlette.exceptions import HTTPException
 from uvicorn.config import STARTUP_FAILURE
 
 from carinspect.core.errors import UserError
-from carinspect.serving.config import ServiceConfig, read_config
+from carinspect.core.programs import die_with_parent
+from carinspect.serving.config import SUPERVISOR, ServiceConfig, read_config
 from carinspect.serving.fetching import Fetcher
 from carinspect.serving.middleware import DirectRoute, Surroundings
 from carinspect.serving.pages import add_interface
@@ -28,6 +30,9 @@ log = logging.getLogger("uvicorn.error")
 
 def from_environment() -> Surroundings:
     """The application that the environment describes; a wrong setting or an unfit model ends the process with one line."""
+    if SUPERVISOR in os.environ:
+        # Workers that outlived their parent would keep the port.
+        die_with_parent(int(os.environ[SUPERVISOR]))
     try:
         return create_app(read_config())
     except UserError as error:
@@ -52,7 +57,7 @@ def create_app(config: ServiceConfig, *, fetcher: Fetcher | None = None) -> Surr
         service.close()
 
     # FastAPI's own pages load their scripts from elsewhere; add_interface has one that doesn't.
-    app = FastAPI(title="carinspect", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="carinspect", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.service = service
     for router in (photo_routes, protected_routes, open_routes):
         app.include_router(router)
@@ -60,7 +65,8 @@ def create_app(config: ServiceConfig, *, fetcher: Fetcher | None = None) -> Surr
     app.add_exception_handler(RefusalError, answer_refusal)
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(Exception, answer_fault)
-    return Surroundings(app, service.monitor, [route for route in photo_routes.routes if isinstance(route, DirectRoute)])
+    direct = [route for route in photo_routes.routes if isinstance(route, DirectRoute)]
+    return Surroundings(app, service.monitor, direct, memory=service.memory)
 
 
 def _reload_on_hangup(service: Service, running: set[asyncio.Task[None]]) -> None:
@@ -85,7 +91,7 @@ def _announce(service: Service) -> None:
     log.info("Serving model %s on %s, %d photos at once", model.version, model.predictor.bundle.provider, config.compute_threads)
     rules = model.predictor.rules.values()
     if any(rule.overridden for rule in rules):
-        log.warning("THRESH, T_LOW or T_HIGH replace the model's own thresholds: no promise holds, and every answer says so.")
+        log.warning("THRESH, T_LOW, T_HIGH or GATE replace what the model decides by: no promise holds, and every answer says so.")
     elif not any(rule.promises for rule in rules):
         log.warning("The model carries no promise: no threshold could be proved when it was made.")
     if config.api_token is None:

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from carinspect.core.errors import UserError
 from carinspect.core.machine import usable_cores
+from carinspect.inference.gate import GateMode
 from carinspect.inference.session import Device
 
 PREFIX = "CARINSPECT_"
@@ -43,6 +44,11 @@ class ServiceConfig(BaseSettings):
     """In place of the model's T_low."""
     t_high: float | None = Field(default=None, ge=0, le=1, validation_alias="T_HIGH")
     """In place of the model's T_high."""
+    gate: GateMode = "on"
+    """`on`: a photo unlike those of the proof is unsure. `report`: it is decided, and the reason is given. `off`: the gate is not asked.
+
+    Anything but `on` ends the promise, and every answer says so.
+    """
 
     max_upload_mb: float = Field(default=15.0, gt=0, le=200)
     """Of one photo, in units of 1,000,000 bytes."""
@@ -70,10 +76,14 @@ class ServiceConfig(BaseSettings):
 
     connection_limit: int = Field(default=1000, ge=1)
     """Open connections of a worker; beyond it requests get 503."""
+    client_limit: int = Field(default=250, ge=1)
+    """Open connections that one client address has with a worker; beyond it they get 503. A reverse proxy is one address."""
     header_timeout_s: float = Field(default=10.0, gt=0)
     """Until the headers of a request have come in whole."""
     upload_timeout_s: float = Field(default=30.0, gt=0)
     """Until the body of a request has come in whole."""
+    request_timeout_s: float = Field(default=120.0, gt=0)
+    """From a request's headers to the last byte of its answer; then its connection is cut."""
     keep_alive_s: int = Field(default=15, ge=1)
     """That an idle connection stays open."""
     shutdown_timeout_s: int = Field(default=30, ge=1)

@@ -10,12 +10,14 @@ from carinspect.inference.predictor import Answer
 from carinspect.serving.batcher import Batcher
 from carinspect.serving.config import ServiceConfig
 from carinspect.serving.explanation import Explanation, explain
+from carinspect.serving.heavy_photos import TOGETHER
 from carinspect.serving.loaded_model import LoadedModel, load_model
-from carinspect.serving.photo_checks import DecodedPhoto, read_photo
+from carinspect.serving.photo_checks import CheckedPhoto, DecodedPhoto, check_photo, decode_checked
 from carinspect.serving.refusals import RefusalError, busy
 from carinspect.serving.threads import Threads
 
 GPU_BATCH = 32
+STUCK_S = 15.0
 
 log = logging.getLogger("uvicorn.error")
 
@@ -33,6 +35,12 @@ class Seen:
     """With batching: including the wait for the batch."""
 
 
+@dataclass(frozen=True)
+class _Decoded:
+    photo: DecodedPhoto
+    decode_s: float
+
+
 class Engine:
     """Answers photos off the event loop, a bounded number at once, by a model that can be replaced meanwhile."""
 
@@ -45,6 +53,11 @@ class Engine:
         # Explanations cost as much as many photos: one at a time, and never in the way of an answer.
         self._explainer = Threads(1, name="explain")
         self._explaining = 0
+        # It only waits for the process that decodes.
+        self._heavy = Threads(1, name="heavy")
+        self._heavy_waiting = 0
+        self.progress_at = time.monotonic()
+        """When a photo was last answered or refused, or the first of those that wait was accepted."""
         self._reloading = asyncio.Lock()
         batch_size = config.batch_size or (GPU_BATCH if model.on_gpu else 1)
         # On a CPU a batch is hardly faster than its photos one by one, and they would wait for each other.
@@ -63,33 +76,71 @@ class Engine:
             await self._batcher.stop()
         self._threads.stop()
         self._explainer.stop()
+        self._heavy.stop()
 
     @property
     def full(self) -> bool:
         return self.waiting >= self.config.queue_limit
 
+    @property
+    def stuck(self) -> bool:
+        """Whether photos wait and none was answered for `STUCK_S`."""
+        return self.waiting > 0 and time.monotonic() - self.progress_at > STUCK_S
+
     async def answer(self, content: bytes, *, explained: bool = False) -> Seen:
         """The answer to one admitted photo. Raises `RefusalError` for one that cannot be answered."""
         model = self.model
-        if self._batcher is None:
+        try:
             seen = await self._threads.run(lambda: self._decode_and_answer(content, model))
-        else:
-            photo, decode_s = await self._threads.run(lambda: self._decode(content, model))
-            start = time.perf_counter()
-            answer = await self._batcher.answer(model.predictor, photo.pixels)
-            seen = Seen(answer, model, photo, None, decode_s, time.perf_counter() - start)
+            if isinstance(seen, CheckedPhoto):
+                seen = await self._answer_heavy(seen, model)
+            if isinstance(seen, _Decoded):
+                seen = await self._answer_in_batch(seen, model)
+        finally:
+            self.progress_at = time.monotonic()
         return await self._explained(seen) if explained else seen
 
-    def _decode(self, content: bytes, model: LoadedModel) -> tuple[DecodedPhoto, float]:
-        start = time.perf_counter()
-        photo = read_photo(content, model.predictor, self.config)
-        return photo, time.perf_counter() - start
+    async def count_heavy(self, photos: list[bytes]) -> int:
+        """How many of the photos must be decoded apart; what is no photo counts as none."""
+        return await self._threads.run(lambda: sum(map(self._is_heavy, photos)))
 
-    def _decode_and_answer(self, content: bytes, model: LoadedModel) -> Seen:
-        photo, decode_s = self._decode(content, model)
+    def _is_heavy(self, content: bytes) -> bool:
+        try:
+            return check_photo(content, self.config).heavy
+        except RefusalError:
+            return False
+
+    def _decode_and_answer(self, content: bytes, model: LoadedModel) -> "Seen | CheckedPhoto | _Decoded":
+        """The answer; or as far as it may be brought here, where the photo is heavy or answers come in batches."""
         start = time.perf_counter()
-        (answer,) = model.predictor.answer(photo.pixels[None])
-        return Seen(answer, model, photo, None, decode_s, time.perf_counter() - start)
+        checked = check_photo(content, self.config)
+        if checked.heavy:
+            return checked
+        decoded = _Decoded(decode_checked(checked, model.predictor), time.perf_counter() - start)
+        return decoded if self._batcher is not None else self._answer_here(decoded, model)
+
+    def _answer_here(self, decoded: "_Decoded", model: LoadedModel) -> Seen:
+        start = time.perf_counter()
+        (answer,) = model.predictor.answer(decoded.photo.pixels[None])
+        return Seen(answer, model, decoded.photo, None, decoded.decode_s, time.perf_counter() - start)
+
+    async def _answer_in_batch(self, decoded: "_Decoded", model: LoadedModel) -> Seen:
+        assert self._batcher is not None
+        start = time.perf_counter()
+        answer = await self._batcher.answer(model.predictor, decoded.photo.pixels)
+        return Seen(answer, model, decoded.photo, None, decoded.decode_s, time.perf_counter() - start)
+
+    async def _answer_heavy(self, checked: CheckedPhoto, model: LoadedModel) -> "Seen | _Decoded":
+        if self._heavy_waiting >= TOGETHER:
+            raise busy("Too many large photos are waiting")
+        self._heavy_waiting += 1
+        try:
+            start = time.perf_counter()
+            photo = await self._heavy.run(lambda: decode_checked(checked, model.predictor))
+            decoded = _Decoded(photo, time.perf_counter() - start)
+        finally:
+            self._heavy_waiting -= 1
+        return decoded if self._batcher is not None else await self._threads.run(lambda: self._answer_here(decoded, model))
 
     async def _explained(self, seen: Seen) -> Seen:
         if self.config.explain_grid == 0:

@@ -7,17 +7,21 @@ The host is resolved once and the connection goes to the address that was checke
 import asyncio
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from threading import Thread
 from urllib.parse import urljoin, urlsplit
 
 import httpx
 
 from carinspect.serving.config import ServiceConfig
-from carinspect.serving.refusals import RefusalError
+from carinspect.serving.refusals import RefusalError, busy
 from carinspect.serving.uploads import Reservation, too_large
 
 MAX_REDIRECTS = 3
+_NAMES_AT_ONCE, _ALL_NAMES_AT_ONCE = 4, 256
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NEVER = tuple(
@@ -39,8 +43,30 @@ Resolve = Callable[[str, int], Awaitable[list[str]]]
 
 async def resolve(host: str, port: int) -> list[str]:
     """All addresses of a host, as the system resolves them. Raises `OSError` when it has none."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(address[0]) for *_, address in found]
+    loop = asyncio.get_running_loop()
+    found: asyncio.Future[list[str]] = loop.create_future()
+
+    def settle(addresses: list[str], error: OSError | None) -> None:
+        if not found.done():
+            if error is None:
+                found.set_result(addresses)
+            else:
+                found.set_exception(error)
+
+    def ask() -> None:
+        addresses, error = [], None
+        try:
+            addresses = [str(address[0]) for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+        except (OSError, UnicodeError) as raised:
+            error = raised if isinstance(raised, OSError) else OSError(str(raised))
+        # Nobody waits any more once the loop has ended.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(settle, addresses, error)
+
+    # A thread of its own, which nobody waits for: the system's resolver cannot be stopped, and in a shared pool a few slow names would
+    # keep all others waiting. `Fetcher` bounds how many there are.
+    Thread(target=ask, name="resolve", daemon=True).start()
+    return await found
 
 
 def is_public(address: str) -> bool:
@@ -58,6 +84,13 @@ def is_public(address: str) -> bool:
     return found.is_global and not (found.is_multicast or found.is_reserved or found.is_unspecified)
 
 
+def _join(url: str, following: str) -> str:
+    try:
+        return urljoin(url, following)
+    except ValueError:
+        raise RefusalError(422, "That URL redirects to what is not a URL.") from None
+
+
 class Fetcher:
     """Fetches photos from the hosts that `config` allows. Tests replace what follows it, to reach servers of their own."""
 
@@ -70,6 +103,7 @@ class Fetcher:
         trust: ssl.SSLContext | None = None,
     ) -> None:
         self._config, self._resolver, self._allows = config, resolver, allows
+        self._resolving: Counter[str] = Counter()
         self._trust = trust or httpx.create_ssl_context(trust_env=False)
 
     async def fetch(self, url: str, reservation: Reservation) -> bytes:
@@ -84,7 +118,7 @@ class Fetcher:
                     content, following = await self._get(url, reservation)
                     if following is None:
                         return content
-                    url = urljoin(url, following)
+                    url = _join(url, following)
         except TimeoutError:
             raise RefusalError(422, f"The photo did not come within {self._config.url_timeout_s:g} s.") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError):
@@ -133,6 +167,7 @@ class Fetcher:
         try:
             parts = urlsplit(url)
             host, port = (parts.hostname or "").rstrip(".").encode("idna").decode(), parts.port
+            host.encode("ascii").decode("idna")  # as httpx will; it raises kinds of errors of its own
         except (ValueError, UnicodeError):
             raise RefusalError(422, "That is not a URL.") from None
         if parts.scheme not in _PORTS or not host:
@@ -154,8 +189,25 @@ class Fetcher:
             raise RefusalError(403, "The URL names a port other than 80 for http or 443 for https.")
 
     async def _checked_address(self, host: str, port: int) -> str:
-        addresses = await self._resolver(host, port)
+        addresses = await self._resolve(host, port)
         # One address inside is enough: which of them a connection takes is not the sender's to choose.
         if not addresses or not all(self._allows(address) for address in addresses):
             raise RefusalError(403, "The URL's host is not on the public internet.")
         return addresses[0]
+
+    async def _resolve(self, host: str, port: int) -> list[str]:
+        """The host's addresses. A name that does not answer holds its own places, and none of other names."""
+        # By the domain that its owner pays for, as far as the name's shape tells: labels below it cost nothing.
+        owner = ".".join(host.split(".")[-2:])
+        if self._resolving[owner] >= _NAMES_AT_ONCE or self._resolving.total() >= _ALL_NAMES_AT_ONCE:
+            raise busy("Too many names are being looked up")
+        self._resolving[owner] += 1
+        lookup = asyncio.ensure_future(self._resolver(host, port))
+        lookup.add_done_callback(lambda done: self._end_lookup(owner, done))
+        # Shielded: a thread that the system's resolver holds keeps its place when nobody waits for it any more.
+        return await asyncio.shield(lookup)
+
+    def _end_lookup(self, owner: str, lookup: asyncio.Future[list[str]]) -> None:
+        self._resolving -= Counter([owner])
+        if not lookup.cancelled():
+            lookup.exception()  # whoever waited has it, or nobody wants it

@@ -9,7 +9,7 @@ import numpy as np
 from carinspect.core.errors import UserError
 from carinspect.core.questions import dump_questions
 from carinspect.inference.bundle import open_bundle
-from carinspect.inference.predictor import Predictor, make_predictor, override_lead
+from carinspect.inference.predictor import Predictor, make_predictor, open_gate, override_lead
 from carinspect.inference.rules import DecisionRule, car_rules_in_use
 from carinspect.serving.config import ServiceConfig
 
@@ -57,6 +57,7 @@ class LoadedModel:
                 }
                 for name, rule in self.predictor.rules.items()
             },
+            "gate": bundle.thresholds.gate.model_dump() | {"mode": self.predictor.gate},
             "lineage": info["lineage"],
             "metrics": info["metrics"],
         }
@@ -74,7 +75,7 @@ def load_model(path: Path, config: ServiceConfig) -> LoadedModel:
         predictor = override_lead(make_predictor(bundle), T_label=config.thresh, T_low=config.t_low, T_high=config.t_high)
     except UserError as error:
         raise UserError(f"THRESH, T_LOW, T_HIGH: {error}") from None
-    loaded = LoadedModel(predictor)
+    loaded = LoadedModel(open_gate(predictor, config.gate))
     _prove(loaded.predictor, path)
     return loaded
 

@@ -27,6 +27,7 @@ class Monitor:
         self._decode_seconds = Histogram("carinspect_decode_seconds", "Decoding a photo.", buckets=_SECONDS, registry=registry)
         self._model_seconds = Histogram("carinspect_model_seconds", "The model's run for a photo.", buckets=_SECONDS, registry=registry)
         self.reloads = Counter("carinspect_model_reloads", "Replacements of the model by outcome.", ["outcome"], registry=registry)
+        self.drift_log_failures = Counter("carinspect_drift_log_failures", "Lines of the drift log not written at once.", registry=registry)
         self.waiting = Gauge("carinspect_photos_waiting", "Photos not yet answered.", multiprocess_mode="livesum", registry=registry)
         self._model = Gauge("carinspect_model_info", "1 for the model served.", ["version"], multiprocess_mode="livemax", registry=registry)
         self._version: str | None = None

@@ -5,10 +5,12 @@ import zipfile
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
 from carinspect.images.decode import PhotoError, open_photo
 from carinspect.inference.predictor import Predictor
 from carinspect.serving.config import ServiceConfig
+from carinspect.serving.heavy_photos import decode_apart, is_heavy
 from carinspect.serving.refusals import RefusalError
 
 PHOTO_TYPES = ("image/", "application/octet-stream")
@@ -33,18 +35,35 @@ class DecodedPhoto:
     height_px: int
 
 
-def read_photo(content: bytes, predictor: Predictor, config: ServiceConfig) -> DecodedPhoto:
-    """The model's input. Raises `RefusalError` with 413, 415 or 422 for what is not one sound, plain photo."""
+@dataclass(frozen=True)
+class CheckedPhoto:
+    """A photo whose header and shape are sound; its pixels are still to be decoded."""
+
+    content: bytes
+    opened: Image.Image
+    heavy: bool
+    """Whether it must be decoded apart (`heavy_photos`)."""
+
+
+def check_photo(content: bytes, config: ServiceConfig) -> CheckedPhoto:
+    """Reads the header alone. Raises `RefusalError` with 413, 415 or 422 for what is not one plain photo."""
     try:
-        # Reads the header alone.
         photo = open_photo(content)
     except PhotoError as error:
         raise RefusalError(413 if "pixels" in str(error) else 415, f"Refused: {error}.") from None
-    width_px, height_px = photo.size
-    _check_shape(width_px, height_px, config)
+    _check_shape(*photo.size, config)
     _check_single_file(content)
+    return CheckedPhoto(content, photo, is_heavy(photo, content))
+
+
+def decode_checked(checked: CheckedPhoto, predictor: Predictor) -> DecodedPhoto:
+    """The model's input. Raises `RefusalError` with 413 or 422 for a photo that is too costly or not sound."""
+    # Before it is decoded, which may change it.
+    width_px, height_px = checked.opened.size
     try:
-        return DecodedPhoto(predictor.load(photo), width_px, height_px)
+        if checked.heavy:
+            return DecodedPhoto(decode_apart(checked.content, predictor.image_side_px), width_px, height_px)
+        return DecodedPhoto(predictor.load(checked.opened), width_px, height_px)
     except PhotoError:
         # The decoder's own words are for developers.
         raise RefusalError(422, "Refused: the photo is damaged or cut short, and cannot be decoded.") from None

@@ -15,6 +15,7 @@ from carinspect.core.errors import UserError
 from carinspect.inference.predictor import Answer
 from carinspect.serving.answers import BatchAnswer, BatchItem, PhotoAnswer, form_verdict
 from carinspect.serving.config import SUPERVISOR
+from carinspect.serving.heavy_photos import TOGETHER
 from carinspect.serving.middleware import DirectRoute
 from carinspect.serving.refusals import RefusalBody, RefusalError
 from carinspect.serving.service import Service
@@ -47,9 +48,12 @@ async def _authorise(request: Request) -> None:
     token = _service(request).config.api_token
     if token is None:
         return
-    given, expected = request.headers.get("authorization", ""), f"Bearer {token.get_secret_value()}"
-    # Takes as long for a token that is nearly right as for one that is not.
-    if not hmac.compare_digest(given.encode(), expected.encode()):
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    # Starlette reads headers as Latin-1, so this gives back the bytes that were sent, in UTF-8 as a rule; or else they were Latin-1.
+    # Comparing takes as long for a token that is nearly right as for one that is not.
+    expected = token.get_secret_value().encode()
+    right = [hmac.compare_digest(given.strip().encode(code), expected) for code in ("latin-1", "utf-8")]
+    if scheme.lower() != "bearer" or not any(right):
         raise RefusalError(401, "This asks for a token: send the header 'Authorization: Bearer …'.")
 
 
@@ -153,6 +157,8 @@ async def predict_batch(request: Request) -> Response:
             request, field_name="files", max_files=service.config.max_batch_files, config=service.config, reservation=reservation
         )
         with service.admission(len(photos)):
+            if await service.engine.count_heavy(photos) > TOGETHER:
+                raise RefusalError(413, f"More than {TOGETHER} photos of this request are costly to decode. Send them one by one.")
             found = await asyncio.gather(*(_batch_item(service, photo) for photo in photos))
     model = service.engine.model
     verdict = form_verdict([answer for answer, _ in found], model.car_rules) if car else None
@@ -196,18 +202,22 @@ async def reload(request: Request, response: Response) -> dict[str, Any]:
     return described
 
 
+@open_routes.head("/healthz", include_in_schema=False)
 @open_routes.get("/healthz", tags=["state"])
 async def healthz() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
+@open_routes.head("/readyz", include_in_schema=False)
 @open_routes.get("/readyz", responses=_refusals({503}), tags=["state"])
 async def readyz(request: Request) -> dict[str, str]:
     """A photo sent now would be taken."""
     service = _service(request)
     if service.engine.full:
         raise RefusalError(503, "Too many photos are waiting.")
+    if service.engine.stuck:
+        raise RefusalError(503, "Photos are waiting, and none is being answered.")
     return {"status": "ready", "model_version": service.engine.model.version}
 
 

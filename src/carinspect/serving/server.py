@@ -1,6 +1,5 @@
-"""Runs the service on uvicorn: one process, or a parent with workers, and a time limit for the headers of a request."""
+"""Runs the service on uvicorn: one process, or a parent with workers that end with it."""
 
-import asyncio
 import logging
 import os
 import signal
@@ -11,13 +10,13 @@ from pathlib import Path
 
 import uvicorn
 from prometheus_client import multiprocess
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import Multiprocess
 
 from carinspect.core.errors import UserError
 from carinspect.core.files import write_bytes
 from carinspect.serving.app import create_app
 from carinspect.serving.config import MODEL_COPY, SUPERVISOR, ServiceConfig, read_config
+from carinspect.serving.connections import Guard, GuardedSettings
 from carinspect.serving.loaded_model import load_model
 from carinspect.serving.monitoring import SHARED_FOLDER
 
@@ -47,19 +46,14 @@ def _serve_by_workers(config: ServiceConfig, folder: Path, *, host: str, port: i
     _Supervisor(settings, [settings.bind_socket()], config=config, copy=copy).run()
 
 
-class _Settings(uvicorn.Config):
-    header_timeout_s: float
-    """From the beginning of a request to the end of its headers. It travels to the workers with uvicorn's own settings."""
-
-
-def _settings(app: object, config: ServiceConfig, *, host: str, port: int) -> _Settings:
-    settings = _Settings(
+def _settings(app: object, config: ServiceConfig, *, host: str, port: int) -> GuardedSettings:
+    settings = GuardedSettings(
         app,  # type: ignore[arg-type]
         factory=isinstance(app, str),
         host=host,
         port=port,
         workers=config.workers,
-        http=_PatientProtocol,
+        http=Guard,
         ws="none",
         # Who asked for what is nobody's business here; /metrics counts.
         access_log=False,
@@ -69,7 +63,7 @@ def _settings(app: object, config: ServiceConfig, *, host: str, port: int) -> _S
         timeout_keep_alive=config.keep_alive_s,
         timeout_graceful_shutdown=config.shutdown_timeout_s,
     )
-    settings.header_timeout_s = config.header_timeout_s
+    settings.service = config
     return settings
 
 
@@ -111,42 +105,3 @@ def _copy_proven_model(config: ServiceConfig, copy: Path) -> None:
     if sha256(content).hexdigest() != proven:
         raise UserError(f"{path}: it changed while it was read. Write it beside and rename it, then try again.")
     write_bytes(copy, content)
-
-
-class _PatientProtocol(HttpToolsProtocol):
-    """uvicorn's protocol with a deadline for the headers; uvicorn itself waits for ever, and slow clients would fill its connections.
-
-    It holds for each request on a connection. The body's deadline is the application's.
-    """
-
-    config: _Settings
-    _deadline: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)  # type: ignore[arg-type]
-        self._begin_deadline()
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._begin_deadline()
-
-    def on_headers_complete(self) -> None:
-        self._end_deadline()
-        super().on_headers_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._end_deadline()
-        super().connection_lost(exc)
-
-    def _begin_deadline(self) -> None:
-        self._end_deadline()
-        self._deadline = self.loop.call_later(self.config.header_timeout_s, self._close)
-
-    def _end_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _close(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.close()

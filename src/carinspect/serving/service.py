@@ -5,20 +5,22 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from carinspect.core.errors import UserError
-from carinspect.inference.drift_log import DriftLog
+from carinspect.inference.drift_log import DriftLog, check_writable
 from carinspect.inference.predictor import Answer
 from carinspect.serving.answers import form_answer
 from carinspect.serving.config import MODEL_COPY, ServiceConfig
-from carinspect.serving.engine import Engine
+from carinspect.serving.engine import Engine, Seen
 from carinspect.serving.fetching import Fetcher
 from carinspect.serving.loaded_model import load_model
 from carinspect.serving.monitoring import Monitor
 from carinspect.serving.pages import read_page
 from carinspect.serving.refusals import busy
+from carinspect.serving.threads import Threads
 from carinspect.serving.uploads import Reservation, UploadMemory
 
 log = logging.getLogger("uvicorn.error")
@@ -34,16 +36,20 @@ class Service:
         """What this process loads: with several workers the proven copy of MODEL_PATH."""
         self.engine = Engine(config, load_model(self.model_file, config))
         self.monitor = Monitor()
+        if config.drift_log is not None:
+            check_writable(config.drift_log)
         self.drift_log = self._open_drift_log()
+        self._measurer = Threads(1, name="measure")
+        self._failures_known = 0
         self.page, self.page_policy = read_page()
-        self._memory = UploadMemory(int(config.max_buffered_mb * 1_000_000))
+        self.memory = UploadMemory(int(config.max_buffered_mb * 1_000_000))
         self.monitor.note_model(self.engine.model.version)
 
     def upload(self) -> Reservation:
         """Memory for one request's body while its block lasts. Nothing is read of a request that could not be answered soon."""
         if self.engine.full:
             raise busy("Too many photos are waiting")
-        return Reservation(self._memory)
+        return Reservation(self.memory)
 
     @contextmanager
     def admission(self, photos: int) -> Iterator[None]:
@@ -57,6 +63,8 @@ class Service:
             self._count_waiting(-photos)
 
     def _count_waiting(self, more: int) -> None:
+        if self.engine.waiting == 0:
+            self.engine.progress_at = time.monotonic()
         self.engine.waiting += more
         self.monitor.waiting.set(self.engine.waiting)
 
@@ -64,12 +72,30 @@ class Service:
         """The answer to one admitted photo, and its form; both are counted and logged. Raises `RefusalError` where there is none."""
         start = time.perf_counter()
         seen = await self.engine.answer(content, explained=explained)
+        total_s = time.perf_counter() - start
         self.monitor.note_answer(seen)
         # A photo that the model before answered belongs to no line of this one.
         if self.drift_log is not None and seen.model is self.engine.model:
-            photo = seen.photo
-            self.drift_log.add(seen.answer, photo.pixels, width_px=photo.width_px, height_px=photo.height_px)
-        return seen.answer, form_answer(seen, total_s=time.perf_counter() - start)
+            await self._remember(self.drift_log, seen)
+        return seen.answer, form_answer(seen, total_s=total_s)
+
+    async def _remember(self, log_of_answers: DriftLog, seen: Seen) -> None:
+        """Measure the photo off the event loop, and count what could not be written."""
+        photo = seen.photo
+        work = partial(log_of_answers.add, seen.answer, photo.pixels, width_px=photo.width_px, height_px=photo.height_px)
+        await self._measurer.run(work)
+        self._note_failures(log_of_answers)
+
+    def _note_failures(self, log_of_answers: DriftLog) -> None:
+        new = log_of_answers.failures - self._failures_known
+        if new <= 0:
+            return
+        if self._failures_known == 0:
+            log.error(
+                "The drift log cannot be written (%s). Answers go on; carinspect_drift_log_failures counts.", log_of_answers.last_failure
+            )
+        self._failures_known += new
+        self.monitor.drift_log_failures.inc(new)
 
     async def reload(self, path: Path) -> dict[str, Any]:
         """Replace the model by the file at `path`. Raises `UserError`, and goes on with the old one, when it is not fit."""
@@ -83,13 +109,15 @@ class Service:
         self.monitor.note_model(model.version)
         # A line of the log is about one model.
         self.close()
-        self.drift_log = self._open_drift_log()
+        self.drift_log, self._failures_known = self._open_drift_log(), 0
         return model.describe()
 
     def close(self) -> None:
         """Write what is still to be written."""
         if self.drift_log is not None:
+            self._measurer.stop()
             self.drift_log.close()
+            self._note_failures(self.drift_log)
 
     def _open_drift_log(self) -> DriftLog | None:
         if self.config.drift_log is None:

@@ -1,12 +1,14 @@
 """The threads that photos are decoded and answered on, off the event loop."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
+STOP_S = 5.0
 ResultT = TypeVar("ResultT")
 _Job = tuple[asyncio.AbstractEventLoop, asyncio.Future[Any], Callable[[], Any]]
 
@@ -33,11 +35,12 @@ class Threads:
         return result
 
     def stop(self) -> None:
-        """Finish all work and end the threads."""
+        """Finish all work and end the threads; those that take longer than `STOP_S` are left to the end of the process."""
         for _ in self._threads:
             self._jobs.put(None)
+        end = time.monotonic() + STOP_S
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, end - time.monotonic()))
         self._threads = []
 
     def _start(self) -> None:

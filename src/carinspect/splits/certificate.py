@@ -78,21 +78,28 @@ def declared_overlaps(table: pd.DataFrame) -> dict[str, dict[str, int]]:
 
 
 def find_gaps(table: pd.DataFrame, questions: Sequence[Question]) -> list[str]:
-    """What each of `questions` lacks, in words: a label at all, a label in some split, a second class in some split."""
+    """What each of `questions` lacks, in words: a label at all, a label in some splits, a second class in some splits."""
     gaps = []
     for question in questions:
         judged = table[table[question.column].notna()]
         if judged.empty:
             gaps.append(f"no photo has a label for '{question.name}': add a source that judges it, or take it out of questions.")
             continue
-        for split in SPLITS:
-            labels = judged.loc[judged["split"] == split, question.column]
-            if labels.empty:
-                gaps.append(f"no photo of the split '{split}' has a label for '{question.name}' ({_remedy(judged)}).")
-            elif question.has_classes and labels.nunique() < 2:
-                only = question.say_label(labels.iloc[0])
-                gaps.append(f"every photo of the split '{split}' has the same label for '{question.name}', {only} ({_remedy(judged)}).")
+        labels = {split: judged.loc[judged["split"] == split, question.column] for split in SPLITS}
+        lacks = []
+        if empty := [split for split in SPLITS if labels[split].empty]:
+            lacks.append(f"no photo of {_name(empty)} has a label for '{question.name}'")
+        alike = {split: labels[split].iloc[0] for split in SPLITS if question.has_classes and labels[split].nunique() == 1}
+        for only in sorted(set(alike.values())):
+            splits = _name([split for split in alike if alike[split] == only])
+            lacks.append(f"every photo of {splits} has the same label for '{question.name}', {question.say_label(only)}")
+        if lacks:
+            gaps.append(f"{', and '.join(lacks)} ({_remedy(judged)}).")
     return gaps
+
+
+def _name(splits: Sequence[str]) -> str:
+    return f"the split{'s' * (len(splits) > 1)} {' and '.join(repr(split) for split in splits)}"
 
 
 def _remedy(judged: pd.DataFrame) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from carinspect.core.errors import UserError
-from carinspect.core.tables import SPLITS
+from carinspect.core.tables import SPLITS, read_identities
 
 LEAK_KINDS = {"group": "the group", "family": "the family", "sha256": "the bytes", "phash": "the perceptual hash"}
 """Columns of which a value must lie in one split alone, and the words for them."""
@@ -32,7 +32,7 @@ class Leak(NamedTuple):
 def find_leaks(table: pd.DataFrame) -> list[Leak]:
     """Every leak in a table with the columns of `car_inspection_dataset.csv`; uses nothing but the table. A blank value is no value."""
     leaks = []
-    table = table.assign(phash=telling_hashes(table["phash"]))
+    table = comparable(table)
     for kind in LEAK_KINDS:
         known = table[table[kind] != ""]
         astray = known.groupby(kind)["split"].transform("nunique") > 1
@@ -40,6 +40,17 @@ def find_leaks(table: pd.DataFrame) -> list[Leak]:
             splits = sorted(photos["split"].unique(), key=SPLITS.index)
             leaks.append(Leak(kind, str(value), tuple(splits), tuple(sorted(photos["image_path"]))))
     return leaks
+
+
+def comparable(table: pd.DataFrame) -> pd.DataFrame:
+    """`table` with "" for what says nothing: a placeholder for a vehicle, the hash of a picture without a layout."""
+    return table.assign(family=read_identities(table["family"]), phash=telling_hashes(table["phash"]))
+
+
+def count_compared(table: pd.DataFrame) -> dict[str, int]:
+    """Kind of leak → the photos of `table` that have a value to compare."""
+    known = comparable(table)
+    return {kind: int((known[kind] != "").sum()) for kind in LEAK_KINDS}
 
 
 def telling_hashes(phash: pd.Series) -> pd.Series:

@@ -9,7 +9,7 @@ import pandas as pd
 from carinspect.core.errors import UserError
 from carinspect.core.questions import Question
 from carinspect.splits.certificate import certify_split, find_gaps
-from carinspect.splits.check import find_leaks, telling_hashes
+from carinspect.splits.check import comparable, find_leaks
 from carinspect.splits.config import SplitParams
 from carinspect.splits.fingerprints import read_fingerprints
 from carinspect.splits.groups import Link, label_groups, link_equal, name_groups
@@ -45,10 +45,11 @@ def split_photos(table: pd.DataFrame, root: Path, *, params: SplitParams, questi
 
 def find_links(table: pd.DataFrame, root: Path, params: SplitParams) -> list[Link]:
     """Why photos belong together: what the table says, then what reading each of them under `root` shows beyond that."""
+    known = comparable(table)
     links = [
-        *link_equal(table["family"], "family"),
-        *link_equal(table["sha256"], "bytes"),
-        *link_equal(telling_hashes(table["phash"]), "near-duplicate"),
+        *link_equal(known["family"], "family"),
+        *link_equal(known["sha256"], "bytes"),
+        *link_equal(known["phash"], "near-duplicate"),
     ]
     fingerprints = read_fingerprints([root / path for path in table["image_path"]])
     bits, correlation = params.near_duplicate_bits, params.near_duplicate_correlation

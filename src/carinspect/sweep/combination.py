@@ -51,7 +51,7 @@ def score_combination(recipe: Recipe, table: pd.DataFrame, params: dict[str, Any
     trained = retrain(start, table, questions=questions, params=params, what=f"the training of {backbone} with the seed {seed}")
     scored = table[table["split"].isin(SPLITS)].reset_index(drop=True)
     root: Path = read_section("data", DataParams, params).root_path
-    raw, _ = predict(build_network(trained), scored, root=root, image_side_px=trained.image_side_px)
+    raw = predict(build_network(trained), scored, root=root, image_side_px=trained.image_side_px).table
     predictions = add_probabilities(raw, questions, fit_calibration(raw, questions, priors=trained.lineage["priors"]))
     scores: dict[str, Any] = {"backbone": backbone, "seed": seed}
     for split in SPLITS:

@@ -35,6 +35,8 @@ def lower_bound(accepted: int, wrong: int, *, confidence: float) -> float:
 
 def interval(accepted: int, wrong: int, *, confidence: float) -> tuple[float, float]:
     """Two-sided interval of the precision; (0, 1) where nothing is accepted. Clopper and Pearson (1934)."""
+    if not 0 <= wrong <= accepted:
+        raise ValueError(f"{wrong} wrong of {accepted} accepted.")
     one_sided = (1 + confidence) / 2
     return lower_bound(accepted, wrong, confidence=one_sided), 1 - lower_bound(accepted, accepted - wrong, confidence=one_sided)
 

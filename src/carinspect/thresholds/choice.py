@@ -39,7 +39,7 @@ def choose_guaranteed(sample: Sample, reference: Reference, target: Target) -> C
 
     T_high and T_low each hold at `confidence`; their joint confidence is at least 2 x confidence - 1.
     """
-    if not sample.groups:
+    if not len(sample.one_a_group().passed):
         return NEVER
     return _choose(high=_proven(sample, reference, target, side="good"), low=_proven(sample, reference, target, side="bad"))
 
@@ -56,7 +56,7 @@ def choose_empirical(sample: Sample, target: Target) -> Choice:
 def needed_for_proof(sample: Sample, reference: Reference, target: Target, *, side: Side) -> Needed:
     """How many groups a proof of the word of `side` needs, at the level of one start."""
     drawn = sample.one_a_group()
-    plan = make_plan(reference, groups=drawn.groups, target=target, side=side)
+    plan = make_plan(reference, groups=len(drawn.passed), target=target, side=side)
     found = gather(drawn, plan.thresholds, side=side)
     level, precision_target = target.level_of_one_start, target.precision
     needed: dict[str, Any] = dict.fromkeys(
@@ -90,7 +90,7 @@ def break_even(sample: Sample, reference: Reference, target: Target, T_high: flo
     The same test is run in the same order at each rate. For one rate that is fixed in advance the result holds at `confidence`.
     """
     drawn = sample.one_a_group()
-    plan = make_plan(reference, groups=drawn.groups, target=target, side="good")
+    plan = make_plan(reference, groups=len(drawn.passed), target=target, side="good")
     found = gather(drawn, plan.thresholds, side="good")
     chosen = plan.thresholds == T_high
     levels = [target.alpha * shares / len(plan.starts) for shares in range(1, len(plan.starts) + 1)]
@@ -114,14 +114,14 @@ def _choose(*, high: Thresholds, low: Thresholds) -> Choice:
 
 def _proven(sample: Sample, reference: Reference, target: Target, *, side: Side) -> Thresholds:
     drawn = sample.one_a_group()
-    plan = make_plan(reference, groups=drawn.groups, target=target, side=side)
+    plan = make_plan(reference, groups=len(drawn.passed), target=target, side=side)
     found = gather(drawn, plan.thresholds, side=side)
     proven = prove(lambda level: passes(found, target, side=side, level=level), alpha=target.alpha, starts=plan.starts)
     return plan.thresholds[proven]
 
 
 def _met(sample: Sample, target: Target, *, side: Side) -> Thresholds:
-    cuts = cut_points(sample.score, side=side)
+    cuts = cut_points(sample.passed, side=side)
     found = gather(sample, cuts, side=side)
     accepted, wrong_rate = found.right + found.wrong, target.wrong_rate(side)
     if wrong_rate is not None:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from carinspect.core.params import Section
+from carinspect.core.questions import Share
 
 
 class SelectThresholdParams(Section):
@@ -14,8 +15,10 @@ class SelectThresholdParams(Section):
     """`guaranteed` proves the target for new cars; `empirical` takes the loosest threshold that reached it on the source split."""
     source: str
     """Split whose labels choose the thresholds: `calib`, which is held out for this alone, or `val`."""
-    starts: int = Field(ge=1)
+    starts: int = Field(ge=1, le=100)
     """Number of thresholds at which the test may start; they share 1 - confidence. Few need fewer photos; many rely less on the scores."""
+    gate_share: Share
+    """Of photos like those of `source` the gate may turn away so many; they are unsure."""
     car_sources: list[str]
     """Sources in which `family` names a vehicle or a session, so its photos show one car. In other sources it groups copies of a photo."""
 

@@ -83,7 +83,8 @@ def with_p_good(table: pd.DataFrame, question: Question) -> pd.DataFrame:
 def collect_cars(table: pd.DataFrame, *, sources: Sequence[str]) -> pd.DataFrame:
     """One row for each car with at least two labelled photos: `image_path` (its first), `group`, `split`, `good`, `p_good`, `photos`.
 
-    table: as `with_p_good` returns it. Only in `sources` does `family` name a vehicle or a session; elsewhere it groups copies of a photo.
+    `passed`: whether the gate lets all of them through. table: as `with_p_good` returns it. Only in `sources` does `family` name a vehicle
+    or a session; elsewhere it groups copies of a photo.
     """
     shown = table["source"].isin(list(sources)) & (table["family"] != "") & table["good"].notna() & table["p_good"].notna()
     cars = (
@@ -95,6 +96,7 @@ def collect_cars(table: pd.DataFrame, *, sources: Sequence[str]) -> pd.DataFrame
             split=("split", "min"),
             good=("good", "min"),
             p_good=("p_good", "min"),
+            passed=("passed", "all"),
             photos=("image_path", "size"),
         )
         .reset_index(drop=True)
@@ -114,7 +116,8 @@ def _pose(
     trained = bool(rows["p_good"].notna().any()) if trained is None else trained
     decide = question.decide
     source, test = (take_sample(rows[rows["split"] == split]) for split in (params.source, "test"))
-    p_good = rows.loc[(rows["split"] == params.reference_split) & rows["p_good"].notna(), "p_good"].to_numpy(np.float64)
+    referred = (rows["split"] == params.reference_split) & rows["p_good"].notna() & rows["passed"]
+    p_good = rows.loc[referred, "p_good"].to_numpy(np.float64)
     return Problem(
         question=question.asked,
         unit=unit,

@@ -1,6 +1,5 @@
 """Reports the rules: sentences, headline metrics and the precision curve."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,8 @@ import pandas as pd
 
 from carinspect.core.files import write_bytes
 from carinspect.core.questions import Side
-from carinspect.inference.rules import FieldRates, Outcome, Pair, QuestionRules, Rule
+from carinspect.inference.rules import FieldRates, Outcome, Pair, Rule, Thresholds
+from carinspect.thresholds.gate import passes_gate
 from carinspect.thresholds.plan import cut_points
 from carinspect.thresholds.sample import Sample, count_outcome
 
@@ -21,9 +21,15 @@ HEADLINES = (
 """Fields of `Outcome`; the last four give the confusion matrix."""
 
 
-def say_rules(rules: Mapping[str, QuestionRules]) -> list[str]:
-    """The rules in sentences, a line each, question by question: both words, the cost, the field's rate, cars; then the warnings."""
-    lines: list[str] = []
+def say_rules(thresholds: Thresholds, table: pd.DataFrame) -> list[str]:
+    """The rules in sentences, a line each: the gate, then question by question both words, the cost, the field's rate, cars; warnings.
+
+    table: of predictions.
+    """
+    rules, gate = thresholds.rules, thresholds.gate
+    on_test = table[table["split"] == "test"]
+    away = f"{int((~passes_gate(on_test, gate)).sum())} of {len(on_test)} photos of test"
+    lines = [f"The gate turns away what is stranger than {gate.threshold:.2f}: {away} (expected: {gate.share:.1%}); they are unsure."]
     for of_question in rules.values():
         photo, car = of_question.photo, of_question.car
         lines += [say_word(photo, "good"), say_word(photo, "bad"), _say_cost(photo), _say_field(photo, of_question.field)]
@@ -80,9 +86,11 @@ def _say_field(rule: Rule, field: FieldRates) -> str:
     return f"{holds} On test, weighed to the field rate {field.rate:g}: {precision}."
 
 
-def headlines(rules: Mapping[str, QuestionRules]) -> dict[str, Any]:
-    """The content of metrics/select_threshold.json: for each question, the numbers by which experiments are compared."""
-    return {
+def headlines(thresholds: Thresholds, table: pd.DataFrame) -> dict[str, Any]:
+    """The content of metrics/select_threshold.json: for each question, and the gate, the numbers by which experiments are compared."""
+    gate, rules = thresholds.gate, thresholds.rules
+    away = {split: float((~passes_gate(rows, gate)).mean()) for split, rows in table.groupby("split")}
+    return {"gate": {"threshold": gate.threshold, "share": gate.share, "turned_away": away}} | {
         name: _headline(of_question.photo)
         | {
             method: {"T_high": chosen.T_high, "test_precision": chosen.on_test.precision, "test_recall": chosen.on_test.recall}
@@ -131,7 +139,7 @@ def make_curve(source: Sample, *, confidence: float) -> pd.DataFrame:
 
     `lower_bound` holds for each threshold alone; the proof, which holds for all together, is stricter.
     """
-    cuts = cut_points(source.score, side="good")[::-1]
+    cuts = cut_points(source.passed, side="good")[::-1]
     cuts = cuts[np.unique(np.linspace(0, len(cuts), MOST_POINTS, endpoint=False).astype(int))] if len(cuts) else cuts
     columns = ("precision", "lower_bound", "recall", "coverage")
     outcomes = [count_outcome(source, float(cut), confidence=confidence) for cut in cuts]

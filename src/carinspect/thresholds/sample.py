@@ -24,7 +24,8 @@ Thresholds = npt.NDArray[np.float64]
 class Sample:
     """Labelled photos (or cars), all arrays of shape (N,).
 
-    `score`: p_good, 0..1. `good`: 1 for the good class, 0 for the bad one. `drawn`: True for one of each group.
+    `score`: p_good, 0..1; NaN where the gate turns the photo away, so that it gets neither word. `good`: 1 for the good class, 0 for the
+    bad one. `drawn`: True for one of each group.
     """
 
     score: npt.NDArray[np.float64]
@@ -34,6 +35,16 @@ class Sample:
     @property
     def groups(self) -> int:
         return int(self.drawn.sum())
+
+    @property
+    def passes(self) -> npt.NDArray[np.bool_]:
+        """Which photos the gate lets through."""
+        return ~np.isnan(self.score)
+
+    @property
+    def passed(self) -> npt.NDArray[np.float64]:
+        """Their scores."""
+        return self.score[self.passes]
 
     def one_a_group(self) -> "Sample":
         """Only the drawn photos."""
@@ -45,24 +56,25 @@ class Sample:
 
 
 def take_sample(rows: pd.DataFrame) -> Sample:
-    """The rows with a label `good` (1, 0, NaN where unknown) and an answer `p_good`.
-
-    The draw depends only on the photos' paths, not on scores or labels.
-    """
+    """The rows with a label `good` (1, 0, NaN where unknown) and an answer `p_good`; `passed`: whether the gate lets the photo through."""
     rows = rows[rows["good"].notna() & rows["p_good"].notna()]
+    score = rows["p_good"].where(rows["passed"]).to_numpy(np.float64)
+    return Sample(score=score, good=rows["good"].to_numpy(np.int64), drawn=draw_one_a_group(rows))
+
+
+def draw_one_a_group(rows: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """True for one photo of each `group`. The draw depends only on the photos' paths, not on scores or labels."""
     lot = np.array([derive_seed("drawn from its group", path) for path in rows["image_path"]], dtype=np.int64)
-    first_of_group = pd.Series(lot).groupby(rows["group"].to_numpy()).transform("min").to_numpy()
-    return Sample(score=rows["p_good"].to_numpy(np.float64), good=rows["good"].to_numpy(np.int64), drawn=lot == first_of_group)
+    return lot == pd.Series(lot).groupby(rows["group"].to_numpy()).transform("min").to_numpy()
 
 
 def count_decisions(sample: Sample, thresholds: Thresholds, *, side: Side) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """For each threshold, the photos that get the word of `side` (good: score >= T, bad: score < T), and how many of them wrongly."""
-    below = np.searchsorted(np.sort(sample.score), thresholds, side="left")
-    good_below = np.searchsorted(np.sort(sample.score[sample.good == 1]), thresholds, side="left")
+    good, bad = (np.sort(sample.passed[sample.good[sample.passes] == label]) for label in (1, 0))
+    good_below, bad_below = (np.searchsorted(scores, thresholds, side="left") for scores in (good, bad))
     if side == "bad":
-        return below, good_below
-    bad_below = below - good_below
-    return len(sample.good) - below, sample.labelled("bad") - bad_below
+        return good_below + bad_below, good_below
+    return len(good) - good_below + len(bad) - bad_below, len(bad) - bad_below
 
 
 def count_outcome(sample: Sample, threshold: float | None, *, confidence: float, side: Side = "good") -> Outcome:

@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 
 from carinspect.core.questions import DeclaredQuestion, Side
+from carinspect.inference.gate import GateRule
 from carinspect.inference.rules import FORMAT, Alternative, FieldRates, Needed, Pair, Promise, QuestionRules, Rule, SideRule, Thresholds
 from carinspect.thresholds.choice import NEVER, Choice, break_even, choose_empirical, choose_guaranteed, needed_for_proof
 from carinspect.thresholds.config import SelectThresholdParams
 from carinspect.thresholds.costs import CostMap, forecast, map_costs
 from carinspect.thresholds.evidence import Evidence, gather, highest_wrong_rate, lower_precision_at, precision_at
+from carinspect.thresholds.gate import passes_gate
 from carinspect.thresholds.plan import cut_points
 from carinspect.thresholds.problems import Problem, pose_car, pose_photo
 from carinspect.thresholds.sample import Sample, count_outcome
@@ -30,8 +32,11 @@ class Selected:
     """Costs of all pairs of thresholds; None when there are too few labels to compute them."""
 
 
-def select_thresholds(table: pd.DataFrame, questions: Sequence[DeclaredQuestion], params: SelectThresholdParams) -> dict[str, Selected]:
-    """The rules of every question with `decide`, by name, from a table of predictions."""
+def select_thresholds(
+    table: pd.DataFrame, questions: Sequence[DeclaredQuestion], params: SelectThresholdParams, *, gate: GateRule
+) -> dict[str, Selected]:
+    """The rules of every question with `decide`, by name, behind `gate`, from a table of predictions."""
+    table = table.assign(passed=passes_gate(table, gate))
     selected = {}
     for question in questions:
         if question.decide is None:
@@ -43,11 +48,13 @@ def select_thresholds(table: pd.DataFrame, questions: Sequence[DeclaredQuestion]
     return selected
 
 
-def collect_thresholds(selected: dict[str, Selected], questions: Sequence[DeclaredQuestion], *, predictions_sha256: str) -> Thresholds:
+def collect_thresholds(
+    selected: dict[str, Selected], questions: Sequence[DeclaredQuestion], *, gate: GateRule, predictions_sha256: str
+) -> Thresholds:
     """The content of models/threshold.json."""
     asked = [question.asked for question in questions]
     rules = {name: one.rules for name, one in selected.items()}
-    return Thresholds(format=FORMAT, questions=asked, rules=rules, predictions_sha256=predictions_sha256)
+    return Thresholds(format=FORMAT, questions=asked, gate=gate, rules=rules, predictions_sha256=predictions_sha256)
 
 
 def select(problem: Problem, params: SelectThresholdParams) -> tuple[Rule, CostMap | None]:
@@ -76,7 +83,7 @@ def select(problem: Problem, params: SelectThresholdParams) -> tuple[Rule, CostM
     pair = _priced(problem, chosen)
     costs = cheapest = allowed = None
     if problem.obstacle is None and pair.on_source.cost is not None:
-        cuts = {side: cut_points(source.one_a_group().score, side=side) for side in SIDES}
+        cuts = {side: cut_points(source.one_a_group().passed, side=side) for side in SIDES}
         costs = _map(problem, low=cuts["bad"], high=cuts["good"])
         cheapest = _priced(problem, costs.cheapest())
         allowed = _priced(problem, _map(problem, low=chosen.may_be_low, high=chosen.may_be_high).cheapest())

@@ -4,6 +4,7 @@ Run as a module, it takes the arguments of torchrun and runs it.
 """
 
 import fcntl
+import logging
 import os
 import signal
 import sys
@@ -93,11 +94,15 @@ def _meeting(cluster: Cluster) -> list[str]:
 
 
 def join_launcher() -> None:
-    """Make this worker end when its torchrun ends. A worker must call it first."""
+    """Make this worker end when its torchrun ends, and at Ctrl-C without a traceback. A worker must call it first."""
+    # The terminal sends Ctrl-C to all processes. torchrun says what happened, in one line.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     die_with_parent(int(os.environ["CARINSPECT_LAUNCHER"]))
 
 
 def _be_torchrun(arguments: list[str]) -> NoReturn:
+    # This process is torchrun alone, which warns of each process that it ends.
+    logging.disable(logging.WARNING)
     from torch.distributed import DistError, run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -110,6 +115,9 @@ def _be_torchrun(arguments: list[str]) -> NoReturn:
         # A second signal ends the process at once, without a traceback.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         sys.exit(f"train_ddp: ended by {error.sigval.name}; the same command goes on from the last state")
+    except KeyboardInterrupt:
+        # Before torchrun listens to signals.
+        sys.exit("train_ddp: ended by SIGINT; the same command goes on from the last state")
     except ChildFailedError as error:
         # The worker has already printed the reason.
         rank, failure = error.get_first_failure()

@@ -16,7 +16,7 @@ from carinspect.core.questions import label_columns
 from carinspect.core.seeds import derive_seed
 from carinspect.core.tables import dataset_columns, read_table
 from carinspect.images.pixel_cache import cache_folder, open_pixel_cache
-from carinspect.model.backbones import build_backbone
+from carinspect.model.backbones import build_pretrained, check_unchanged
 from carinspect.model.checkpoint import Checkpoint, check_fits, load_checkpoint, save_checkpoint
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.balance import training_priors
@@ -97,16 +97,12 @@ def build_network(job: Job) -> CarInspectionNetwork:
     """The network before training, with random weights that depend only on the seed, pretrained weights, or those of a checkpoint."""
     torch.manual_seed(derive_seed(job.recipe.train.seed, "init"))
     recipe = job.recipe.model
-    weights: bool | Path = recipe.pretrained != "none"
-    if weights and isinstance(job.pretrained, str):
-        weights = Path(job.pretrained)
-        _check_unchanged("model.pretrained", weights, recipe.pretrained)
-    backbone = build_backbone(recipe.backbone, image_side_px=job.recipe.train.image_side_px, pretrained=weights)
+    backbone = build_pretrained(recipe, job.pretrained, image_side_px=job.recipe.train.image_side_px)
     network = CarInspectionNetwork(recipe, job.recipe.questions, backbone=backbone)
     if (job.resume is None) != (job.recipe.train.resume == "none"):
         raise UserError(f"train.resume is '{job.resume}', and the recipe was made for another. Run dvc repro.")
     if job.resume:
-        _check_unchanged("train.resume", job.resume, job.recipe.train.resume)
+        check_unchanged("train.resume", job.resume, job.recipe.train.resume)
         _load_weights(network, job.resume, job.recipe)
     return network
 
@@ -121,13 +117,6 @@ def _load_weights(network: CarInspectionNetwork, path: Path, recipe: Recipe) -> 
             f"train.resume: '{path}' was trained at {checkpoint.image_side_px} px, and '{recipe.model.backbone}' takes weights of one "
             f"side only. Set train.image_side_px: {checkpoint.image_side_px}."
         ) from None
-
-
-def _check_unchanged(key: str, path: Path, identity: str) -> None:
-    if not path.is_file():
-        raise UserError(f"{key}: no such file: '{path}'.")
-    if identity != f"sha256:{sha256_of(path)}":
-        raise UserError(f"{key}: '{path}' has changed since the recipe was made. Run dvc repro.")
 
 
 def run(job: Job) -> dict[str, Any]:

@@ -1,0 +1,228 @@
+"""What a photo may cost, and what a machine's fault costs: heavy photos, the drift log, the parent's end."""
+
+import asyncio
+import io
+import os
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+
+from carinspect.images.decode import load_image, open_photo
+from carinspect.inference import drift_log
+from carinspect.serving import heavy_photos
+from carinspect.serving.app import create_app
+from carinspect.serving.config import ServiceConfig
+from carinspect.serving.fetching import Fetcher
+from carinspect.serving.refusals import RefusalError
+from carinspect.serving.uploads import Reservation, UploadMemory
+from conftest import free_port
+from serving_tools import SIDE, model_bytes, photo_bytes, ready, running_service, wait_until
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "best.onnx"
+    path.write_bytes(model_bytes())
+    return path
+
+
+@pytest.fixture
+def client(model: Path) -> Iterator[TestClient]:
+    with TestClient(create_app(ServiceConfig(model_path=model, threads=2))) as client:
+        yield client
+
+
+def saved(width: int, height: int, kind: str, mode: str = "RGB", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.new(mode, (width, height)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def empty_scans(width: int, height: int, count: int) -> bytes:
+    """A progressive JPEG with `count` more scans that refine nothing."""
+    photo = saved(width, height, "JPEG", progressive=True)
+    # Successive refinement of one coefficient's lowest bit, with no bits to read: ITU-T T.81, B.2.3.
+    scan = b"\xff\xda" + struct.pack(">HBBBBBB", 8, 1, 1, 0, 1, 63, 0)
+    return photo[:-2] + scan * count + photo[-2:]
+
+
+def heavy(content: bytes) -> bool:
+    return heavy_photos.is_heavy(open_photo(content), content)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (photo_bytes(), False),
+        (saved(4000, 3000, "JPEG"), False),
+        (saved(7000, 5000, "JPEG"), False),  # decoded at a reduced scale
+        (saved(4000, 3000, "JPEG", progressive=True), False),
+        (saved(7000, 5000, "JPEG", progressive=True), True),
+        (empty_scans(500, 400, 50), False),
+        (empty_scans(500, 400, 20_000), True),
+        (saved(4000, 3000, "PNG"), False),
+        (saved(6000, 4000, "PNG"), True),
+        (saved(2500, 2000, "PNG", "I;16"), True),
+    ],
+)
+def test_the_header_tells_what_a_photo_costs(content: bytes, expected: bool) -> None:
+    assert heavy(content) is expected
+
+
+def test_what_looks_like_scans_behind_a_usual_photo_is_none() -> None:
+    assert not heavy(saved(4000, 3000, "JPEG") + b"\xff\xda" * 10_000)
+
+
+def test_a_photo_decoded_apart_is_the_same() -> None:
+    content = photo_bytes(seed=3, width=600, height=400, kind="PNG")
+    assert np.array_equal(heavy_photos.decode_apart(content, SIDE), load_image(content, SIDE))
+
+
+def send(client: TestClient, content: bytes) -> Any:
+    return client.post("/predict/file", files={"file": ("x", content, "image/jpeg")})
+
+
+def test_a_large_sound_photo_is_answered_and_a_large_damaged_one_refused(client: TestClient) -> None:
+    content = saved(7000, 6000, "PNG")
+    assert send(client, content).status_code == 200
+    assert send(client, content[:-5000]).status_code == 422
+
+
+def test_a_photo_beyond_its_seconds_is_ended(client: TestClient) -> None:
+    before = {child.pid for child in psutil.Process().children()}
+    found = send(client, empty_scans(8000, 7000, 40_000))
+    assert (found.status_code, "to decode the photo takes more than" in found.json()["error"]) == (413, True)
+    assert {child.pid for child in psutil.Process().children()} <= before
+    assert client.get("/readyz").status_code == 200
+
+
+def test_a_photo_beyond_its_memory_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # A copy of the module with a smaller limit, for the process reads it anew.
+    package = tmp_path / "small.py"
+    package.write_text(Path(heavy_photos.__file__).read_text().replace("340_000_000", "40_000_000"))
+    content = saved(6000, 4000, "PNG")
+    done = subprocess.run([sys.executable, package, "32", str(os.getpid())], input=content, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
+def test_a_batch_of_bombs_is_refused_undecoded(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heavy_photos, "decode_apart", None)
+    bomb = saved(16383, 3600, "WEBP", lossless=True, method=0)
+    found = client.post("/predict/batch", files=[("files", ("x", bomb, "image/webp"))] * 16)
+    assert found.status_code == 413
+    assert client.post("/predict/batch", files=[("files", ("x", photo_bytes(), "image/jpeg"))] * 16).status_code == 200
+
+
+def test_a_service_that_answers_nothing_is_not_ready(client: TestClient) -> None:
+    service = client.app.app.state.service  # type: ignore[attr-defined]
+    with service.admission(1):
+        assert client.get("/readyz").status_code == 200
+        service.engine.progress_at -= 60
+        assert client.get("/readyz").status_code == 503
+    assert client.get("/readyz").status_code == 200
+
+
+# ---- the drift log
+
+
+@pytest.mark.parametrize("kind", ["a folder", "below a file"])
+def test_a_drift_log_that_cannot_be_written_is_refused_at_the_start(model: Path, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path if kind == "a folder" else tmp_path / "file" / "drift.jsonl"
+    with pytest.raises(drift_log.UserError, match="CARINSPECT_DRIFT_LOG has the value"):
+        create_app(ServiceConfig(model_path=model, drift_log=path))
+
+
+def test_a_full_disk_is_counted_and_loses_neither_answers_nor_photos(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "drift.jsonl"
+    write, full, threads = os.write, [True], []
+
+    def write_unless_full(place: int, line: bytes) -> int:
+        threads.append(threading.current_thread().name)
+        return write(place, line[:10]) if full[0] else write(place, line)
+
+    app = create_app(ServiceConfig(model_path=model, drift_log=path, drift_window_s=1e-6))
+    with TestClient(app) as client:
+        monkeypatch.setattr(drift_log.os, "write", write_unless_full)
+        assert [send(client, photo_bytes(seed=seed)).status_code for seed in range(25)] == [200] * 25
+        assert "carinspect_drift_log_failures_total 6.0" in client.get("/metrics").text
+        assert path.read_bytes() == b""
+        full[0] = False
+        assert send(client, photo_bytes()).status_code == 200
+    assert [line["photos"] for line in drift_log.read_log(path)] == [26]
+    assert {name.partition("_")[0] for name in threads} == {"measure"}
+
+
+# ---- addresses, tokens, the parent
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("following", ["http://[", "http://xn--a/", "http://\x00/", "//[::1", "http://a:99999/"])
+async def test_a_redirect_to_a_broken_name_is_the_senders_mistake(following: str) -> None:
+    fetcher = Fetcher(ServiceConfig(allow_urls=True))
+
+    async def redirect(url: str, _: Reservation) -> tuple[bytes, str | None]:
+        fetcher._checked_parts(url)
+        return b"", following
+
+    fetcher._get = redirect  # type: ignore[method-assign]
+    with pytest.raises(RefusalError) as refused:
+        await fetcher.fetch("http://example.org/", Reservation(UploadMemory(1000)))
+    assert refused.value.status == 422
+
+
+@pytest.mark.anyio
+async def test_names_that_never_answer_keep_no_other_from_its_address() -> None:
+    async def answer(host: str, _: int) -> list[str]:
+        if host.endswith("slow.org"):
+            await asyncio.sleep(3600)
+        return ["8.8.8.8"]
+
+    fetcher = Fetcher(ServiceConfig(allow_urls=True), resolver=answer)
+    slow = [asyncio.ensure_future(fetcher._resolve(f"{place}.slow.org", 80)) for place in range(64)]
+    assert await fetcher._resolve("quick.org", 80) == ["8.8.8.8"]
+    await asyncio.sleep(0)
+    refused = [task for task in slow if task.done() and isinstance(task.exception(), RefusalError)]
+    assert len(refused) == 60
+    for task in slow:
+        task.cancel()
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.mark.parametrize("header", ["bearer {}", "BEARER  {}", "Bearer {}"])
+@pytest.mark.parametrize("code", ["utf-8", "latin-1"])
+def test_a_token_is_known_in_either_code_and_its_scheme_in_any_case(model: Path, header: str, code: str) -> None:
+    token = "schlüssel-der-lang-genug-ist"
+    with TestClient(create_app(ServiceConfig(model_path=model, api_token=token))) as client:
+        assert client.get("/model", headers={"Authorization": header.format(token).encode(code)}).status_code == 200
+        assert client.get("/model", headers={"Authorization": header.format(token[:-1]).encode(code)}).status_code == 401
+
+
+def test_probes_may_ask_by_head_and_no_path_redirects(client: TestClient) -> None:
+    assert [client.head(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]
+    assert client.post("/predict/file/", follow_redirects=False).status_code == 404
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_a_parent_that_is_killed_and_the_port_is_free_at_once(model: Path) -> None:
+    port = free_port()
+    with running_service(model, port, CARINSPECT_WORKERS="2") as (_, process):
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        wait_until(lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers))
+        with running_service(model, port, CARINSPECT_WORKERS="2") as (address, _):
+            assert ready(address)
