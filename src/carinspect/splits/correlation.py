@@ -41,10 +41,6 @@ class Detail(NamedTuple):
     """What nine tenths of the fine detail reach."""
     half: float
     """What half of it reaches."""
-    coarse: float
-    """Of the coarse contrast where the pictures overlap."""
-    overlap: float
-    """The share of the picture in which both show the scene."""
 
     def shows_same(self, *, layout: float, least: float) -> bool:
         """Whether the two are one picture. layout: `correlate_layouts` of the pair; least: what nine tenths of the detail must reach."""
@@ -52,7 +48,7 @@ class Detail(NamedTuple):
         return self.most >= least or same_layout
 
 
-_NOTHING = Detail(0.0, 0.0, 0.0, 0.0)
+_NOTHING = Detail(0.0, 0.0)
 
 
 def correlate_detail(first: np.ndarray, second: np.ndarray, *, variant: Variant) -> Detail:
@@ -73,8 +69,7 @@ def correlate_detail(first: np.ndarray, second: np.ndarray, *, variant: Variant)
     if overlap.mean() < _LEAST_OVERLAP:
         return _NOTHING
     moved = _move(local_contrast(held, held_mask, sigma_px=FINE_PX), matrix)
-    most, half = _correlate_tiles(moved * overlap, local_contrast(second, second_mask, sigma_px=FINE_PX) * overlap)
-    return Detail(most, half, _correlate(_move(held_coarse, matrix)[overlap], second_coarse[overlap]), float(overlap.mean()))
+    return Detail(*_correlate_tiles(moved * overlap, local_contrast(second, second_mask, sigma_px=FINE_PX) * overlap))
 
 
 def _correlate_tiles(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:

@@ -106,7 +106,8 @@ def make_thumbnail(photo: Image.Image) -> np.ndarray:
 def find_content(picture: np.ndarray) -> tuple[int, int, int, int]:
     """(left, top, right, bottom) of what is left of an RGB picture, uint8 (E, E, 3), without its borders and bars of one colour.
 
-    A plain picture, and one of which hardly anything would be left, stays whole.
+    Borders and bars come in pairs of one width: a plain wall or sky on one side is content. A plain picture, and one of which hardly
+    anything would be left, stays whole.
     """
     side, contrast = len(picture), float(np.ptp(np.percentile(picture, (2, 98))))
     # In a darkened copy everything strays less: the same edges must go.
@@ -117,15 +118,16 @@ def find_content(picture: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def _trim(picture: np.ndarray, stray: float) -> tuple[int, int]:
-    """The first row that does not look like the first or last row throughout, and the one after the last such row."""
+    """The first row of the content and the one after its last row; as many rows are cut on either side."""
     edges = []
     for rows in (picture, picture[::-1]):
         colour = np.median(rows[0], axis=0)
         differing = np.abs(rows.astype(np.int16) - colour.astype(np.int16)).max(axis=2) > stray
         plain = differing.mean(axis=1) <= _STRAY_PART
         edges.append(len(rows) if plain.all() else int(plain.argmin()))
-    first, last = (edge + 1 if edge else 0 for edge in edges)  # the row at the edge is half border
-    return first, max(first, len(picture) - last)
+    width = min(edges)
+    cut = width + 1 if width else 0  # the row at the edge is half border
+    return cut, max(cut, len(picture) - cut)
 
 
 def fingerprint_thumbnail(thumbnail: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
