@@ -1,8 +1,8 @@
 """Examines the finished table and its photos, and writes the page that shows what is in the data.
 
 Reads: data/car_inspection_dataset.csv, data/rejected.csv, metrics/convert_annotations.json, reports/split/near_duplicates.csv, data.root,
-data.sources. Writes: reports/describe/report.html, metrics/describe.json. Params: data, describe, convert_annotations; the questions of
-the recipe.
+data.sources. Writes: reports/describe/report.html, metrics/describe.json. Params: data, describe, convert_annotations, model.pretrained;
+the questions and the backbone of the recipe.
 """
 
 from functools import partial
@@ -13,13 +13,15 @@ from carinspect.annotations.drawn import read_drawn_outlines
 from carinspect.annotations.records import REJECTED_COLUMNS
 from carinspect.core.data import DataParams
 from carinspect.core.files import write_bytes, write_json
-from carinspect.core.params import load_json, read_section
+from carinspect.core.params import load_json, load_yaml, read_section
 from carinspect.core.programs import run_stage
 from carinspect.core.questions import load_questions
 from carinspect.core.tables import dataset_columns, read_table
 from carinspect.describe.config import DescribeParams
 from carinspect.describe.examination import Evidence, examine, make_metrics, summarise
+from carinspect.describe.learned import read_learned_features
 from carinspect.describe.page import draw_page
+from carinspect.model.config import ModelParams
 from carinspect.splits.check import find_leaks
 from carinspect.splits.contact_sheet import choose_pairs
 from carinspect.splits.link_table import read_links
@@ -39,6 +41,12 @@ def main() -> None:
         pairs=pairs,
         shown_pairs=choose_pairs(pairs),
         leaks=[str(leak) for leak in find_leaks(table)],
+        learned=read_learned_features(
+            data.root_path,
+            table,
+            backbone=load_yaml(Path("data/recipe.yaml"))["model"]["backbone"],
+            pretrained=read_section("model", ModelParams).pretrained,
+        ),
         repairs=load_json(Path("metrics/convert_annotations.json"))["repaired"],
     )
     examination = examine(evidence, read_section("describe", DescribeParams))

@@ -33,13 +33,13 @@ from carinspect.describe.oddities import Measured, find_oddities, measure_photos
 from carinspect.describe.page import COLOURS, PHOTOS_PER_SOURCE, PICTURE_PX, choose_examples, draw_page, draw_picture
 from carinspect.describe.prediction import LabelledPhotos, make_folds, measure_skill, predict_from_source, take_labelled
 from carinspect.describe.shortcuts import Shortcut, deal_labels, find_shortcuts
-from carinspect.describe.suspects import Suspect, find_contradictions, find_doubts
+from carinspect.describe.suspects import FAMILIES, Suspect, find_contradictions, find_doubts
 from carinspect.images.properties import LAYOUT_SIDE, PROPERTIES, properties_of
 from carinspect.images.statistics import STATISTICS
 from conftest import QUESTIONS, make_dataset
 
 BY_COLUMN = {asked.column: asked for asked in QUESTIONS}
-PARAMS = DescribeParams(seed=1, folds=4, shortcut_auc=0.8, shortcut_r2=0.3, chance_draws=2, suspicious_labels=5)
+PARAMS = DescribeParams(seed=1, folds=4, shortcut_auc=0.8, shortcut_r2=0.3, chance_draws=2)
 PAIR_COLUMNS = ("first", "second", "reason", "correlation", "first_declared_split", "second_declared_split", "group")
 
 
@@ -356,6 +356,25 @@ def test_copies_of_one_suspect_are_listed_once() -> None:
     assert len({suspect.image_path for suspect in doubts.suspects} & {"0010.jpg", "0011.jpg"}) == 1
 
 
+def learned_features(truth: pd.Series) -> np.ndarray:
+    """Twenty features, of which five say something of the label."""
+    return np.random.default_rng(0).normal(size=(200, 20)) + 1.5 * np.asarray(truth)[:, None] * (np.arange(20) < 5)
+
+
+def test_a_predictor_with_learned_features_finds_the_labels_that_were_turned_round() -> None:
+    """The twin: from statistics that say nothing, nothing is found."""
+    table, statistics = make_rows(200)
+    truth = group_labels(table, classes=2)
+    turned = np.arange(200) % 20 == 7
+    table["clean"] = np.where(turned, 1 - truth, truth)
+    (seeing,) = find_doubts(table, QUESTIONS, measured_from(statistics), PARAMS, learned_features(truth))
+    found = {int(suspect.image_path[:4]) for suspect in seeing.suspects}
+    assert len(found & set(np.flatnonzero(turned))) >= 7
+    assert len(found) <= 15
+    (blind,) = find_doubts(table, QUESTIONS, measured_from(statistics), PARAMS)
+    assert not blind.trusted
+
+
 def pairs_of(*pairs: tuple[str, str, str]) -> pd.DataFrame:
     rows = [(first, second, reason, np.nan, "", "", first) for first, second, reason in pairs]
     return pd.DataFrame(rows, columns=list(PAIR_COLUMNS)).astype({"correlation": "float64"})
@@ -371,6 +390,9 @@ def test_copies_with_different_labels_contradict_and_photos_of_one_vehicle_do_no
     )  # fmt: skip
     found = [(suspect.image_path, suspect.column, suspect.label) for suspect in find_contradictions(table, QUESTIONS, pairs)]
     assert found == [("0000.jpg", "clean", "clean"), ("0006.jpg", "damage_score", "0.10"), ("0004.jpg", "damage_score", "1.00")]
+    of_family = find_contradictions(table, QUESTIONS, pairs, FAMILIES)[0]
+    assert of_family.image_path == "0002.jpg"
+    assert of_family.reason == "of its family (copies of one photo, or one vehicle), 0003.jpg says dirty"
 
 
 # ---- odd photos

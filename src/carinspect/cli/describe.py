@@ -19,7 +19,11 @@ from carinspect.core.questions import Question, read_questions
 from carinspect.core.tables import dataset_columns, read_table
 from carinspect.describe.config import DescribeParams
 from carinspect.describe.examination import Evidence, examine, summarise
+from carinspect.describe.learned import read_learned_features
 from carinspect.describe.page import draw_page
+from carinspect.describe.review import write_review
+from carinspect.model.config import ModelParams
+from carinspect.scoring.ranking import Array
 from carinspect.splits.check import find_leaks
 from carinspect.splits.config import SplitParams
 from carinspect.splits.contact_sheet import choose_pairs
@@ -28,16 +32,16 @@ from carinspect.splits.link_table import describe_links
 from carinspect.splits.split import find_links
 
 
-def describe_root(root: Path, sources: Path, out: Path) -> None:
+def describe_root(root: Path, sources: Path, out: Path, review: Path | None) -> None:
     """Describe the photos under `root`, labelled as the file `sources` says; there is no split yet."""
     data = DataParams(root=str(root), sources=str(sources))
     questions = declared_questions()
     conversion = convert(data, read_section("convert_annotations", ConvertAnnotationsParams), questions)
     table = conversion.table.assign(group="", split="")
-    _describe(questions, table, conversion.rejected, data, out, repairs=conversion.metrics["repaired"])
+    _describe(questions, table, conversion.rejected, data, out, review, repairs=conversion.metrics["repaired"])
 
 
-def describe_table(path: Path, *, root: Path | None, sources: Path | None, out: Path) -> None:
+def describe_table(path: Path, *, root: Path | None, sources: Path | None, out: Path, review: Path | None) -> None:
     """Describe the finished table at `path`. root, sources: None takes those of params.yaml; a rejected.csv beside the table is shown.
 
     So is what ../metrics/convert_annotations.json, where the pipeline writes it, says of repairs.
@@ -50,7 +54,8 @@ def describe_table(path: Path, *, root: Path | None, sources: Path | None, out: 
     questions = declared_questions()
     metrics = path.parent.parent / "metrics/convert_annotations.json"
     repairs = load_json(metrics).get("repaired", []) if metrics.is_file() else []
-    _describe(questions, read_table(path, columns=dataset_columns(questions), questions=questions), rejected, data, out, repairs=repairs)
+    table = read_table(path, columns=dataset_columns(questions), questions=questions)
+    _describe(questions, table, rejected, data, out, review, repairs=repairs)
 
 
 def declared_questions() -> tuple[Question, ...]:
@@ -59,7 +64,14 @@ def declared_questions() -> tuple[Question, ...]:
 
 
 def _describe(
-    questions: Sequence[Question], table: pd.DataFrame, rejected: pd.DataFrame, data: DataParams, out: Path, *, repairs: Sequence[str]
+    questions: Sequence[Question],
+    table: pd.DataFrame,
+    rejected: pd.DataFrame,
+    data: DataParams,
+    out: Path,
+    review: Path | None,
+    *,
+    repairs: Sequence[str],
 ) -> None:
     if out.is_dir():
         raise UserError(f"--out is {str(out)!r}, a folder. Name the page to write, e.g. {out / 'data_report.html'}.")
@@ -77,6 +89,7 @@ def _describe(
         pairs=pairs,
         shown_pairs=choose_pairs(pairs),
         leaks=[str(leak) for leak in find_leaks(table)] if finished else [],
+        learned=_read_learned(data.root_path, table),
         repairs=repairs,
     )
     examination = examine(evidence, read_section("describe", DescribeParams))
@@ -84,3 +97,16 @@ def _describe(
     page = draw_page(examination, outlines).encode()
     write_bytes(out, page)
     print(f"{summarise(examination)}\n{out}: {len(page) / 1e6:.1f} MB")
+    if review is not None:
+        print(f"{review}: {write_review(examination, review)} labels to look at")
+
+
+def _read_learned(root: Path, table: pd.DataFrame) -> Array | None:
+    model = read_section("model", ModelParams)
+    if model.pretrained is False:
+        return None
+    from carinspect.training.recipe import read_profiles  # torch: takes seconds, and is not there in every installation
+
+    chosen, profiles = read_profiles(load_params())
+    backbone = model.backbone or profiles[chosen].recipe.backbone
+    return read_learned_features(root, table, backbone=backbone, pretrained=model.pretrained)

@@ -42,14 +42,15 @@ def describe(
         Path | None, typer.Option(help="Default: sources.yaml in the root; for a table, data.sources of params.yaml.")
     ] = None,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("data_report.html"),
+    review: Annotated[Path | None, typer.Option(help="Also write the doubtful labels to this CSV, for a person to correct.")] = None,
 ) -> None:
     """Say what is in a data root or a table, and write one HTML page that shows it: counts, photos, copies, shortcuts, doubtful labels."""
     from carinspect.cli.describe import describe_root, describe_table
 
     if what.is_dir():
-        describe_root(what, sources or what / "sources.yaml", out)
+        describe_root(what, sources or what / "sources.yaml", out, review)
     else:
-        describe_table(what, root=root, sources=sources, out=out)
+        describe_table(what, root=root, sources=sources, out=out, review=review)
 
 
 @app.command()

@@ -18,5 +18,3 @@ class DescribeParams(Section):
     """A score of which they explain at least this share of the variance is warned of."""
     chance_draws: int = Field(ge=1, le=1000)
     """How often labels are shuffled over the groups, to see what chance alone reaches."""
-    suspicious_labels: int = Field(ge=0, le=100)
-    """How many doubtful labels of each kind are listed, at most."""

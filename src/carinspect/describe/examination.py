@@ -13,7 +13,8 @@ from carinspect.describe.config import DescribeParams
 from carinspect.describe.counts import find_grey_sources, profile_sources
 from carinspect.describe.oddities import Oddity, find_oddities, measure_photos
 from carinspect.describe.shortcuts import Shortcut, find_shortcuts
-from carinspect.describe.suspects import Doubts, Suspect, find_contradictions, find_doubts
+from carinspect.describe.suspects import FAMILIES, Doubts, Suspect, find_contradictions, find_doubts
+from carinspect.scoring.ranking import Array
 
 _METRIC_KEYS = {"ROC AUC": "roc_auc", "R²": "r2"}
 
@@ -35,6 +36,8 @@ class Evidence:
     """Those of `pairs` that a person should look at."""
     leaks: list[str]
     """Each in words."""
+    learned: Array | None = None
+    """Frozen features of a pretrained backbone, (rows of `table`, features); None: without one."""
     repairs: Sequence[str] = ()
     """What was left out or mended when the labels were read, in words."""
 
@@ -49,6 +52,9 @@ class Examination:
     grey_sources: list[str]
     shortcuts: list[Shortcut]
     contradictions: list[Suspect]
+    """Of copies."""
+    family_contradictions: list[Suspect]
+    """Of photos that an export or a vehicle ties."""
     doubts: list[Doubts]
     oddities: list[Oddity]
 
@@ -81,7 +87,8 @@ def examine(evidence: Evidence, params: DescribeParams) -> Examination:
         grey_sources=find_grey_sources(profile),
         shortcuts=find_shortcuts(table, evidence.questions, measured.statistics, params),
         contradictions=find_contradictions(table, evidence.questions, evidence.pairs),
-        doubts=find_doubts(table, evidence.questions, measured, params),
+        family_contradictions=find_contradictions(table, evidence.questions, evidence.pairs, FAMILIES),
+        doubts=find_doubts(table, evidence.questions, measured, params, evidence.learned),
         oddities=find_oddities(table, measured.statistics),
     )
 
@@ -105,6 +112,7 @@ def make_metrics(examination: Examination) -> dict[str, Any]:
         "grey_sources": examination.grey_sources,
         "grey_share": examination.profile["grey_share"].to_dict(),
         "contradicting_labels": len(examination.contradictions),
+        "contradicting_in_families": len(examination.family_contradictions),
         "doubts": {
             doubts.column: {_METRIC_KEYS[doubts.metric]: doubts.skill, "listed": len(doubts.suspects)} for doubts in examination.doubts
         },
@@ -118,9 +126,11 @@ def summarise(examination: Examination) -> str:
     table, rejected = examination.evidence.table, examination.evidence.rejected
     sources = ", ".join(f"{source} {photos:,}" for source, photos in table["source"].value_counts().sort_index().items())
     listed = sum(len(doubts.suspects) for doubts in examination.doubts)
+    families = len(examination.family_contradictions)
     lines = [
         f"{len(table):,} photos in {table['group'].nunique():,} groups ({sources}); {len(rejected):,} rejected",
         f"{len(examination.oddities):,} odd photos; {len(examination.contradictions):,} contradicting, {listed:,} doubtful labels listed",
+        *([f"{families:,} labels differ within a family: copies of one photo must not, photos of one vehicle may"] if families else []),
     ]
     lines += [f"repaired: {repair}" for repair in examination.evidence.repairs]
     return "\n".join([*lines, *(f"warning: {warning}" for warning in examination.warnings)])

@@ -37,6 +37,7 @@ _DRAWN_TWICE = 2  # lines are drawn at twice the size, so that they come out smo
 PHOTOS_PER_SOURCE = 6
 _ODDITIES_OF_KIND = 6
 _CONTRADICTIONS = 12
+_SUSPECTS = 8  # of each question
 _ROWS = 40  # of a long table
 
 
@@ -47,7 +48,8 @@ def draw_page(examination: Examination, read_outlines: Callable[[Collection[str]
     questions = evidence.questions
     examples = choose_examples(evidence.table, questions)
     contradictions = examination.contradictions[:_CONTRADICTIONS]
-    suspects = [suspect for doubts in examination.doubts for suspect in doubts.suspects]
+    doubts = [one._replace(suspects=one.suspects[:_SUSPECTS]) for one in examination.doubts]
+    suspects = [suspect for one in doubts for suspect in one.suspects]
     shown = {path for paths in examples.values() for path in paths} | {item.image_path for item in [*suspects, *contradictions]}
     outlines = read_outlines(shown)
     labels = evidence.table.set_index("image_path")
@@ -76,7 +78,9 @@ def draw_page(examination: Examination, read_outlines: Callable[[Collection[str]
         examples=examples,
         pairs=_rows(evidence.shown_pairs),
         shortcuts=examination.shortcuts,
-        doubts=examination.doubts,
+        doubts=doubts,
+        sees=evidence.learned is not None,
+        listed={one.column: len(one.suspects) for one in examination.doubts},
         contradictions=contradictions,
         more_contradictions=len(examination.contradictions) - len(contradictions),
         oddities=oddities,

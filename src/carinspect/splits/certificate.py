@@ -11,6 +11,19 @@ from carinspect.splits.check import find_leaks
 from carinspect.splits.groups import LINK_KINDS, Link
 from carinspect.splits.labels import label_classes
 
+LOOKED_FOR = (
+    "same family (export or vehicle)",
+    "same bytes",
+    "same picture: re-encoded, resized, recoloured, mirrored, turned by quarters or up to 10 degrees, cropped by up to 10 % a side, "
+    "in a border or letterbox, with a light watermark",
+)
+"""What ties photos to one group. benchmarks/copies.py measures how surely."""
+
+NOT_LOOKED_FOR = (
+    "crops of more than 10 % a side, turns of more than 10 degrees, collages, screenshots, cut-outs",
+    "other photos of one car or scene that no family names",
+)
+
 
 def certify_split(table: pd.DataFrame, links: Sequence[Link], *, questions: Sequence[Question], moved: dict[str, int]) -> dict[str, Any]:
     """The certificate of a finished table whose groups come from `links` (between its rows)."""
@@ -25,6 +38,9 @@ def certify_split(table: pd.DataFrame, links: Sequence[Link], *, questions: Sequ
         "declared_overlaps": declared_overlaps(table),
         "moved": moved,
         "leaks": len(find_leaks(table)),
+        # No leak of these kinds is all that `leaks: 0` says.
+        "looked_for": LOOKED_FOR,
+        "not_looked_for": NOT_LOOKED_FOR,
     }
 
 

@@ -27,7 +27,10 @@ class SplitParams(Section):
     Each hash has 32 bits set, so that two differ in an even number. 14 finds one copy in ten more, for five times the work.
     """
     near_duplicate_correlation: Number = Field(gt=0, le=1)
-    """Pairs are one group when nine tenths of their fine detail, aligned, correlate at least this much. Different photos reach 0.41."""
+    """Pairs are one group when nine tenths of their fine detail, aligned, correlate at least this much. Different photos reach 0.41.
+
+    Two more rules, for watermarks and noise, stand in correlation.py: a pair of theirs is listed with a lower correlation.
+    """
 
     @field_validator("policy")
     @classmethod

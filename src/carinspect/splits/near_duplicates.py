@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -33,16 +34,24 @@ def find_near_duplicates(fingerprints: Fingerprints, known: Sequence[Link], *, b
         for start in tqdm(range(0, len(pairs), _BATCH), desc="comparing details", unit="batch", disable=None):
             batch = pairs[start : start + _BATCH]
             batch = batch[labels[batch[:, 0]] != labels[batch[:, 1]]]
-            for (first, second, _), seen in zip(batch.tolist(), pool.map(partial(_compare, fingerprints), batch.tolist()), strict=True):
-                if seen >= correlation:
-                    links.append(Link("near-duplicate", min(first, second), max(first, second), seen))
+            compare = partial(_compare, fingerprints, correlation)
+            for (first, second, _), seen in zip(batch.tolist(), pool.map(compare, batch.tolist()), strict=True):
+                if seen.same:
+                    links.append(Link("near-duplicate", min(first, second), max(first, second), seen.correlation))
             labels = label_groups(photos, [*known, *links])
     return links
 
 
-def _compare(fingerprints: Fingerprints, pair: Sequence[int]) -> float:
+class _Comparison(NamedTuple):
+    same: bool
+    correlation: float  # of nine tenths of the detail; pairs that share only half of it, or the layout, have a low one
+
+
+def _compare(fingerprints: Fingerprints, least: float, pair: Sequence[int]) -> _Comparison:
     first, second, variant = pair
     layouts, thumbnails, held = fingerprints.layouts, fingerprints.thumbnails, VARIANTS[variant]
-    if correlate_layouts(layouts[first], layouts[second], variant=held) < _LEAST_LAYOUT_CORRELATION:
-        return 0.0
-    return correlate_detail(thumbnails[first], thumbnails[second], variant=held)
+    layout = correlate_layouts(layouts[first], layouts[second], variant=held)
+    if layout < _LEAST_LAYOUT_CORRELATION:
+        return _Comparison(same=False, correlation=0.0)
+    detail = correlate_detail(thumbnails[first], thumbnails[second], variant=held)
+    return _Comparison(detail.shows_same(layout=layout, least=least), detail.most)
