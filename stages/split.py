@@ -33,7 +33,7 @@ def main() -> None:
     write_ledger(LEDGER, result.ledger, params)
     write_json(Path("metrics/split.json"), result.certificate)
     counts = ", ".join(f"{split} {photos:,}" for split, photos in result.certificate["photos"].items())
-    print(f"{len(result.table):,} photos in {result.certificate['groups']['all']:,} groups: {counts}; no leak.")
+    print(f"{len(result.table):,} photos in {result.certificate['groups']['all']:,} groups: {counts}; no leak of the kinds looked for.")
 
 
 if __name__ == "__main__":

@@ -682,6 +682,7 @@ def test_the_prior_of_training_reaches_what_is_exported_and_is_undone_there(tmp_
     weights, lineage = build(recipe).state_dict(), {"priors": priors}
     checkpoint = Checkpoint(questions=recipe.questions, model=recipe.model, image_side_px=32, weights=weights, lineage=lineage)
     save_checkpoint(checkpoint, Path("models/best.pt"))
+    pd.DataFrame({"image_path": []}).to_csv("data/probe.csv", index=False)
     runpy.run_path(str(ROOT / "stages" / "evaluate.py"))["main"]()
     calibration = read_calibration(Path("models/calibration.json"))
     offsets = {name: fitted.logit_offset for name, fitted in calibration.questions.items()}

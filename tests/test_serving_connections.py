@@ -122,8 +122,8 @@ def test_bytes_that_no_route_takes_have_a_limit_and_are_given_back(model: Path, 
         # The kernel's buffers on both sides take some megabytes that the service never reads.
         assert trickle(connection, piece, most_bytes=60_000_000) < 20_000_000
         connection.close()
-        wait_until(lambda: not app.clients)
-        assert app.memory.held_bytes == 0
+        # The route gives back what it holds when it hears of the end, a moment after the connection is gone.
+        wait_until(lambda: not app.clients and app.memory.held_bytes == 0)
 
 
 def test_headers_count_as_held_memory(model: Path) -> None:

@@ -72,7 +72,8 @@ def decode_photo(source: Path | bytes | Image.Image, *, at_least_px: int | None 
         if at_least_px is not None:
             image.draft("RGB", (at_least_px, at_least_px))
         image.load()
-        image = ImageOps.exif_transpose(image)
+        # In place and without a conversion to the mode that it has: either would copy all of the photo.
+        ImageOps.exif_transpose(image, in_place=True)
         return _to_rgb(image)
     except PhotoError:
         raise
@@ -87,7 +88,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_bytes(grey: np.ndarray) -> np.ndarray:
