@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     args = parser.parse_args()
     network = build_backbone(args.backbone, image_side_px=SIDE_PX, pretrained=args.weights)
-    reductions, channels = network.feature_info.reduction(), network.feature_info.channels()
+    channels = [stage["num_chs"] for stage in network.feature_info]
     extract = StageFeatures(network, stages=len(channels), mirror=False)
     table = pd.read_csv(args.folder / "sources.csv")
     table = table[[(args.folder / path).is_file() for path in table["path"]]].sort_values("path", ignore_index=True)
@@ -160,7 +160,7 @@ def main() -> None:
         strangers[f"spoilt: {name}"] = frozen_features(extract, changed).astype(np.float64)
 
     stages = slice(0, sum(channels))
-    early = slice(0, sum(width for width, reduction in zip(channels, reductions, strict=True) if reduction <= 8))
+    early = slice(0, sum(stage["num_chs"] for stage in network.feature_info if stage["reduction"] <= 8))
     ways = methods(early, stages, slice(stages.stop, features.shape[1]))
     shares: dict[str, dict[str, float]] = {}
     for name, fit in ways.items():
