@@ -1,6 +1,7 @@
 """Drift: quiet on photos like the calibration photos, loud on others, and a log that remembers nobody's photo."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -13,7 +14,7 @@ from carinspect.core.errors import UserError
 from carinspect.export.metadata import amend
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.drift_log import FEWEST_PHOTOS, DriftLog, read_log
-from carinspect.inference.histograms import Counts, add_up, count, edges_of, measure
+from carinspect.inference.histograms import Counts, add_up, count, edges_of, measure, measure_answers
 from carinspect.inference.predictor import Answer, BinaryAnswer, ClassesAnswer, ScoreAnswer
 from carinspect.inference.seal import SEAL_BYTES, seal
 from carinspect.inference.shifts import find_shifts, kolmogorov_smirnov, stability_index
@@ -104,11 +105,22 @@ def test_a_quantity_without_a_photo_is_not_compared() -> None:
     assert find_shifts({"p_clean": empty, "damage": some}, {"p_clean": empty, "damage": empty}) == []
 
 
+@pytest.mark.parametrize(("away", "level"), [(6, 0), (9, 0), (90, 2)])
+def test_more_photos_that_the_gate_turns_away_are_a_shift(away: int, level: int) -> None:
+    def turned_away(photos: int) -> Counts:
+        reasons = ["blurred"] * photos + [None] * (300 - photos)
+        return count([measure_answers({"clean": replace(answer(0.5)["clean"], reason=reason)}) for reason in reasons])
+
+    shifts = {shift.quantity: shift for shift in find_shifts(turned_away(6), turned_away(away))}
+    assert (shifts["turned_away"].level, shifts["turned_away"].higher) == (level, away > 6)
+    assert shifts["p_clean"].level == 0
+
+
 def test_the_statistics_of_a_photo_mean_what_they_say() -> None:
     flat = np.full((8, 8, 3), 100, dtype=np.uint8)
     found = measure(answer(0.7), flat, width_px=300, height_px=400)
     assert found == pytest.approx({
-        "p_clean": 0.7, "cleanliness": 0.9, "damage": 0.8, "p_weather_clear": 0.25, "p_weather_rain": 0.75,
+        "turned_away": 0.0, "p_clean": 0.7, "cleanliness": 0.9, "damage": 0.8, "p_weather_clear": 0.25, "p_weather_rain": 0.75,
         "brightness": 100.0, "contrast": 0.0, "sharpness": 0.0, "aspect": 4 / 3, "megapixels": 0.12,
     })  # fmt: skip
     checkered = (np.indices((8, 8)).sum(axis=0) % 2 * 200)[..., None].repeat(3, axis=2).astype(np.uint8)

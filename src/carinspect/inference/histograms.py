@@ -43,8 +43,14 @@ def measure(answer: Answer, pixels: np.ndarray, *, width_px: int, height_px: int
 
 
 def measure_answers(answer: Answer) -> dict[str, float]:
-    """`p_<name>` of a binary question, `<name>` of a score, `p_<name>_<class>` of one with more classes."""
+    """`p_<name>` of a binary question, `<name>` of a score, `p_<name>_<class>` of one with more classes, and `turned_away`.
+
+    The last is 1 for a photo that the gate turned away, else 0; without a decided question it is missing.
+    """
     found: dict[str, float] = {}
+    decided = [one for one in answer.values() if isinstance(one, BinaryAnswer) and one.decision is not None]
+    if decided:
+        found["turned_away"] = float(any(one.reason is not None for one in decided))
     for name, one in answer.items():
         match one:
             case BinaryAnswer():
