@@ -2,7 +2,7 @@
 
 Reads: models/best.pt, models/calibration.json, models/gate.pt, models/threshold.json, metrics/{split,describe,evaluate}.json,
 data/car_inspection_dataset.csv and its photos. Writes: models/best.onnx, models/variants, reports/model_card.md,
-metrics/export_onnx.json. Params: export_onnx, data.
+metrics/export_onnx.json, metrics/headline.json. Params: export_onnx, data.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from carinspect.core.files import write_bytes, write_json
 from carinspect.core.params import load_json, read_section
 from carinspect.core.programs import run_stage
 from carinspect.core.tables import dataset_columns, read_table
-from carinspect.export.card import draw_model_card
+from carinspect.export.card import draw_model_card, pick_headlines
 from carinspect.export.config import ExportParams
 from carinspect.export.metadata import Trained
 from carinspect.export.model_files import Exported, Photos, export_model, export_variants, measure_latency
@@ -52,6 +52,7 @@ def main() -> None:
         flips, megabytes = variant.comparison["flipped_decisions"], len(variant.content) / 1e6
         print(f"models/variants/best.{name}.onnx: {megabytes:.1f} MB, {flips} decisions flip")
     write_json(Path("metrics/export_onnx.json"), report)
+    write_json(Path("metrics/headline.json"), pick_headlines(trained, table))
     card = draw_model_card(trained, table, parity=exported.comparison)
     write_bytes(Path("reports/model_card.md"), card.encode())
 

@@ -73,8 +73,8 @@ def test_the_summary_says_what_changed_in_markdown(restored: Path) -> None:
     assert make(restored, "summary").count("No change.") == 3
     params = restored / "params.yaml"
     params.write_text(params.read_text().replace("target_precision: 0.95", "target_precision: 0.9"))
-    metrics = restored / "metrics" / "split.json"
+    metrics = restored / "metrics" / "headline.json"
     metrics.write_text(re.sub(r'"leaks": 0', '"leaks": 1', metrics.read_text()))
     said = make(restored, "summary")
     assert re.search(r"\| params.yaml *\| questions.clean.decide.target_precision *\| 0.95 *\| 0.9 *\|", said)
-    assert re.search(r"\| metrics/split.json *\| leaks *\| 0 *\| 1 *\| 1 *\|", said)
+    assert re.search(r"\| metrics/headline.json *\| leaks *\| 0 *\| 1 *\| 1 *\|", said)

@@ -65,7 +65,7 @@ def heavy_imports(*words: str) -> list[str]:
     return done.stdout.splitlines()[-1].split()[1:]
 
 
-@pytest.mark.parametrize("command", [None, "check-split", "describe", "compare", "score", "inspect", "drift"])
+@pytest.mark.parametrize("command", [None, "check-split", "describe", "compare", "score", "inspect", "drift", "audit"])
 def test_help_imports_nothing_heavy(command: str | None) -> None:
     assert heavy_imports(*([] if command is None else [command]), "--help") == []
 

@@ -16,7 +16,7 @@ from PIL import Image
 from carinspect.core import gate
 from carinspect.core.errors import UserError
 from carinspect.core.questions import Question
-from carinspect.export.card import MEASURES, draw_model_card
+from carinspect.export.card import MEASURES, draw_model_card, pick_headlines
 from carinspect.export.graph import AnsweringNetwork
 from carinspect.export.metadata import Trained, amend
 from carinspect.export.parity import compare, refuse_disparity, torch_answers
@@ -299,6 +299,19 @@ def card_facts(report: dict[str, Any], **rule: Any) -> tuple[Trained, pd.DataFra
 
 def draw(trained: Trained, table: pd.DataFrame) -> str:
     return draw_model_card(trained, table, parity={"photos": 64, "flipped_decisions": 0})
+
+
+def test_the_headlines_are_a_dozen_figures_of_the_metrics_and_of_the_rules(report: dict[str, Any]) -> None:
+    trained, table = card_facts(report)
+    test = report["test"]
+    assert pick_headlines(trained, table) == {
+        "photos": 3, "groups": 2, "leaks": 0,
+        "clean": {"roc_auc": test["clean"]["roc_auc"], "T_high": 0.7432, "precision": 0.97, "recall": 0.8},
+        "cleanliness": {"mae": test["cleanliness"]["mae"]},
+        "damaged": {"roc_auc": test["damaged"]["roc_auc"]},
+        "damage": {"mae": test["damage"]["mae"]},
+        "weather": {"accuracy": test["weather"]["accuracy"]},
+    }  # fmt: skip
 
 
 def rows_of(card: str, *, first: str) -> list[list[str]]:

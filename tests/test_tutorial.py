@@ -41,6 +41,6 @@ def test_the_tutorial_works(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     # The new photos moved something, and the colleague trained nothing.
-    assert re.search(r"metrics/describe.json +photos", done.stdout)
+    assert re.search(r"metrics/headline.json +photos", done.stdout)
     assert done.stdout.count("Data and pipelines are up to date.") == 1
     assert "0 faults" in done.stdout

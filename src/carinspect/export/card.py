@@ -28,7 +28,7 @@ MEASURES: dict[Kind, tuple[tuple[str, str, str | None], ...]] = {
     ),
     "classes": (("accuracy", "accuracy", "constant_accuracy"), ("macro_f1", "macro F1", "constant_macro_f1")),
 }
-"""Key in metrics/evaluate.json, its name on the card, and the key of the constant answer's figure. Slices show the first of a kind."""
+"""Key in metrics/evaluate.json, its name on the card, and the key of the constant answer's figure. Slices and headlines have the first."""
 
 
 def draw_model_card(trained: Trained, table: pd.DataFrame, *, parity: Mapping[str, Any]) -> str:
@@ -47,6 +47,23 @@ def draw_model_card(trained: Trained, table: pd.DataFrame, *, parity: Mapping[st
         splits=_counts(table, "split", SPLITS, questions),
         decisions={name: [_say_rule(rules.photo), _say_rule(rules.car)] for name, rules in trained.thresholds.rules.items()},
     )
+
+
+def pick_headlines(trained: Trained, table: pd.DataFrame) -> dict[str, Any]:
+    """The content of metrics/headline.json: the figures by which two experiments are compared at a glance.
+
+    Of the data `photos`, `groups` and `leaks`; of each question on test the first of its `MEASURES`, and where something is decided about
+    it `T_high`, `precision` and `recall` of the good word. None where there is no such figure.
+    """
+    test, rules = trained.metrics["evaluate"]["test"], trained.thresholds.rules
+    found: dict[str, Any] = {"photos": len(table), "groups": table["group"].nunique(), "leaks": trained.metrics["split"]["leaks"]}
+    for asked in trained.checkpoint.questions:
+        (key, _, _), *_ = MEASURES[asked.kind]
+        found[asked.name] = {key: test[asked.name].get(key)}
+        if asked.name in rules:
+            good = rules[asked.name].photo.good
+            found[asked.name] |= {"T_high": good.threshold, "precision": good.on_test.precision, "recall": good.on_test.recall}
+    return found
 
 
 def _say_answer(question: Question) -> str:
