@@ -45,12 +45,13 @@ def main() -> None:
     report = describe(exported, photos, params) | {"variants": {}}
     print(f"models/best.onnx: {len(exported.content) / 1e6:.1f} MB, answers as torch does on {exported.comparison['photos']} photos")
 
-    (FOLDER / "variants").mkdir(exist_ok=True)
     for name, variant in export_variants(exported, photos, params):
         write_bytes(FOLDER / "variants" / f"best.{name}.onnx", variant.content)
         report["variants"][name] = describe(variant, photos, params)
         flips, megabytes = variant.comparison["flipped_decisions"], len(variant.content) / 1e6
         print(f"models/variants/best.{name}.onnx: {megabytes:.1f} MB, {flips} decisions flip")
+    # DVC warns of an empty folder, and makes none of it elsewhere.
+    write_json(FOLDER / "variants" / "variants.json", report["variants"])
     write_json(Path("metrics/export_onnx.json"), report)
     write_json(Path("metrics/headline.json"), pick_headlines(trained, table))
     card = draw_model_card(trained, table, parity=exported.comparison)
