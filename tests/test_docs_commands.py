@@ -42,6 +42,11 @@ ELSEWHERE = {
     "PYTHONPATH=src python stages/train_ddp.py --join": (
         "tests/test_engine.py::test_two_machines_of_which_one_dies_and_comes_back_give_what_one_machine_gives"
     ),
+    "carinspect audit draw scores.csv --word clean --seed 20261101 --car-column car": (
+        "tests/test_audit.py::test_a_sheet_is_drawn_answered_and_judged"
+    ),
+    "carinspect audit take answers.csv": "tests/test_audit.py::test_a_sheet_is_drawn_answered_and_judged",
+    "carinspect audit state": "tests/test_audit.py::test_a_sheet_is_drawn_answered_and_judged",
 }  # fmt: skip
 """Command → file::what in it executes it."""
 

@@ -293,7 +293,8 @@ def ran_stages(output: str) -> list[str]:
 
 @pytest.mark.slow
 def test_every_output_is_there_and_git_is_clean(clone: Path) -> None:
-    outputs = [out if isinstance(out, str) else next(iter(out)) for stage in PIPELINE["stages"].values() for out in stage["outs"]]
+    outs = [out for stage in PIPELINE["stages"].values() for out in [*stage["outs"], *stage.get("metrics", [])]]
+    outputs = [out if isinstance(out, str) else next(iter(out)) for out in outs]
     assert all((clone / out).exists() for out in outputs)
     assert run(clone, "git", "status", "--porcelain") == ""
 
