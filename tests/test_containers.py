@@ -73,12 +73,16 @@ def test_services_hold_nothing_that_they_do_not_need() -> None:
         assert target is None or f"AS {target}\n" in (ROOT / "docker/Dockerfile").read_text()
 
 
-def test_every_setting_passed_on_is_one_that_the_service_reads() -> None:
+def test_every_setting_reaches_the_service_but_those_that_the_image_fixes() -> None:
     from carinspect.serving.config import ServiceConfig
 
-    known = {f"CARINSPECT_{field.upper()}" for field in ServiceConfig.model_fields}
-    known |= {about.validation_alias for about in ServiceConfig.model_fields.values()}
-    assert set(COMPOSE["services"]["serve-gpu"]["environment"]) <= known
+    fields = {name: about for name, about in ServiceConfig.model_fields.items() if name not in ("model_path", "device")}
+    names = {f"CARINSPECT_{name.upper()}" for name in fields}
+    names |= {about.validation_alias for about in fields.values() if about.validation_alias}
+        about.validation_alias for about in fields.values() if about.validation_alias
+    }
+    assert COMPOSE["services"]["serve"]["environment"] == dict.fromkeys(names)
+    assert COMPOSE["services"]["serve-gpu"]["environment"] == dict.fromkeys(names) | {"CARINSPECT_DEVICE": "cuda"}
 
 
 def test_the_command_of_the_image_exists() -> None:
