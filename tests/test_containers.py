@@ -79,8 +79,6 @@ def test_every_setting_reaches_the_service_but_those_that_the_image_fixes() -> N
     fields = {name: about for name, about in ServiceConfig.model_fields.items() if name not in ("model_path", "device")}
     names = {f"CARINSPECT_{name.upper()}" for name in fields}
     names |= {about.validation_alias for about in fields.values() if about.validation_alias}
-        about.validation_alias for about in fields.values() if about.validation_alias
-    }
     assert COMPOSE["services"]["serve"]["environment"] == dict.fromkeys(names)
     assert COMPOSE["services"]["serve-gpu"]["environment"] == dict.fromkeys(names) | {"CARINSPECT_DEVICE": "cuda"}
 
