@@ -22,6 +22,7 @@ from carinspect.core.machine import usable_memory_bytes
 from carinspect.core.params import Number, Section, load_params, parse_section, read_section
 from carinspect.core.programs import run_stage
 from carinspect.core.questions import Question
+from carinspect.core.search import smallest
 from carinspect.core.seeds import derive_seed
 from carinspect.core.tables import check_table, read_table, write_table
 
@@ -251,3 +252,16 @@ def test_an_experiment_changes_one_line_of_params_yaml(tmp_path: Path, override:
     assert [line[0] for line in round_trip(shipped, tmp_path, override)] == ["-", "+"]
     # A list on one line is written anew, so the same check fails on it.
     assert len(round_trip(shipped.replace("car_sources:\n  - fleet", "car_sources: [fleet]"), tmp_path, override)) > 2
+
+
+# ---- search
+
+
+@given(st.integers(1, 5000), st.integers(1, 700))
+def test_the_smallest_number_is_that_of_trying_all(first: int, start: int) -> None:
+    assert smallest(lambda number: number >= first, start=start) == first
+    assert smallest(lambda number: number >= first, most=10_000) == first
+
+
+def test_a_number_above_the_most_is_none() -> None:
+    assert smallest(lambda number: number >= 100, most=64) is None

@@ -18,6 +18,8 @@ from typing import Literal
 from scipy.optimize import brentq
 from scipy.special import betainc, betaincc, betaln, logsumexp
 
+from carinspect.core.search import smallest
+
 MOST_MORE = 100_000
 Prior = tuple[tuple[float, float, float], ...]
 """A mixture: (weight, a, b) of beta distributions of the share of wrong words, for a target of .95."""
@@ -119,13 +121,4 @@ def more_needed(verdicts: int, wrong: int, *, target: float, level: float) -> in
     def proves(more: int) -> bool:
         return log_e_proved(verdicts + more, wrong + math.ceil(rate * more), target=target) >= -math.log(level)
 
-    enough = 1
-    while not proves(enough):
-        enough *= 2
-        if enough > MOST_MORE:
-            return None
-    too_few = enough // 2
-    while enough - too_few > 1:
-        middle = (enough + too_few) // 2
-        enough, too_few = (middle, too_few) if proves(middle) else (enough, middle)
-    return enough
+    return smallest(proves, most=MOST_MORE)

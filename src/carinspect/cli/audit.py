@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from carinspect.audit.ledger import Verdict, append, count_once, read_ledger
+from carinspect.audit.ledger import Ledger, Verdict, append, count_once, read_ledger
 from carinspect.audit.martingale import Finding, judge
 from carinspect.audit.sheet import ANSWERS, KEY, Drawn, describe_photo, draw, read_rows, write_sheet
 from carinspect.core.errors import UserError, did_you_mean
@@ -36,7 +36,7 @@ def draw_sheet(scores: Path, options: DrawOptions) -> int:
     rule, side, _ = promise_of(rules_in_use(bundle.thresholds), options.word)
     question, decision = rule.question.name, f"{rule.question.name}_decision"
     columns = ["image_path", decision, *([options.car_column] if options.car_column else [])]
-    judged = {verdict.car for verdict in _own(options.ledger, bundle.sha256, question, options.word)}
+    judged = {verdict.car for verdict in _own(read_ledger(options.ledger), bundle.sha256, question, options.word)}
     called: dict[str, list[str]] = {}
     for row in read_rows(scores, columns):
         car = row[options.car_column] if options.car_column else row["image_path"]
@@ -107,13 +107,14 @@ def report_state(ledger: Path, model: Path) -> int:
     bundle = open_bundle(model)
     if not ledger.exists():
         raise UserError(f"{ledger}: no such ledger. `carinspect audit take` writes one.")
-    if read_ledger(ledger).torn:
+    read = read_ledger(ledger)
+    if read.torn:
         print(f"{ledger}: its last line is unfinished and left out. Take those answers in again.")
     status, seen = HOLDS, 0
     for rule in rules_in_use(bundle.thresholds).values():
         for side, promise in rule.promises.items():
             word = rule.say(side)
-            own = _own(ledger, bundle.sha256, rule.question.name, word)
+            own = _own(read, bundle.sha256, rule.question.name, word)
             counted = count_once(own)
             seen += len(counted)
             if len(counted) < len(own):
@@ -151,9 +152,7 @@ def promise_of(rules: dict[str, DecisionRule], word: str) -> tuple[DecisionRule,
     return found[word]
 
 
-def _own(ledger: Path, model_sha256: str, question: str, word: str) -> list[Verdict]:
+def _own(ledger: Ledger, model_sha256: str, question: str, word: str) -> list[Verdict]:
     return [
-        verdict
-        for verdict in read_ledger(ledger).verdicts
-        if (verdict.model_sha256, verdict.question, verdict.word) == (model_sha256, question, word)
+        verdict for verdict in ledger.verdicts if (verdict.model_sha256, verdict.question, verdict.word) == (model_sha256, question, word)
     ]

@@ -74,11 +74,13 @@ def _judge_promise(candidate: Candidate, released: Candidate, weaker: Sequence[s
 
 def _judge_gain(candidate: Candidate, commit: str, released: Candidate, holder: str, *, baseline: str | None, samples: int) -> list[str]:
     """Reasons against replacing the released model: the baseline is none, or the candidate is not clearly better."""
+    rival = holder
     if baseline is not None:
-        faults = no_baseline(read_candidate(find_commit(baseline)), holder=released, candidate=candidate)
+        rival = find_commit(baseline)
+        faults = no_baseline(read_candidate(rival), holder=released, candidate=candidate)
         if faults:
             return [f"{baseline} is no baseline: {fault}" for fault in faults]
-    return _compare(find_commit(baseline) if baseline else holder, commit, holder=holder, samples=samples)
+    return _compare(rival, commit, holder=holder, samples=samples)
 
 
 def find_holder(stage: str) -> str | None:

@@ -11,8 +11,6 @@ from carinspect.scoring.ranking import Array
 SIDE_PX = 224
 """The side that most published backbones were trained at."""
 
-_STAGES = 3
-
 
 def read_learned_features(root: Path, table: pd.DataFrame, *, backbone: str, pretrained: bool | str) -> Array | None:
     """Float64, (rows of `table`, features), or None without pretrained weights.
@@ -24,8 +22,9 @@ def read_learned_features(root: Path, table: pd.DataFrame, *, backbone: str, pre
     # torch takes seconds to import, and `describe` works without it.
     from carinspect.model.backbones import build_backbone
     from carinspect.model.features import StageFeatures, frozen_features
+    from carinspect.model.probe import STAGES
 
     weights = Path(pretrained) if isinstance(pretrained, str) else pretrained
     network = build_backbone(backbone, image_side_px=SIDE_PX, pretrained=weights)
     photos = open_pixel_cache(root, table["image_path"].tolist(), table["sha256"].tolist(), side_px=SIDE_PX)
-    return frozen_features(StageFeatures(network, stages=_STAGES, mirror=True), photos).astype(np.float64)
+    return frozen_features(StageFeatures(network, stages=STAGES, mirror=True), photos).astype(np.float64)

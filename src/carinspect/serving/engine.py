@@ -12,7 +12,7 @@ from carinspect.serving.config import ServiceConfig
 from carinspect.serving.explanation import Explanation, explain
 from carinspect.serving.heavy_photos import TOGETHER
 from carinspect.serving.loaded_model import LoadedModel, load_model
-from carinspect.serving.photo_checks import CheckedPhoto, DecodedPhoto, check_photo, decode_checked
+from carinspect.serving.photo_checks import CheckedPhoto, DecodedPhoto, check_photo, decode_checked, must_be_decoded_apart
 from carinspect.serving.refusals import RefusalError, busy
 from carinspect.serving.threads import Threads
 
@@ -102,13 +102,7 @@ class Engine:
 
     async def count_heavy(self, photos: list[bytes]) -> int:
         """How many of the photos must be decoded apart; what is no photo counts as none."""
-        return await self._threads.run(lambda: sum(map(self._is_heavy, photos)))
-
-    def _is_heavy(self, content: bytes) -> bool:
-        try:
-            return check_photo(content, self.config).heavy
-        except RefusalError:
-            return False
+        return await self._threads.run(lambda: sum(must_be_decoded_apart(content, self.config) for content in photos))
 
     def _decode_and_answer(self, content: bytes, model: LoadedModel) -> "Seen | CheckedPhoto | _Decoded":
         """The answer; or as far as it may be brought here, where the photo is heavy or answers come in batches."""

@@ -46,14 +46,30 @@ class CheckedPhoto:
 
 
 def check_photo(content: bytes, config: ServiceConfig) -> CheckedPhoto:
-    """Reads the header alone. Raises `RefusalError` with 413, 415 or 422 for what is not one plain photo."""
+    """Decodes nothing. Raises `RefusalError` with 413, 415 or 422 for what is not one plain photo."""
+    photo = _open(content, config)
+    _check_single_file(content)
+    return CheckedPhoto(content, photo, is_heavy(photo, content))
+
+
+def must_be_decoded_apart(content: bytes, config: ServiceConfig) -> bool:
+    """Whether `check_photo` would call it heavy; what it would refuse is not. Of a usual photo only the header is read."""
+    try:
+        if not is_heavy(_open(content, config), content):
+            return False
+        _check_single_file(content)
+    except RefusalError:
+        return False
+    return True
+
+
+def _open(content: bytes, config: ServiceConfig) -> Image.Image:
     try:
         photo = open_photo(content)
     except PhotoError as error:
         raise RefusalError(413 if "pixels" in str(error) else 415, f"Refused: {error}.") from None
     _check_shape(*photo.size, config)
-    _check_single_file(content)
-    return CheckedPhoto(content, photo, is_heavy(photo, content))
+    return photo
 
 
 def decode_checked(checked: CheckedPhoto, predictor: Predictor) -> DecodedPhoto:

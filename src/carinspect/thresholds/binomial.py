@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import beta, binom
 
+from carinspect.core.search import smallest
+
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64] | Floats
 
@@ -53,11 +55,4 @@ def accepted_needed(*, target: float, alpha: float, precision: float) -> int | N
     def proves(n: int) -> bool:
         return bool(beta.ppf(alpha, n * precision, n * (1 - precision) + 1) >= target)
 
-    enough = max(1, math.ceil(math.log(alpha) / math.log(target)))
-    while not proves(enough):
-        enough *= 2
-    too_few = 0
-    while enough - too_few > 1:
-        middle = (enough + too_few) // 2
-        enough, too_few = (middle, too_few) if proves(middle) else (enough, middle)
-    return enough
+    return smallest(proves, start=max(1, math.ceil(math.log(alpha) / math.log(target))))

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from carinspect.core.questions import DeclaredQuestion, Side
+from carinspect.core.search import smallest
 from carinspect.thresholds.binomial import accepted_needed
 from carinspect.thresholds.config import SelectThresholdParams
 from carinspect.thresholds.evidence import Evidence, Target, passes
@@ -108,16 +109,7 @@ def _needed(labelled: int, others: int, target: Target, side: Side) -> tuple[int
         both = Evidence(np.array([float(groups)]), np.zeros(1), float(groups), others * groups / labelled)
         return bool(passes(both, target, side=side, level=level)[0])
 
-    enough = 1
-    while not proves(enough):
-        enough *= 2
-        if enough > MOST_GROUPS:
-            return None, None
-    too_few = enough // 2
-    while enough - too_few > 1:
-        middle = (enough + too_few) // 2
-        enough, too_few = (middle, too_few) if proves(middle) else (enough, middle)
-    return enough, None
+    return smallest(proves, most=MOST_GROUPS), None
 
 
 def _fraction(needed: int | None, in_all: int) -> float | None:
