@@ -23,7 +23,7 @@ Place = Literal["street", "car park", "field", "wall", "garage"]
 SEVERITY: dict[str, float] = {"scratch": 1.0, "dent": 1.5, "rust": 1.5, "broken": 2.0, "dirt": 1.0, "mud": 1.0}
 """How the made-up inspector marks a photo: 1 - sum of severity x sqrt(share of the car). The numbers of params.yaml."""
 
-_DAMAGE_LOSS = (0.25, 0.8)
+_DAMAGE_LOSS = (0.35, 0.8)
 """Least and largest sum of severity x sqrt(share) that a damaged car is drawn with."""
 
 _FRAMES: tuple[tuple[int, int], ...] = ((320, 240), (320, 240), (320, 240), (320, 214), (336, 252), (300, 225), (288, 288), (240, 320))
@@ -53,7 +53,7 @@ def choose_subject(seed: int, *, dirty: bool, damaged: bool) -> Subject:
 
 def _choose_dirt(seed: int) -> Dirt:
     rng = np.random.default_rng(seed)
-    share = float(rng.uniform(0.2, 0.85))
+    share = float(rng.uniform(0.35, 0.85))
     mud = share * rng.uniform(0.15, 0.4) if rng.random() < 0.35 else 0.0
     opacity, splash = float(rng.uniform(0.82, 0.96)), float(rng.uniform(0.2, 1.0))
     return Dirt(seed=derive_seed(seed, "layer"), share=share, mud=mud, opacity=opacity, splash=splash)
