@@ -35,6 +35,8 @@ class Source(Section):
     """Group 1 of a match on the file name is the photo's family; null: file names say nothing about families."""
     family_column: str | None = None
     """CSV only: the column whose value is the photo's family."""
+    chosen_by_model: bool = False
+    """Whether its photos were chosen by a model or by people who saw its answers, and not drawn at random: then they only train."""
     exclude: list[str] = []
     """Glob patterns relative to `path`; `*` also crosses folders."""
     categories: dict[str, str | dict[str, Any]] = {}
