@@ -61,7 +61,6 @@ def review_inbox(inbox: Path, root: Path, *, source: str) -> int:
     print(f"{table}: {len(after):,} photos, {new:,} of them new. They only train: {sources.name} says chosen_by_model.")
     for reason, count in sorted(review.left_out.items()):
         print(f"Left out: {count:,} remarks, {reason}.")
-    print("Next: dvc add the data root, or push it where it is kept, then dvc repro.")
     return 0
 
 
