@@ -78,10 +78,10 @@ def write_coco(folder: Path, content: dict[str, Any], *, name: str = "_annotatio
         draw(folder / image["file_name"], seed=image["id"])
 
 
-def run(*sources: dict[str, Any], processes: int | None = 1, **changes: Any) -> Conversion:
+def run(*sources: dict[str, Any], processes: int | None = 1, corrections: str | None = None, **changes: Any) -> Conversion:
     """Convert the data root `root` of the current folder."""
     Path("root").mkdir(exist_ok=True)
-    Path("sources.yaml").write_text(yaml.safe_dump({"sources": list(sources)}))
+    Path("sources.yaml").write_text(yaml.safe_dump({"sources": list(sources)} | ({"corrections": corrections} if corrections else {})))
     params = ConvertAnnotationsParams.model_validate(PARAMS | changes)
     return convert(DataParams(root="root", sources="sources.yaml"), params, QUESTIONS, processes=processes)
 
@@ -388,6 +388,95 @@ def test_a_csv_gives_what_its_cells_hold_and_a_blank_stays_blank() -> None:
     assert found.rejected["image_path"].tolist() == ["../x.jpg", "fleet/p/gone.jpg"]
     assert found.metrics["repairs"] == {"columns_ignored": 1}
     assert found.metrics["provenance"]["cleanliness"] == {"annotation": 0, "folder": 0, "csv": 1}
+
+
+FIXES = "image_path,picture,question,label,reason,new_label,who,when\n"
+ROWS = "image_path,clean,cleanliness_score,damage_score\na.jpg,1,0.9,1\nb.jpg,0,,0.4\nc.jpg,1,,1\n"
+
+
+def run_corrected(*rows: str, head: str = FIXES) -> Conversion:
+    """Three photos of a CSV, and corrections of their labels."""
+    write_csv(ROWS, "a.jpg", "b.jpg", "c.jpg")
+    Path("root/fixes.csv").write_text(head + "".join(f"{row}\n" for row in rows))
+    return run(FLEET, corrections="fixes.csv")
+
+
+def fix(photo: str, question: str, new_label: str, *, who: str = "anna", when: str = "2026-11-27") -> str:
+    """A row as `describe --review` writes it, filled in."""
+    return f"fleet/{photo},/disk/{photo},{question},clean,a reason,{new_label},{who},{when}"
+
+
+def test_corrections_overrule_the_sources_and_are_counted() -> None:
+    found = run_corrected(
+        fix("a.jpg", "clean", "dirty"), fix("b.jpg", "clean", "1", who="ben"), fix("c.jpg", "clean", "clean"), fix("c.jpg", "weather", "")
+    )
+    assert [labels_of(found, f"{name}.jpg")["clean"] for name in "abc"] == [0, 1, 1]
+    assert found.metrics["corrections"] == {
+        "changed": 2, "already_so": 1, "left_blank": 1, "questions": {"clean": 2}, "people": {"anna": 1, "ben": 1},
+    }  # fmt: skip
+    said = "fixes.csv: 2 labels corrected (clean 2; by anna 1, ben 1); 1 were so already, 1 rows have no new label"
+    assert found.metrics["repaired"][-1] == said
+
+
+def test_without_corrections_nothing_is_said_of_them() -> None:
+    write_csv(ROWS, "a.jpg", "b.jpg", "c.jpg")
+    found = run(FLEET)
+    assert "corrections" not in found.metrics
+    assert labels_of(found, "a.jpg")["clean"] == 1
+
+
+def test_a_label_that_nobody_can_know_becomes_blank() -> None:
+    assert labels_of(run_corrected(fix("a.jpg", "clean", "unknown")), "a.jpg") == {
+        "cleanliness_score": 0.9,
+        "damaged": 0,
+        "damage_score": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("photo", "question", "new_label", "expected"),
+    [
+        ("a.jpg", "damaged", "damaged", {"damaged": 1}),  # a perfect score was wrong too, and nobody said what it is
+        ("a.jpg", "damage", "0.5", {"damaged": 1, "damage_score": 0.5}),
+        ("b.jpg", "damaged", "undamaged", {"damaged": 0, "damage_score": 1}),
+        ("b.jpg", "damaged", "damaged", {"damaged": 1, "damage_score": 0.4}),
+        ("b.jpg", "damage", "unknown", {}),
+        ("b.jpg", "damaged", "unknown", {}),
+    ],
+)
+def test_a_correction_of_a_score_or_of_its_class_takes_the_other_along(
+    photo: str, question: str, new_label: str, expected: dict[str, float]
+) -> None:
+    labels = labels_of(run_corrected(fix(photo, question, new_label)), photo)
+    assert {column: label for column, label in labels.items() if column.startswith("damage")} == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([fix("x.jpg", "clean", "1")], "no source describes the photo 'fleet/x.jpg'"),
+        ([fix("a.jpg", "claen", "1")], "row 2: no question is called 'claen'. Did you mean 'clean'?"),
+        ([fix("a.jpg", "clean", "2")], "row 2: new_label of 'clean' has the value 2.0. It must be a whole number from 0 to 1"),
+        ([fix("a.jpg", "clean", "dirtyy")], "row 2: new_label of 'clean' has the value 'dirtyy'. Did you mean 'dirty'?"),
+        ([fix("a.jpg", "damage", "50%")], "row 2: new_label of 'damage' has the value '50%'. It must be a number from 0 to 1"),
+        ([fix("a.jpg", "damage", "nan")], "row 2: new_label of 'damage' has the value nan"),
+        ([fix("a.jpg", "clean", "0"), fix("b.jpg", "clean", "1"), fix("a.jpg", "clean", "0")], "row 4: 'clean' of 'fleet/a.jpg' is"),
+        ([fix("a.jpg", "clean", "0", who="")], "row 2: who is blank"),
+        ([fix("a.jpg", "clean", "0", when="27.11.2026")], "row 2: when has the value '27.11.2026'. Write a day as 2026-11-27."),
+        ([fix("a.jpg", "damaged", "0"), fix("a.jpg", "damage", "0.2")], "damaged is 0 (undamaged), but damage_score is 0.2"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_corrections_is_one_line_with_its_row(rows: list[str], expected: str) -> None:
+    message = message_of(lambda: run_corrected(*rows))
+    assert expected in message
+    assert message.startswith("root/fixes.csv")
+
+
+def test_corrections_that_are_missing_or_lack_a_column_are_said() -> None:
+    assert "column 'new_label' is missing" in message_of(lambda: run_corrected(head="image_path,question,label,who,when\n"))
+    assert "separated by semicolons" in message_of(lambda: run_corrected(head=FIXES.replace(",", ";")))
+    Path("root/fixes.csv").unlink()
+    assert "sources.yaml: corrections: 'root/fixes.csv' is no file" in message_of(lambda: run(FLEET, corrections="fixes.csv"))
 
 
 def test_the_split_of_a_coco_file_comes_from_the_folders_above_it_or_its_name() -> None:
@@ -733,7 +822,12 @@ def test_a_mistake_in_a_source_names_the_source_the_value_and_the_fix(changes: d
     ("content", "expected"),
     [
         ("sources: [", "not valid YAML"),
-        ("source: []", "exactly one key, 'sources'"),
+        ("source: []", "the key 'sources' with a list is expected"),
+        (
+            "{sources: [{name: a, format: csv}], corrections: ../a.csv}",
+            "corrections has the value '../a.csv'. Write the path of a CSV below",
+        ),
+        ("{sources: [{name: a, format: csv}], corrections: [a]}", "corrections has the value ['a']"),
         ("sources: []", "an empty list"),
         ("sources: [{format: coco}]", "source 1 has no name"),
         ("sources: [{name: 7, format: coco}]", "source 1 has no name"),

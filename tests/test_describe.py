@@ -19,12 +19,13 @@ from pycocotools import mask as coco_mask
 from sklearn.metrics import mean_squared_error, roc_auc_score
 
 from carinspect.annotations.config import ConvertAnnotationsParams
+from carinspect.annotations.corrections import read_corrections
 from carinspect.annotations.drawn import read_drawn_outlines, trace
 from carinspect.core.data import DataParams
 from carinspect.core.errors import UserError
 from carinspect.core.files import write_json
 from carinspect.core.params import parse_section
-from carinspect.core.questions import label_columns
+from carinspect.core.questions import by_name, label_columns
 from carinspect.core.tables import dataset_columns, read_table
 from carinspect.describe.config import DescribeParams
 from carinspect.describe.counts import count_labels, count_sources, draw_histograms, find_grey_sources, profile_sources
@@ -32,6 +33,7 @@ from carinspect.describe.examination import Evidence, Examination, examine, make
 from carinspect.describe.oddities import Measured, find_oddities, measure_photos
 from carinspect.describe.page import COLOURS, PHOTOS_PER_SOURCE, PICTURE_PX, choose_examples, draw_page, draw_picture
 from carinspect.describe.prediction import LabelledPhotos, make_folds, measure_skill, predict_from_source, take_labelled
+from carinspect.describe.review import write_review
 from carinspect.describe.shortcuts import Shortcut, deal_labels, find_shortcuts
 from carinspect.describe.suspects import FAMILIES, Suspect, find_contradictions, find_doubts
 from carinspect.images.properties import LAYOUT_SIDE, PROPERTIES, properties_of
@@ -612,6 +614,20 @@ def test_repairs_reach_the_page_and_the_terminal(examination: Examination) -> No
     assert f"repaired: {repair}" in summarise(mended)
     assert Page(draw_page(mended, no_outlines)).problems == []
     assert "repaired:" not in summarise(examination)
+
+
+def test_the_list_for_review_is_a_file_of_corrections_once_it_is_filled_in(examination: Examination, tmp_path: Path) -> None:
+    suspects = [
+        Suspect("0001.jpg", "clean", "clean", 1.0, "its copy 0002.jpg says dirty"),
+        Suspect("0001.jpg", "damage_score", "1.00", 0.4, ""),
+    ]
+    path = tmp_path / "labels.csv"
+    assert write_review(replace(examination, contradictions=suspects, doubts=[]), path) == 2
+    assert read_corrections(path, by_name(QUESTIONS), where="") == ({}, 2)
+    filled = pd.read_csv(path).assign(new_label=["dirty", "0.5"], who="anna", when="2026-11-27")
+    filled.to_csv(path, index=False)
+    (corrections,) = read_corrections(path, by_name(QUESTIONS), where="").by_photo.values()
+    assert [(one.question.name, one.label, one.who) for one in corrections] == [("clean", 0, "anna"), ("damage", 0.5, "anna")]
 
 
 def test_the_same_data_give_the_same_page_and_figures(evidence: Evidence, examination: Examination) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from carinspect.audit.inbox import Inbox
 from carinspect.core.tables import write_table
 from carinspect.inference.bundle import open_bundle
 from conftest import free_port
@@ -213,6 +214,8 @@ def stage(released: Path, tmp_path: Path) -> Path:
     Image.open(photos[0]).save(project / "one.png")
     write_fleet(project)
     write_drift_log(project)
+    inbox = Inbox(project / "feedback", keep_days=1, limit_bytes=10_000_000)
+    inbox.add(photos[0].read_bytes(), model_sha256="", question="clean", word="clean", verdict="dirty")
     return tmp_path
 
 
@@ -259,9 +262,10 @@ def execute(block: list[str], stage: Path, storage: Path) -> subprocess.Complete
 def test_the_commands_of_a_page_work_in_their_order(page: Path, stage: Path, released: Path) -> None:
     project = stage / "project"
     commands = [run_here(block) for block in blocks(page.read_text())]
+    if any("data/raw" in command for command in sum(commands, [])):
+        shutil.copytree(project / "data" / "demo", project / "data" / "raw")
     if "dvc add data/raw" in sum(commands, []):
         # The reader's own photos are the data root there.
-        shutil.copytree(project / "data" / "demo", project / "data" / "raw")
         set_param(project, "root: data/demo ", "root: data/raw ")
         set_param(project, "sources: data/demo/", "sources: data/raw/")
     for block in commands:

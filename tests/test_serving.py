@@ -343,7 +343,8 @@ def test_nothing_is_loaded_from_elsewhere(client: TestClient) -> None:
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "https://" not in page.text.replace("https://…", "")
     assert set(client.get("/openapi.json").json()["paths"]) == {
-        "/predict/file", "/predict/url", "/predict/batch", "/model", "/admin/reload", "/healthz", "/readyz", "/metrics",
+        "/predict/file", "/predict/url", "/predict/batch", "/model", "/admin/reload", "/healthz", "/readyz", "/metrics", "/feedback",
+        "/feedback/{photo_sha256}",
     }  # fmt: skip
 
 

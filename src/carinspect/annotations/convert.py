@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from carinspect.annotations.config import ConvertAnnotationsParams
+from carinspect.annotations.corrections import correct_labels, read_corrections, say_corrections
 from carinspect.annotations.meanings import check_claims, check_meanings
 from carinspect.annotations.photos import (
     build_rejected,
@@ -19,7 +20,7 @@ from carinspect.annotations.photos import (
 )
 from carinspect.annotations.readers import reader_of
 from carinspect.annotations.records import Reading, Rejection, SourceContext
-from carinspect.annotations.sources import Source, load_sources
+from carinspect.annotations.sources import Source, Sources, load_sources
 from carinspect.annotations.summary import summarise
 from carinspect.core.data import DataParams
 from carinspect.core.errors import UserError, did_you_mean, shorten
@@ -51,13 +52,14 @@ def convert(
     that is described twice, and when no photo is left; with `needs_every_label` also for a question that no source has a label for,
     before any photo is opened.
     """
-    sources = _open_root(data)
+    sources, corrections = _open_root(data)
     asked = by_name(questions)
     readings = {source.name: _read_source(source, data, params, asked) for source in sources}
     check_meanings(readings, sources, params, asked, file=data.sources)
     if needs_every_label:
         _check_labels(readings, questions, file=data.sources)
     claimed = check_claims(readings)
+    corrected = _correct(corrections, data, readings, asked)
     properties = read_properties_by_path(data.root_path, sorted(claimed), processes=processes)
     rows: list[dict[str, Any]] = []
     rejected: dict[str, list[Rejection]] = {}
@@ -79,10 +81,23 @@ def convert(
     if not rows:
         raise UserError(_nothing_left(data, rejected))
     table = build_table(rows, questions)
-    return Conversion(table, build_rejected(rejected), summarise(table, questions, rejected, sources, readings, properties))
+    metrics = summarise(table, questions, rejected, sources, readings, properties)
+    if corrections is not None:
+        metrics |= {"corrections": corrected, "repaired": [*metrics["repaired"], say_corrections(corrected, name=corrections)]}
+    return Conversion(table, build_rejected(rejected), metrics)
 
 
-def _open_root(data: DataParams) -> list[Source]:
+def _correct(
+    corrections: str | None, data: DataParams, readings: Mapping[str, Reading], questions: Mapping[str, Question]
+) -> dict[str, Any]:
+    if corrections is None:
+        return {}
+    path = data.root_path / corrections
+    given = read_corrections(path, questions, where=f"{data.sources}: corrections")
+    return correct_labels(given, readings, questions, path=path)
+
+
+def _open_root(data: DataParams) -> Sources:
     fetch = "Fetch it (dvc pull), or correct it in params.yaml."
     if not data.root_path.is_dir():
         raise UserError(f"data.root is {data.root!r}: no such folder. {fetch}")

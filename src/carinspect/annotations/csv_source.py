@@ -22,7 +22,9 @@ def read_csv_source(context: SourceContext) -> Reading:
     Raises `UserError` for a file that is no such table, for a column that looks like a misspelt one, and for a value out of range.
     """
     source, path, questions = context.source, context.path, list(context.questions.values())
-    table = _read_text_table(path, context.where)
+    if not path.is_file():
+        raise UserError(f"{context.where}.path: {str(path)!r} is no file; format csv takes the CSV itself. Correct the path.")
+    table = read_text_table(path)
     known_columns = ["image_path", "split", *label_columns(questions), *([source.family_column] if source.family_column else [])]
     _check_columns(list(table.columns), known_columns, label_columns(questions), path)
     if table.empty:
@@ -97,9 +99,8 @@ def _forms(name: str) -> list[str]:
     return [] if "\0" in name else list(dict.fromkeys([name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))]))
 
 
-def _read_text_table(path: Path, where: str) -> pd.DataFrame:
-    if not path.is_file():
-        raise UserError(f"{where}.path: {str(path)!r} is no file; format csv takes the CSV itself. Correct the path.")
+def read_text_table(path: Path) -> pd.DataFrame:
+    """The file at `path`, every cell as text, "" for a blank one. Raises `UserError` for one that is no CSV with commas."""
     try:
         with warnings.catch_warnings():
             # Without index_col=False a comma at each line's end would shift every column; with it pandas only warns of longer lines.

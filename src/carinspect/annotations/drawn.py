@@ -34,7 +34,7 @@ def read_drawn_outlines(
 ) -> dict[str, list[DrawnOutline]]:
     """image_path → its outlines, for those of `image_paths` that a COCO source describes; no others are rasterised."""
     found: dict[str, list[DrawnOutline]] = {}
-    for source in load_sources(data.sources_path):
+    for source in load_sources(data.sources_path).sources:
         folder = f"{source.folder}/"
         wanted = {path for path in image_paths if path.startswith(folder)}
         if source.format == "coco" and wanted:

@@ -13,7 +13,7 @@ from carinspect.annotations.listing import show_name
 from carinspect.annotations.records import REJECTED_COLUMNS, LabelledPhoto, Rejection
 from carinspect.annotations.sources import Source
 from carinspect.core.questions import Question, label_columns
-from carinspect.core.tables import annotation_columns
+from carinspect.core.tables import ONLY_TRAIN, annotation_columns
 from carinspect.images.properties import read_properties
 
 
@@ -125,7 +125,7 @@ def describe_photo(photo: LabelledPhoto, source: Source, *, actual: PhotoPropert
         "phash": actual.phash,
         # A stem is an identity within its source only: images-13- is another photo elsewhere.
         "family": f"{source.name}/{family}" if family else "",
-        "declared_split": photo.declared_split,
+        "declared_split": ONLY_TRAIN if source.chosen_by_model else photo.declared_split,
         **photo.labels,
     }
 

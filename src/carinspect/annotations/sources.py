@@ -1,12 +1,12 @@
-"""sources.yaml: which sources a data root holds, what was judged in each, and what their categories mean."""
+"""sources.yaml: which sources a data root holds, what was judged in each, what their categories mean, and who corrected them."""
 
 import re
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import field_validator, model_validator
 
-from carinspect.annotations.listing import in_one_form
+from carinspect.annotations.listing import in_one_form, leaves_folder
 from carinspect.core.errors import UserError, shorten
 from carinspect.core.params import Section, load_yaml, parse_section
 
@@ -35,6 +35,8 @@ class Source(Section):
     """Group 1 of a match on the file name is the photo's family; null: file names say nothing about families."""
     family_column: str | None = None
     """CSV only: the column whose value is the photo's family."""
+    chosen_by_model: bool = False
+    """Whether its photos were chosen by a model or by people who saw its answers, and not drawn at random: then they only train."""
     exclude: list[str] = []
     """Glob patterns relative to `path`; `*` also crosses folders."""
     categories: dict[str, str | dict[str, Any]] = {}
@@ -48,7 +50,7 @@ class Source(Section):
     @field_validator("path")
     @classmethod
     def _path_stays_in_the_root(cls, path: str) -> str:
-        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+        if leaves_folder(path):
             raise ValueError(f"{path!r} leaves the data root. Write a path below it, or set data.root to a folder that holds all sources.")
         return path
 
@@ -83,14 +85,28 @@ class Source(Section):
         return self
 
 
-def load_sources(path: Path) -> list[Source]:
+class Sources(NamedTuple):
+    """All of sources.yaml."""
+
+    sources: list[Source]
+    corrections: str | None
+    """A CSV (`annotations.corrections`) relative to the data root, which the stage depends on; None: without one."""
+
+
+def load_sources(path: Path) -> Sources:
     """The sources of the YAML file at `path`, in its order.
 
     Raises `UserError` that names the source, the key and the fix for anything that is not a list of sources with unique names.
     """
     content = load_yaml(path)
-    if not isinstance(content, dict) or set(content) != {"sources"} or not isinstance(content["sources"], list):
-        raise UserError(f"{path}: exactly one key, 'sources', with a list is expected. examples/real_photos/sources.yaml shows one.")
+    if not isinstance(content, dict) or set(content) - {"corrections"} != {"sources"} or not isinstance(content["sources"], list):
+        raise UserError(
+            f"{path}: the key 'sources' with a list is expected, and beside it at most 'corrections' with the path of a CSV. "
+            "examples/real_photos/sources.yaml shows one."
+        )
+    corrections = content.get("corrections")
+    if corrections is not None and (not isinstance(corrections, str) or not corrections or leaves_folder(corrections)):
+        raise UserError(f"{path}: corrections has the value {shorten(repr(corrections))}. Write the path of a CSV below the data root.")
     if not content["sources"]:
         raise UserError(f"{path}: sources is an empty list. Add one with name, format and path.")
     sources: list[Source] = []
@@ -101,4 +117,4 @@ def load_sources(path: Path) -> list[Source]:
         if any(source.name == name for source in sources):
             raise UserError(f"{path}: two sources have the name {name!r}. Rename one.")
         sources.append(parse_section(f"{path}: {name}", Source, entry, file=str(path)))
-    return sources
+    return Sources(sources, corrections)

@@ -264,6 +264,18 @@ def audit_state(
     raise typer.Exit(status_of(lambda: report_state(ledger, model)))
 
 
+@app.command()
+def review(
+    inbox: Annotated[Path, typer.Argument(help="The folder that CARINSPECT_FEEDBACK_DIR names for the service.")],
+    into: Annotated[Path, typer.Option(help="The data root.")],
+    source: Annotated[str, typer.Option(help="Name of the source there, and of its folder.")] = "reviewed",
+) -> None:
+    """Turn what people said of answers into a source of a data root; its photos only train. Exit status 2: nothing was added."""
+    from carinspect.cli.review import review_inbox
+
+    raise typer.Exit(status_of(lambda: review_inbox(inbox, into, source=source)))
+
+
 def status_of(work: Callable[[], int]) -> int:
     """The status that `work` returns; 2, and a line on stderr, when it raises `UserError`."""
     try:

@@ -8,7 +8,7 @@
 | `sha256` | of the file's bytes |
 | `phash` | 64-bit perceptual hash, 16 hexadecimal digits |
 | `family` | export family, or vehicle or session id, where known |
-| `declared_split` | `train`, `val` or `test` where the export says so |
+| `declared_split` | `train`, `val` or `test` where the export says so; `train only` where a model chose the photo (see `ONLY_TRAIN`) |
 | a label column for each question | see `core.questions`; blank if not annotated |
 | `group` | photos that must stay together; named after its first photo |
 | `split` | `train`, `val`, `calib` or `test` |
@@ -26,6 +26,10 @@ from carinspect.core.files import write_bytes
 from carinspect.core.questions import Question, label_columns
 
 SPLITS: tuple[str, ...] = ("train", "val", "calib", "test")
+
+ONLY_TRAIN = "train only"
+"""`declared_split` of a photo that a model, or a person who saw its answer, chose. A proof is about photos drawn at random, so such a photo
+may teach and never prove, whatever the policy of the split."""
 
 PHOTO_COLUMNS: tuple[str, ...] = (
     "image_path", "source", "width_px", "height_px", "sha256", "phash", "family", "declared_split",

@@ -9,8 +9,11 @@ from carinspect.core.files import write_bytes
 from carinspect.describe.examination import Examination
 from carinspect.describe.suspects import Suspect
 
-REVIEW_COLUMNS = ("image_path", "picture", "column", "label", "reason", "new_label", "who", "when")
-"""The last three are blank, for the person who looks. `picture` is the photo's path on this machine; `image_path` that of the tables."""
+REVIEW_COLUMNS = ("image_path", "picture", "question", "label", "reason", "new_label", "who", "when")
+"""The last three are blank, for the person who looks: then the file is what `corrections` of sources.yaml takes.
+
+`picture` is the photo's path on this machine; `image_path` that of the tables.
+"""
 
 
 def list_for_review(examination: Examination) -> pd.DataFrame:
@@ -21,8 +24,9 @@ def list_for_review(examination: Examination) -> pd.DataFrame:
         *(suspect for doubts in examination.doubts for suspect in doubts.suspects),
     ]
     root = examination.evidence.root.resolve()
-    rows = [(one.image_path, str(root / one.image_path), one.column, one.label, one.reason, "", "", "") for one in suspects]
-    return pd.DataFrame(rows, columns=list(REVIEW_COLUMNS)).drop_duplicates(["image_path", "column"])
+    names = {asked.column: asked.name for asked in examination.evidence.questions}
+    rows = [(one.image_path, str(root / one.image_path), names[one.column], one.label, one.reason, "", "", "") for one in suspects]
+    return pd.DataFrame(rows, columns=list(REVIEW_COLUMNS)).drop_duplicates(["image_path", "question"])
 
 
 def write_review(examination: Examination, path: Path) -> int:

@@ -107,6 +107,13 @@ class ServiceConfig(BaseSettings):
     drift_window_s: float = Field(default=3600.0, gt=0)
     """Seconds that one line of the log covers."""
 
+    feedback_dir: Path | None = None
+    """Folder that keeps what people say of answers, with the photos, for `carinspect review`. None: nobody is asked."""
+    feedback_days: float = Field(default=90.0, gt=0)
+    """After which a remark and its photo are deleted from there."""
+    feedback_mb: float = Field(default=1000.0, gt=0)
+    """That the folder may hold, in units of 1,000,000 bytes; beyond it remarks are refused with 503."""
+
     @field_validator("*", mode="before")
     @classmethod
     def _strip(cls, value: Any) -> Any:

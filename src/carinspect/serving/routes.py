@@ -4,11 +4,12 @@ import asyncio
 import hmac
 import os
 import signal
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
 from carinspect.core.errors import UserError
@@ -26,7 +27,9 @@ _REASONS = {
     400: "The body is broken.",
     401: "The token is missing or wrong.",
     403: "Switched off here, or not allowed.",
+    404: "There is no such photo.",
     408: "The body came too slowly.",
+    409: "The answer was another model's.",
     413: "Too large.",
     415: "Not a photo, or not in the form asked for.",
     422: "The photo, or a value, cannot be used.",
@@ -171,6 +174,67 @@ async def _batch_item(service: Service, photo: bytes) -> tuple[Answer | None, Ba
     except RefusalError as refusal:
         return None, BatchItem(answer=None, error=refusal.reason, status=refusal.status)
     return answer, BatchItem(answer=form, error=None, status=200)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What was kept of a remark."""
+
+    photo_sha256: str
+    question: str
+    word: Annotated[str, Field(description="What the model says of the photo.")]
+    verdict: str
+
+
+_REMARK = {
+    "parameters": [
+        {"name": name, "in": "query", "required": True, "description": about, "schema": {"type": "string"}}
+        for name, about in (
+            ("question", "The question that the remark is about."),
+            ("verdict", "The class that is right."),
+            ("model_version", "As the answer has it."),
+        )
+    ]
+}
+
+
+@photo_routes.post(
+    "/feedback",
+    response_model=Kept,
+    responses=_refusals({*_TAKING, 403, 409}),
+    openapi_extra=_REMARK | _form("file", _PHOTO),
+    tags=["feedback"],
+)
+async def feedback(request: Request) -> Response:
+    """Keep a photo and what a person says of its answer. Off unless the operator names a folder."""
+    service = _service(request)
+    service.require_inbox()
+    given = {name: request.query_params.get(name, "") for name in ("question", "verdict", "model_version")}
+    with service.upload() as reservation:
+        (photo,) = await read_form_photos(request, field_name="file", max_files=1, config=service.config, reservation=reservation)
+        with service.admission(1):
+            remark = await service.remark(photo, given["question"], given["verdict"], model_version=given["model_version"])
+    return Response(to_json(Kept(remark.photo_sha256, remark.question, remark.word, remark.verdict)), media_type="application/json")
+
+
+@protected_routes.get("/feedback", responses=_refusals({403}), tags=["feedback"])
+async def what_may_be_said(request: Request) -> dict[str, list[str]]:
+    """The classes of each question that a remark may be about."""
+    service = _service(request)
+    service.require_inbox()
+    return {asked.name: list(asked.classes) for asked in service.engine.model.predictor.questions if asked.has_classes}
+
+
+@protected_routes.delete("/feedback/{photo_sha256}", responses=_refusals({403, 404}), tags=["feedback"])
+async def forget(request: Request, photo_sha256: str) -> dict[str, str]:
+    """Delete a photo and all remarks on it. Asks for the token, so it needs one."""
+    service = _service(request)
+    inbox = service.require_inbox()
+    if service.config.api_token is None:
+        raise RefusalError(403, "Switched off here, where there is no token to ask for (CARINSPECT_API_TOKEN). Delete the files instead.")
+    if not await asyncio.to_thread(inbox.delete, photo_sha256):
+        raise RefusalError(404, "There is no such photo.")
+    return {"deleted": photo_sha256}
 
 
 @protected_routes.get("/model", tags=["model"])

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from carinspect.audit.inbox import FullError, Inbox, Remark
 from carinspect.core.errors import UserError
 from carinspect.inference.drift_log import DriftLog, check_writable
-from carinspect.inference.predictor import Answer
+from carinspect.inference.predictor import Answer, BinaryAnswer
 from carinspect.serving.answers import form_answer
 from carinspect.serving.config import MODEL_COPY, ServiceConfig
 from carinspect.serving.engine import Engine, Seen
@@ -19,7 +20,7 @@ from carinspect.serving.fetching import Fetcher
 from carinspect.serving.loaded_model import load_model
 from carinspect.serving.monitoring import Monitor
 from carinspect.serving.pages import read_page
-from carinspect.serving.refusals import busy
+from carinspect.serving.refusals import RefusalError, busy
 from carinspect.serving.threads import Threads
 from carinspect.serving.uploads import Reservation, UploadMemory
 
@@ -40,6 +41,7 @@ class Service:
             check_writable(config.drift_log)
         self.drift_log = self._open_drift_log()
         self._measurer = Threads(1, name="measure")
+        self.inbox = _open_inbox(config)
         self._failures_known = 0
         self.page, self.page_policy = read_page()
         self.memory = UploadMemory(int(config.max_buffered_mb * 1_000_000))
@@ -78,6 +80,36 @@ class Service:
         if self.drift_log is not None and seen.model is self.engine.model:
             await self._remember(self.drift_log, seen)
         return seen.answer, form_answer(seen, total_s=total_s)
+
+    async def remark(self, photo: bytes, question: str, verdict: str, *, model_version: str) -> Remark:
+        """Keep what a person says of the answer to one admitted photo. Raises `RefusalError`.
+
+        The photo is answered again, so that what is kept as the model's word is its word.
+        """
+        inbox, model = self.require_inbox(), self.engine.model
+        asked = next((asked for asked in model.predictor.questions if asked.name == question and asked.has_classes), None)
+        if asked is None or verdict not in asked.classes:
+            raise RefusalError(422, "question must be one that has classes, and verdict one of them: see /model.")
+        seen = await self.engine.answer(photo, explained=False)
+        if seen.model.version != model_version:
+            raise RefusalError(409, f"That was the answer of another model than {seen.model.version}. Send the photo again, and look.")
+        answer = seen.answer[question]
+        word = (answer.decision or answer.label or "") if isinstance(answer, BinaryAnswer) else str(answer.value)
+        digest = seen.model.predictor.bundle.sha256
+        keep = partial(inbox.add, photo, model_sha256=digest, question=question, word=word, verdict=verdict)
+        try:
+            return await self._measurer.run(keep)
+        except FullError:
+            raise busy("The folder for remarks is full") from None
+        except OSError as error:
+            log.error("CARINSPECT_FEEDBACK_DIR cannot be written: %s", error)
+            raise busy("Remarks cannot be kept") from None
+
+    def require_inbox(self) -> Inbox:
+        """Raises `RefusalError` where nobody is asked."""
+        if self.inbox is None:
+            raise RefusalError(403, "Switched off here: CARINSPECT_FEEDBACK_DIR is not set.")
+        return self.inbox
 
     async def _remember(self, log_of_answers: DriftLog, seen: Seen) -> None:
         """Measure the photo off the event loop, and count what could not be written."""
@@ -124,3 +156,14 @@ class Service:
             return None
         digest = self.engine.model.predictor.bundle.sha256
         return DriftLog(self.config.drift_log, window_s=self.config.drift_window_s, model_sha256=digest)
+
+
+def _open_inbox(config: ServiceConfig) -> Inbox | None:
+    if config.feedback_dir is None:
+        return None
+    try:
+        return Inbox(config.feedback_dir, keep_days=config.feedback_days, limit_bytes=int(config.feedback_mb * 1_000_000))
+    except OSError as error:
+        raise UserError(
+            f"CARINSPECT_FEEDBACK_DIR: {config.feedback_dir} cannot be written: {error.strerror}. Name another folder."
+        ) from None

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from carinspect.core.questions import Question
-from carinspect.core.tables import SPLITS
+from carinspect.core.tables import ONLY_TRAIN, SPLITS
 from carinspect.splits.check import find_leaks
 from carinspect.splits.groups import LINK_KINDS, Link
 from carinspect.splits.labels import label_classes
@@ -25,8 +25,10 @@ NOT_LOOKED_FOR = (
 )
 
 
-def certify_split(table: pd.DataFrame, links: Sequence[Link], *, questions: Sequence[Question], moved: dict[str, int]) -> dict[str, Any]:
-    """The certificate of a finished table whose groups come from `links` (between its rows)."""
+def certify_split(
+    table: pd.DataFrame, links: Sequence[Link], *, questions: Sequence[Question], moved: dict[str, int], left_out: int = 0
+) -> dict[str, Any]:
+    """The certificate of a finished table whose groups come from `links` (between its rows). left_out: photos, see `split_photos`."""
     labels = {column: _certify_label(table, classes) for column, classes in label_classes(table, questions).items()}
     return {
         "photos": _per_split(table, table["image_path"]),
@@ -37,6 +39,7 @@ def certify_split(table: pd.DataFrame, links: Sequence[Link], *, questions: Sequ
         "largest_deviation_points": max(label["largest_deviation_points"] for label in labels.values()),
         "declared_overlaps": declared_overlaps(table),
         "moved": moved,
+        "only_train": {"photos": int((table["declared_split"] == ONLY_TRAIN).sum()), "left_out_as_their_group_is_held_out": left_out},
         "leaks": len(find_leaks(table)),
         # No leak of these kinds is all that `leaks: 0` says.
         "looked_for": LOOKED_FOR,
@@ -71,7 +74,7 @@ def _certify_label(table: pd.DataFrame, classes: pd.Series) -> dict[str, Any]:
 
 def declared_overlaps(table: pd.DataFrame) -> dict[str, dict[str, int]]:
     """For each source whose own splits share a group: how many groups, and how many of its photos are in them."""
-    declared = table[table["declared_split"] != ""]
+    declared = table[~table["declared_split"].isin(["", ONLY_TRAIN])]
     counts = declared.groupby(["source", "group"])["declared_split"].agg(["nunique", "size"])
     astray = counts[counts["nunique"] > 1].groupby("source")["size"].agg(["size", "sum"])
     return {str(source): {"groups": int(row["size"]), "photos": int(row["sum"])} for source, row in astray.iterrows()}

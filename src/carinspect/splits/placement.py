@@ -8,7 +8,7 @@ from scipy.sparse import csr_array
 
 from carinspect.core.errors import UserError
 from carinspect.core.questions import Question
-from carinspect.core.tables import SPLITS
+from carinspect.core.tables import ONLY_TRAIN, SPLITS
 from carinspect.splits.assignment import balance_splits, draw_splits
 from carinspect.splits.config import SplitParams
 from carinspect.splits.labels import stratify
@@ -82,7 +82,7 @@ def count_moved(table: pd.DataFrame, params: SplitParams, ledger: Ledger) -> dic
     """Photos whose split is not the one that they had first, or, under `respect`, not the one that their export declares."""
     moved = {"photos_from_their_first_split": int(table["sha256"].isin(ledger.moved.keys()).sum())}
     if params.policy == "respect":
-        declared = table[table["declared_split"] != ""]
+        declared = table[~table["declared_split"].isin(["", ONLY_TRAIN])]
         astray = declared[declared["declared_split"] != declared["split"]]
         moved["photos_to_calib"] = int((astray["split"] == "calib").sum())
         moved["photos_because_their_group_straddles"] = int((astray["split"] != "calib").sum())

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from carinspect.core.errors import UserError
 from carinspect.core.questions import Question
+from carinspect.core.tables import ONLY_TRAIN
 from carinspect.splits.certificate import certify_split, find_gaps
 from carinspect.splits.check import comparable, find_leaks
 from carinspect.splits.config import SplitParams
@@ -19,7 +21,10 @@ from carinspect.splits.placement import assign_splits, count_moved
 
 
 class Split(NamedTuple):
-    """`table` has `dataset_columns` and is sorted by `image_path`; `links` are between its rows."""
+    """`table` has `dataset_columns` and is sorted by `image_path`; `links` are between its rows.
+
+    Not in it are photos that may only train and whose group is held out.
+    """
 
     table: pd.DataFrame
     links: list[Link]
@@ -35,12 +40,34 @@ def split_photos(table: pd.DataFrame, root: Path, *, params: SplitParams, questi
     table = table.sort_values("image_path").reset_index(drop=True)
     links = find_links(table, root, params)
     table = table.assign(group=name_groups(label_groups(len(table), links), table["image_path"]))
-    table = assign_splits(table, params, questions, ledger)
+    table, links, left_out = place_photos(table, links, params=params, questions=questions, ledger=ledger)
     _require_labels(table, questions)
     require_no_leaks(table)
     ledger = extend_ledger(ledger, dict(zip(table["sha256"], table["split"], strict=True)))
-    certificate = certify_split(table, links, questions=questions, moved=count_moved(table, params, ledger))
+    certificate = certify_split(table, links, questions=questions, moved=count_moved(table, params, ledger), left_out=left_out)
     return Split(table, links, certificate, ledger)
+
+
+def place_photos(
+    table: pd.DataFrame, links: list[Link], *, params: SplitParams, questions: Sequence[Question], ledger: Ledger
+) -> tuple[pd.DataFrame, list[Link], int]:
+    """`table` with `split`, the links between its rows, and how many photos were left out.
+
+    Photos that may only train have no say in where their group goes: if a chosen photo took its group into train, calib would lose just
+    the cars that the model finds hard, and the proof with them. So a group's other photos are placed as if the chosen ones were not there.
+    """
+    chosen = table["declared_split"] == ONLY_TRAIN
+    placed = assign_splits(table[~chosen], params, questions, ledger)
+    splits = table["group"].map(placed.groupby("group")["split"].first()).fillna("train")
+    kept = (~chosen | (splits == "train")).to_numpy()
+    place = np.cumsum(kept) - 1
+    links = [
+        link._replace(first=int(place[link.first]), second=int(place[link.second]))
+        for link in links
+        if kept[link.first] and kept[link.second]
+    ]
+    table = table.assign(split=splits)[kept].reset_index(drop=True)
+    return table.assign(group=table["image_path"].groupby(table["group"]).transform("min")), links, int((~kept).sum())
 
 
 def find_links(table: pd.DataFrame, root: Path, params: SplitParams) -> list[Link]:
