@@ -6,7 +6,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-slow lint format repro-real metrics compare plots remote check-lock summary job
+.PHONY: help setup repro test test-slow lint format repro-real metrics compare sweep plots remote check-lock summary job
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ metrics: setup  ## what changed against the last commit
 
 compare: setup  ## the experiments side by side: what was changed, and the headline figures
 	@dvc exp show --md --only-changed --drop '.*/.*|profiles.*|Created' $(ARGS)  # without files
+
+sweep: setup  ## train the backbones x seeds of sweeps/sweep.yaml, and show how much the seeds differ: sweeps/spread.csv, spread.png
+	PYTHONPATH=src python sweeps/sweep.py
 
 check-lock: setup  ## does dvc.lock belong to this code, these parameters and this data? needs no data
 	@said=$$(dvc repro --dry --allow-missing 2>&1); case "$$said" in *"are up to date"*) ;; *) echo "$$said"; \

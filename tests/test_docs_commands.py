@@ -28,7 +28,7 @@ ELSEWHERE = {
     "make repro": ".ci/run::make repro",
     "make test": ".ci/run::make test",
     "dvc queue start -j 2": "tests/test_experiments.py::test_a_queue_of_two_shares_the_machine_and_its_results_travel",
-    "dvc repro sweeps/dvc.yaml": "tests/test_experiments.py::test_a_sweep_scores_as_the_pipeline_does_and_is_no_part_of_it",
+    "make sweep": "tests/test_experiments.py::test_a_sweep_scores_as_the_pipeline_does_and_is_no_part_of_it",
     "carinspect score photos/ --out scores/ --engine ray --ray-address head:6379": (
         "tests/test_batch_scoring.py::test_a_cluster_gives_the_answers_of_one_machine"
     ),

@@ -83,7 +83,6 @@ def test_a_training_that_resumes_under_another_name_goes_on_in_its_folder(
     assert run_folder(tiny_recipe, key="89abcdef4567").name == "vocal-smut-89abcdef"
 
 
-
 def test_tensorboard_holds_scalars_rates_loss_weights_batches_and_confusions(tmp_path: Path, tiny_recipe: Recipe) -> None:
     write_epochs(tmp_path, tiny_recipe, range(1, 6), epochs_done=0)
     events = read_events(tmp_path)
