@@ -6,7 +6,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-slow lint format repro-real metrics compare sweep plots remote check-lock summary job
+.PHONY: help setup repro test test-slow lint format repro-real metrics compare sweep plots remote publish check-lock summary job
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -77,6 +77,15 @@ endef
 remote: setup  ## share data and models: URL=s3://bucket/path, ssh://host/path or a folder; ENDPOINT=http://… for an S3 of one's own
 	@test -n "$(URL)" || { echo "URL is empty: make remote URL=s3://bucket/path" >&2; exit 1; }
 	$(call set_remote,$(URL))
+
+# An HTTP remote can only be read, so the objects go into the folder behind it. The owner keeps pushing to a remote of their own.
+publish: setup  ## let everybody `dvc pull`: FOLDER=<what a web server serves> URL=<its address>; without URL the folder is read
+	@test -n "$(FOLDER)" || { echo "FOLDER is empty: make publish FOLDER=/srv/www/cars URL=https://host/cars" >&2; exit 1; }
+	@dvc remote add --quiet --local --force publishing "$(abspath $(FOLDER))"
+	@dvc push --remote publishing; status=$$?; dvc remote remove --local publishing; exit $$status
+	dvc remote add --force --default public "$(or $(URL),$(abspath $(FOLDER)))"
+	dvc remote modify public verify true
+	@echo "Commit .dvc/config: then a clone has everything by dvc pull."
 
 # Its result: dvc exp pull $(GIT) $(NAME) && dvc exp apply $(NAME). On the next machine the same line resumes the training.
 GIT ?= origin

@@ -334,6 +334,28 @@ def test_a_baseline_that_is_the_candidate_is_refused(project: Project, better: s
     assert "is no baseline: It is the candidate's own model." in project.promote(better, better).stdout
 
 
+def test_a_baseline_that_was_tested_on_other_photos_is_refused(project: Project, better: str) -> None:
+    before = project.tags()
+    done = project.promote(better, project.commit(draw_sides(groups=30, seed=3)[1]))
+    assert (done.returncode, project.tags()) == (1, before)
+    assert "the test photos differ" in done.stdout
+
+
+def test_a_baseline_that_does_not_exist_is_one_line_and_tags_nothing(project: Project, better: str) -> None:
+    before = project.tags()
+    done = project.promote(better, "mian")
+    assert (done.returncode, project.tags()) == (1, before)
+    assert done.stderr == "carinspect: 'mian' is no git revision and no experiment of `dvc exp list`. Commit the model first.\n"
+
+
+@pytest.mark.parametrize("words", [("--stage", "no stage"), ("--version", "one")])
+def test_a_name_that_git_or_gto_refuses_is_one_line_and_tags_nothing(project: Project, better: str, words: tuple[str, ...]) -> None:
+    before = project.tags()
+    done = project.promote(better, *words)
+    assert (done.returncode, done.stderr.count("\n"), project.tags()) == (1, 1, before)
+    assert words[1] in done.stderr
+
+
 def test_a_low_confidence_in_the_workspace_makes_no_gain_clear(project: Project) -> None:
     params = project.folder / "params.yaml"
     before = params.read_text()
