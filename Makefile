@@ -6,7 +6,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-slow lint format repro-real metrics compare sweep plots remote publish check-lock summary job
+.PHONY: help setup repro test test-slow lint format repro-real metrics compare sweep plots remote publish check-lock summary job lock-image sbom
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -97,6 +97,23 @@ job: setup  ## train on a machine that may vanish: REMOTE=<url> NAME=<experiment
 	@! dvc exp list --name-only | grep -qx "$(NAME)" || dvc exp remove --quiet "$(NAME)"
 	carinspect store keep-states -- dvc exp run --pull --name "$(NAME)" $(ARGS)
 	@dvc exp push --force "$(GIT)" "$(NAME)"
+
+IMAGE_TOOLS := .carinspect/image-tools
+$(IMAGE_TOOLS)/installed: docker/requirements-tools.txt
+	$(PYTHON) -m venv $(IMAGE_TOOLS)
+	$(IMAGE_TOOLS)/bin/python -m pip install --quiet -r $<
+	touch $@
+
+# Each package of an image with its version and the hashes of its files, from requirements.txt and constraints.txt.
+LOCK := $(IMAGE_TOOLS)/bin/uv pip compile - --quiet --constraints constraints.txt --generate-hashes --no-annotate --no-header --python-version 3.11
+SERVE := sed '/^\# \[train\]/,$$d' requirements.txt
+lock-image: $(IMAGE_TOOLS)/installed  ## write docker/locked/*.txt, the packages of the images with their hashes
+	$(SERVE) | $(LOCK) --output-file docker/locked/serve.txt
+	$(SERVE) | sed 's/^onnxruntime==/onnxruntime-gpu[cuda,cudnn]==/' | $(LOCK) --output-file docker/locked/serve-gpu.txt
+	$(LOCK) --output-file docker/locked/pull.txt < docker/requirements-pull.txt
+
+sbom: $(IMAGE_TOOLS)/installed  ## write sbom.json (CycloneDX): the packages of the service's image; PACKAGES=serve-gpu or pull for another
+	$(IMAGE_TOOLS)/bin/cyclonedx-py requirements docker/locked/$(or $(PACKAGES),serve).txt --output-reproducible --output-file sbom.json
 
 plots: setup  ## draw every plot into dvc_plots/index.html
 	dvc plots show

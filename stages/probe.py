@@ -2,8 +2,8 @@
 
 Reads: data/network.yaml, data/questions.yaml, data/car_inspection_dataset.csv, the photos. Writes: data/probe.csv (its answers on val,
 calib and test), data/probe_left_out.csv (with evaluate.leave_one_source_out: the answers on each source of a probe fitted without it),
-models/probe.pt, metrics/probe.json; all empty without pretrained weights. Params: data, train.seed, evaluate.leave_one_source_out; `model.pretrained` is
-read too, and changes no result beyond the digest in data/network.yaml.
+models/probe.pt, metrics/probe.json; all empty without pretrained weights. Params: data, train.seed, evaluate.leave_one_source_out;
+`model.pretrained` is read too, and changes no result beyond the digest in data/network.yaml.
 """
 
 from pathlib import Path
