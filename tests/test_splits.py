@@ -578,7 +578,7 @@ def test_the_shipped_parameters_are_sound() -> None:
 
 @pytest.mark.parametrize("text", ["{}", "[]", "questions: clean", "questions: {clean: {kind: binary}}"])
 def test_a_recipe_without_a_list_of_questions_says_which_stage_writes_it(text: str, tmp_path: Path) -> None:
-    (tmp_path / "questions.yaml").write_text(text)
+    (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(UserError, match=r"recipe.yaml has no list 'questions'. Run dvc repro resolve_recipe\.") as error:
         load_questions(tmp_path / "recipe.yaml")
     assert "\n" not in str(error.value)
