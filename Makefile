@@ -6,7 +6,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-slow lint format repro-real metrics compare sweep plots remote publish check-lock summary job lock-image sbom
+.PHONY: help setup repro test test-slow lint format repro-real metrics compare sweep plots remote publish check-lock summary job lock-image try-image sbom
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -111,6 +111,9 @@ lock-image: $(IMAGE_TOOLS)/installed  ## write docker/locked/*.txt, the packages
 	$(SERVE) | $(LOCK) --output-file docker/locked/serve.txt
 	$(SERVE) | sed 's/^onnxruntime==/onnxruntime-gpu[cuda,cudnn]==/' | $(LOCK) --output-file docker/locked/serve-gpu.txt
 	$(LOCK) --output-file docker/locked/pull.txt < docker/requirements-pull.txt
+
+try-image: $(IMAGE_TOOLS)/installed  ## start the service on the locked packages alone, read-only, as the user 10001; as root, on Linux
+	sh docker/try.sh "$(abspath $(IMAGE_TOOLS))/bin/uv" models/best.onnx
 
 sbom: $(IMAGE_TOOLS)/installed  ## write sbom.json (CycloneDX): the packages of the service's image; PACKAGES=serve-gpu or pull for another
 	$(IMAGE_TOOLS)/bin/cyclonedx-py requirements docker/locked/$(or $(PACKAGES),serve).txt --output-reproducible --output-file sbom.json

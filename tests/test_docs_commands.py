@@ -56,6 +56,7 @@ ELSEWHERE = {
 UNRUNNABLE = {
     "docker compose --profile cpu up --build": "It takes a container engine and base images from a registry.",
     "make lock-image": "It takes a package registry, and an environment of its own.",
+    "make try-image": "It takes a package registry, and root.",
     "make sbom": "It takes a package registry, and an environment of its own.",
     "wandb login": "It takes an account at a service on the internet.",
     "export CARINSPECT_NNODES=$SLURM_NNODES CARINSPECT_RDZV_ENDPOINT=$(scontrol show hostnames | head -1):29400": "It takes Slurm.",
