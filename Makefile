@@ -6,7 +6,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-slow lint format repro-real metrics compare plots remote check-lock summary job
+.PHONY: help setup repro test test-slow lint format repro-real metrics compare sweep plots remote publish check-lock summary job lock-image try-image sbom
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -55,6 +55,9 @@ metrics: setup  ## what changed against the last commit
 compare: setup  ## the experiments side by side: what was changed, and the headline figures
 	@dvc exp show --md --only-changed --drop '.*/.*|profiles.*|Created' $(ARGS)  # without files
 
+sweep: setup  ## train the backbones x seeds of sweeps/sweep.yaml, and show how much the seeds differ: sweeps/spread.csv, spread.png
+	PYTHONPATH=src python sweeps/sweep.py
+
 check-lock: setup  ## does dvc.lock belong to this code, these parameters and this data? needs no data
 	@said=$$(dvc repro --dry --allow-missing 2>&1); case "$$said" in *"are up to date"*) ;; *) echo "$$said"; \
 		echo "dvc.lock is not of this commit: dvc repro, and commit dvc.lock, data and metrics." >&2; exit 1;; esac
@@ -75,6 +78,15 @@ remote: setup  ## share data and models: URL=s3://bucket/path, ssh://host/path o
 	@test -n "$(URL)" || { echo "URL is empty: make remote URL=s3://bucket/path" >&2; exit 1; }
 	$(call set_remote,$(URL))
 
+# An HTTP remote can only be read, so the objects go into the folder behind it. The owner keeps pushing to a remote of their own.
+publish: setup  ## let everybody `dvc pull`: FOLDER=<what a web server serves> URL=<its address>; without URL the folder is read
+	@test -n "$(FOLDER)" || { echo "FOLDER is empty: make publish FOLDER=/srv/www/cars URL=https://host/cars" >&2; exit 1; }
+	@dvc remote add --quiet --local --force publishing "$(abspath $(FOLDER))"
+	@dvc push --remote publishing; status=$$?; dvc remote remove --local publishing; exit $$status
+	dvc remote add --force --default public "$(or $(URL),$(abspath $(FOLDER)))"
+	dvc remote modify public verify true
+	@echo "Commit .dvc/config: then a clone has everything by dvc pull."
+
 # Its result: dvc exp pull $(GIT) $(NAME) && dvc exp apply $(NAME). On the next machine the same line resumes the training.
 GIT ?= origin
 NAME ?= job
@@ -85,6 +97,26 @@ job: setup  ## train on a machine that may vanish: REMOTE=<url> NAME=<experiment
 	@! dvc exp list --name-only | grep -qx "$(NAME)" || dvc exp remove --quiet "$(NAME)"
 	carinspect store keep-states -- dvc exp run --pull --name "$(NAME)" $(ARGS)
 	@dvc exp push --force "$(GIT)" "$(NAME)"
+
+IMAGE_TOOLS := .carinspect/image-tools
+$(IMAGE_TOOLS)/installed: docker/requirements-tools.txt
+	$(PYTHON) -m venv $(IMAGE_TOOLS)
+	$(IMAGE_TOOLS)/bin/python -m pip install --quiet -r $<
+	touch $@
+
+# Each package of an image with its version and the hashes of its files, from requirements.txt and constraints.txt.
+LOCK := $(IMAGE_TOOLS)/bin/uv pip compile - --quiet --constraints constraints.txt --generate-hashes --no-annotate --no-header --python-version 3.11
+SERVE := sed '/^\# \[train\]/,$$d' requirements.txt
+lock-image: $(IMAGE_TOOLS)/installed  ## write docker/locked/*.txt, the packages of the images with their hashes
+	$(SERVE) | $(LOCK) --output-file docker/locked/serve.txt
+	$(SERVE) | sed 's/^onnxruntime==/onnxruntime-gpu[cuda,cudnn]==/' | $(LOCK) --output-file docker/locked/serve-gpu.txt
+	$(LOCK) --output-file docker/locked/pull.txt < docker/requirements-pull.txt
+
+try-image: $(IMAGE_TOOLS)/installed  ## start the service on the locked packages alone, read-only, as the user 10001; as root, on Linux
+	sh docker/try.sh "$(abspath $(IMAGE_TOOLS))/bin/uv" models/best.onnx
+
+sbom: $(IMAGE_TOOLS)/installed  ## write sbom.json (CycloneDX): the packages of the service's image; PACKAGES=serve-gpu or pull for another
+	$(IMAGE_TOOLS)/bin/cyclonedx-py requirements docker/locked/$(or $(PACKAGES),serve).txt --output-reproducible --output-file sbom.json
 
 plots: setup  ## draw every plot into dvc_plots/index.html
 	dvc plots show

@@ -1,7 +1,7 @@
 """Converts the labels of a data root, in any format that it has, into one table.
 
-Reads: data.root, data.sources. Writes: data/annotations.csv, data/rejected.csv, metrics/convert_annotations.json.
-Params: data, convert_annotations; the questions of the recipe.
+Reads: data.root, data.sources, data/questions.yaml. Writes: data/annotations.csv, data/rejected.csv, metrics/convert_annotations.json.
+Params: data, convert_annotations.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Examines the finished table and its photos, and writes the page that shows what is in the data.
 
 Reads: data/car_inspection_dataset.csv, data/rejected.csv, metrics/convert_annotations.json, reports/split/near_duplicates.csv, data.root,
-data.sources. Writes: reports/describe/report.html, metrics/describe.json. Params: data, describe, convert_annotations, model.pretrained;
-the questions and the backbone of the recipe.
+data.sources, data/questions.yaml, the backbone in data/network.yaml. Writes: reports/describe/report.html, metrics/describe.json. Params:
+data, describe, convert_annotations, model.pretrained.
 """
 
 from functools import partial
@@ -13,7 +13,7 @@ from carinspect.annotations.drawn import read_drawn_outlines
 from carinspect.annotations.records import REJECTED_COLUMNS
 from carinspect.core.data import DataParams
 from carinspect.core.files import write_bytes, write_json
-from carinspect.core.params import load_json, load_yaml, read_section
+from carinspect.core.params import NETWORK_FILE, load_json, load_yaml, read_section
 from carinspect.core.programs import run_stage
 from carinspect.core.questions import load_questions
 from carinspect.core.tables import dataset_columns, read_table
@@ -44,7 +44,7 @@ def main() -> None:
         learned=read_learned_features(
             data.root_path,
             table,
-            backbone=load_yaml(Path("data/recipe.yaml"))["model"]["backbone"],
+            backbone=load_yaml(NETWORK_FILE)["model"]["backbone"],
             pretrained=read_section("model", ModelParams).pretrained,
         ),
         repairs=load_json(Path("metrics/convert_annotations.json"))["repaired"],

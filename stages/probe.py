@@ -1,9 +1,9 @@
 """Fits the baseline that the network has to beat: a linear probe on frozen features of the pretrained backbone.
 
-Reads: data/recipe.yaml, data/car_inspection_dataset.csv, the photos. Writes: data/probe.csv (its answers on val, calib and test),
-data/probe_left_out.csv (with evaluate.leave_one_source_out: the answers on each source of a probe fitted without it), models/probe.pt,
-metrics/probe.json; all empty without pretrained weights. Params: the recipe's model, questions, image side and seed;
-evaluate.leave_one_source_out. `data` and `model.pretrained` are read too, and change no result beyond the recipe.
+Reads: data/network.yaml, data/questions.yaml, data/car_inspection_dataset.csv, the photos. Writes: data/probe.csv (its answers on val,
+calib and test), data/probe_left_out.csv (with evaluate.leave_one_source_out: the answers on each source of a probe fitted without it),
+models/probe.pt, metrics/probe.json; all empty without pretrained weights. Params: data, train.seed, evaluate.leave_one_source_out;
+`model.pretrained` is read too, and changes no result beyond the digest in data/network.yaml.
 """
 
 from pathlib import Path
@@ -13,21 +13,21 @@ import pandas as pd
 
 from carinspect.core.data import DataParams
 from carinspect.core.files import write_json
-from carinspect.core.params import load_params, read_section
+from carinspect.core.params import NETWORK_FILE, load_params, load_yaml, parse_section, read_section
 from carinspect.core.programs import run_stage
-from carinspect.core.questions import label_columns
+from carinspect.core.questions import label_columns, load_questions
 from carinspect.core.tables import dataset_columns, read_table, write_table
 from carinspect.images.pixel_cache import open_pixel_cache
 from carinspect.model.backbones import build_pretrained
-from carinspect.model.config import ModelParams
+from carinspect.model.config import ModelParams, ModelRecipe
 from carinspect.model.features import StageFeatures, frozen_features
 from carinspect.model.probe import EMPTY, STAGES, answer_left_out, fit_probe
-from carinspect.training.recipe import read_recipe
 
 
 def main() -> None:
-    recipe = read_recipe()
-    questions, side_px, root = recipe.questions, recipe.train.image_side_px, read_section("data", DataParams).root_path
+    params, network, questions = load_params(), load_yaml(NETWORK_FILE), load_questions()
+    model = parse_section("model", ModelRecipe, network["model"], file=str(NETWORK_FILE))
+    side_px, seed, root = network["image_side_px"], params["train"]["seed"], read_section("data", DataParams, params).root_path
     table = read_table(Path("data/car_inspection_dataset.csv"), columns=dataset_columns(questions), questions=questions)
     labelled = table[label_columns(questions)].notna().any(axis=1)
     # The same photos as in training and evaluation: so they are decoded once for all three.
@@ -36,19 +36,19 @@ def main() -> None:
 
     probe, answers = EMPTY, scored[["image_path"]].head(0)
     left_out = answers
-    if recipe.model.pretrained != "none":
-        backbone = build_pretrained(recipe.model, read_section("model", ModelParams).pretrained, image_side_px=side_px)
+    if model.pretrained != "none":
+        backbone = build_pretrained(model, read_section("model", ModelParams, params).pretrained, image_side_px=side_px)
         features = StageFeatures(backbone, stages=STAGES, mirror=True)
 
         def read(rows: pd.DataFrame) -> np.ndarray:
             return frozen_features(features, open_pixel_cache(root, rows["image_path"].tolist(), rows["sha256"].tolist(), side_px=side_px))
 
         of_train_NF, of_scored_NF = read(train), read(scored)
-        probe = fit_probe(of_train_NF, train, questions, seed=recipe.train.seed)
+        probe = fit_probe(of_train_NF, train, questions, seed=seed)
         answers = scored[["image_path"]].assign(**probe.answer(of_scored_NF, questions))
-        if load_params()["evaluate"]["leave_one_source_out"]:
+        if params["evaluate"]["leave_one_source_out"]:
             both_NF = np.concatenate([of_train_NF, of_scored_NF])
-            left_out = answer_left_out(both_NF, pd.concat([train, scored], ignore_index=True), questions, seed=recipe.train.seed)
+            left_out = answer_left_out(both_NF, pd.concat([train, scored], ignore_index=True), questions, seed=seed)
     write_table(answers, Path("data/probe.csv"))
     write_table(left_out, Path("data/probe_left_out.csv"))
     probe.save(Path("models/probe.pt"))

@@ -1,7 +1,7 @@
 """Checks all of params.yaml and resolves the recipe, so that DVC's cache does not depend on the hardware.
 
-Reads: params.yaml, all of it. Writes: data/recipe.yaml, data/params_checked.txt (which the other stages wait for),
-metrics/resolve_recipe.json.
+Reads: params.yaml, all of it. Writes: data/recipe.yaml, its parts data/questions.yaml and data/network.yaml, data/params_checked.txt (which
+render_demo waits for), metrics/resolve_recipe.json.
 """
 
 import sys
@@ -24,7 +24,7 @@ from carinspect.model.config import ModelParams
 from carinspect.splits.config import SplitParams
 from carinspect.thresholds.config import SelectThresholdParams
 from carinspect.training.config import Recipe, TrackingParams, TrainParams
-from carinspect.training.recipe import identify_checkpoint, resolve_recipe, write_recipe
+from carinspect.training.recipe import identify_checkpoint, resolve_recipe, write_parts, write_recipe
 
 SECTIONS: dict[str, type[Section]] = {
     "data": DataParams,
@@ -60,6 +60,7 @@ def main() -> None:
         resume=identify_checkpoint(read_section("train", TrainParams, params).resume, recipe),
     )
     write_recipe(recipe, RECIPE_FILE)
+    write_parts(recipe, Path())
     write_json(Path("metrics/resolve_recipe.json"), recipe.model_dump())
     write_bytes(Path("data/params_checked.txt"), b"Every section of params.yaml was read without an error.\n")
     train = recipe.train

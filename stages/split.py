@@ -1,7 +1,8 @@
 """Groups photos that belong together, and assigns each group to one split.
 
-Reads: data/annotations.csv, data.root, data/split_ledger.json. Writes: data/car_inspection_dataset.csv, data/split_ledger.json,
-metrics/split.json, reports/split/near_duplicates.csv and .png. Params: data.root, split; the questions of the recipe.
+Reads: data/annotations.csv, data/questions.yaml, data.root, data/split_ledger.json. Writes:
+data/car_inspection_dataset.csv, data/split_ledger.json, metrics/split.json, reports/split/near_duplicates.csv and .png. Params: data.root,
+split.
 """
 
 from pathlib import Path

@@ -1192,7 +1192,7 @@ def test_the_stage_writes_its_three_files_and_a_mistake_in_one_line() -> None:
     Path("params.yaml").write_text(yaml.safe_dump({"data": {"root": "root", "sources": "s.yaml"}, "convert_annotations": PARAMS}))
     Path("data").mkdir()
     _, _, damaged, damage, weather = QUESTIONS
-    Path("data/recipe.yaml").write_text(yaml.safe_dump({"questions": dump_questions([damaged, damage])}))
+    Path("data/questions.yaml").write_text(yaml.safe_dump({"questions": dump_questions([damaged, damage])}))
     refused = run_stage_script()
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
     assert refused.stderr.startswith("convert_annotations: data.root is 'root': no such folder.")
@@ -1204,7 +1204,7 @@ def test_the_stage_writes_its_three_files_and_a_mistake_in_one_line() -> None:
     assert len(read_table(Path("data/annotations.csv"), columns=annotation_columns([damaged, damage]))) == 1
     assert Path("data/rejected.csv").read_text() == "image_path,source,reason\n"
     assert json.loads(Path("metrics/convert_annotations.json").read_text())["photos"] == 1
-    Path("data/recipe.yaml").write_text(yaml.safe_dump({"questions": dump_questions([damaged, damage, weather])}))
+    Path("data/questions.yaml").write_text(yaml.safe_dump({"questions": dump_questions([damaged, damage, weather])}))
     assert "s.yaml: no source has a label for 'weather'." in run_stage_script().stderr
 
 

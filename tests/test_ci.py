@@ -62,6 +62,14 @@ def test_the_committed_lock_is_of_this_commit(restored: Path) -> None:
     make(restored, "check-lock")
 
 
+def test_where_a_run_is_shown_is_no_part_of_the_lock(restored: Path) -> None:
+    params = restored / "params.yaml"
+    text = params.read_text()
+    params.write_text(re.sub(r"^  wandb: false", "  wandb: true", text, flags=re.MULTILINE))
+    assert params.read_text() != text
+    make(restored, "check-lock")
+
+
 @pytest.mark.parametrize("file", ["params.yaml", "src/carinspect/training/loop.py", "stages/split.py"])
 def test_a_lock_that_is_not_of_this_commit_is_found(restored: Path, file: str) -> None:
     path = restored / file

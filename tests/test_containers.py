@@ -31,12 +31,39 @@ def test_the_compose_file_follows_its_schema() -> None:
 def test_an_image_has_the_versions_that_were_tested() -> None:
     assert pins("docker/requirements-pull.txt").items() <= pins("requirements.txt").items()
     assert "torch" not in pins("docker/requirements-pull.txt")
-    # The image of the service installs an extra of the project itself.
-    (installed,) = [line for line in instructions("docker/Dockerfile", "RUN") if "sed" in line]
-    assert "pip install '.[serve]' -c constraints.txt" in installed
-    assert "torch" not in asked_for()[""] | asked_for()["serve"]
-    # The place that --build-arg ONNXRUNTIME changes.
-    assert re.search(r"^onnxruntime==", (ROOT / "requirements.txt").read_text(), flags=re.MULTILINE)
+    for locked, named in (("serve", asked_for()[""] | asked_for()["serve"]), ("pull", pins("docker/requirements-pull.txt"))):
+        found = locked_versions(locked)
+        assert named.items() <= found.items()
+        # Its name of a package may have a dot or an underscore for a dash; pip's own setuptools is not in it.
+        tested = {re.sub("[-_.]+", "-", package).lower(): version for package, version in pins("constraints.txt").items()}
+        assert found.items() - {("setuptools", pins("requirements.txt")["setuptools"])} <= tested.items()
+        assert "torch" not in found
+    gpu, cpu = locked_versions("serve-gpu"), locked_versions("serve")
+    assert {name: version for name, version in gpu.items() if not name.startswith(("nvidia-", "onnxruntime"))} == {
+        name: version for name, version in cpu.items() if name != "onnxruntime"
+    }
+    assert gpu["onnxruntime-gpu"] == cpu["onnxruntime"]
+
+
+def locked_versions(name: str) -> dict[str, str]:
+    """Name and version of what an image installs, each with a hash; raises AssertionError for one without."""
+    entries = re.split(r"\n(?=\S)", (ROOT / "docker" / "locked" / f"{name}.txt").read_text().strip())
+    assert all(re.fullmatch(r"\S+==\S+( ; .*)?( \\\n    --hash=sha256:[0-9a-f]{64})+", entry) for entry in entries)
+    return {entry.split("==")[0]: re.split(r"[ ;]", entry.split("==")[1])[0] for entry in entries}
+
+
+def test_an_image_begins_with_a_digest_and_installs_nothing_without_a_hash() -> None:
+    for file in DOCKERFILES:
+        assert all(re.search(r"@sha256:[0-9a-f]{64}", base) for base in instructions(file, "FROM") if not base.startswith("base "))
+    installed = [line for line in instructions("docker/Dockerfile", "RUN") if "pip install" in line]
+    assert len(installed) == 2
+    assert all("--require-hashes --no-deps" in line for line in installed)
+
+
+def test_what_renews_the_base_image_is_sound() -> None:
+    command = [BIN / "check-jsonschema", "--builtin-schema", "vendor.dependabot", ".github/dependabot.yml"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def instructions(file: str, word: str) -> list[str]:

@@ -160,7 +160,7 @@ def unknown_params(text: str, _: Path) -> Problems:
 
 @cache
 def known_files() -> tuple[set[str], set[str]]:
-    """What is in git, and what the pipeline and the sweep write."""
+    """What is in git, and what the pipeline writes."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     written = set()
     for file in (Path(name) for name in listed if Path(name).name == "dvc.yaml"):

@@ -29,7 +29,10 @@ ELSEWHERE = {
     "make repro": ".ci/run::make repro",
     "make test": ".ci/run::make test",
     "dvc queue start -j 2": "tests/test_experiments.py::test_a_queue_of_two_shares_the_machine_and_its_results_travel",
-    "dvc repro sweeps/dvc.yaml": "tests/test_experiments.py::test_a_sweep_scores_as_the_pipeline_does_and_is_no_part_of_it",
+    "make publish FOLDER=../public URL=https://example.org/cars": (
+        "tests/test_experiments.py::test_a_clone_pulls_what_was_published_and_trains_nothing"
+    ),
+    "make sweep": "tests/test_experiments.py::test_a_sweep_scores_as_the_pipeline_does_and_is_no_part_of_it",
     "carinspect score photos/ --out scores/ --engine ray --ray-address head:6379": (
         "tests/test_batch_scoring.py::test_a_cluster_gives_the_answers_of_one_machine"
     ),
@@ -53,6 +56,9 @@ ELSEWHERE = {
 
 UNRUNNABLE = {
     "docker compose --profile cpu up --build": "It takes a container engine and base images from a registry.",
+    "make lock-image": "It takes a package registry, and an environment of its own.",
+    "make try-image": "It takes a package registry, and root.",
+    "make sbom": "It takes a package registry, and an environment of its own.",
     "wandb login": "It takes an account at a service on the internet.",
     "export CARINSPECT_NNODES=$SLURM_NNODES CARINSPECT_RDZV_ENDPOINT=$(scontrol show hostnames | head -1):29400": "It takes Slurm.",
     "srun bash -c 'if [ $SLURM_PROCID = 0 ]; then dvc repro train_ddp; else PYTHONPATH=src python stages/train_ddp.py --join; fi'": (

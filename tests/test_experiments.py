@@ -3,6 +3,7 @@
 import fcntl
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -21,22 +22,18 @@ from carinspect.sweep.combination import combine
 from carinspect.sweep.spread import draw_spread, tabulate, write_spread
 from carinspect.training.config import Recipe
 from carinspect.training.lease import lease_folder
-from test_pipeline import ROOT, clone, dvc_environment, ran_stages, reached_files, run, small_demo, workspace
+from test_pipeline import clone, dvc_environment, ran_stages, run, small_demo, workspace
+from test_storage import web_server
 
 __all__ = ["clone", "small_demo", "workspace"]  # fixtures
 
-SWEEP = yaml.safe_load((ROOT / "sweeps" / "dvc.yaml").read_text())["stages"]
 LIMIT_S = 600
+VENV = Path(sys.executable).parent.parent
+MAKE = ("make", "-s", f"VENV={VENV}", f"--assume-old={VENV}/installed")
+"""`make` with this environment instead of one of its own."""
 
 
 # ---- the sweep's parts
-
-
-@pytest.mark.parametrize("stage", list(SWEEP))
-def test_a_stage_of_the_sweep_depends_on_the_code_that_it_imports(stage: str) -> None:
-    code = [dep for dep in SWEEP[stage]["deps"] if dep.startswith(("src/", "sweeps/"))]
-    reached = {f"sweeps/{stage}.py"} | reached_files(ROOT / "sweeps" / f"{stage}.py")
-    assert [file for file in reached if not any(file == dep or file.startswith(f"{dep}/") for dep in code)] == []
 
 
 def test_a_combination_is_the_recipe_with_another_backbone_and_seed(tiny_recipe: Recipe) -> None:
@@ -105,6 +102,20 @@ def test_a_fresh_machine_trains_nothing(colleague: Path, team: Path, commands: t
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("served", [True, False])
+def test_a_clone_pulls_what_was_published_and_trains_nothing(workspace: Path, tmp_path: Path, served: bool) -> None:
+    public = tmp_path / "public"
+    public.mkdir()
+    with web_server(public) as url:
+        run(workspace, *MAKE, "publish", f"FOLDER={public}", *([f"URL={url}"] if served else []))
+        run(tmp_path, "git", "clone", "-q", str(workspace), "stranger")
+        shutil.copy(workspace / ".dvc" / "config", tmp_path / "stranger" / ".dvc" / "config")
+        run(tmp_path / "stranger", "dvc", "pull")
+    said = run(tmp_path / "stranger", "dvc", "repro")
+    assert (ran_stages(said), "up to date" in said) == ([], True)
+
+
+@pytest.mark.slow
 def test_that_check_sees_a_stage_that_runs(colleague: Path) -> None:
     # What a dry run does not make is missing for the next stage.
     assert ran_stages(run(colleague, "dvc", "repro", "--dry", fails=True)) == ["render_demo"]
@@ -168,14 +179,7 @@ def test_a_queue_of_two_shares_the_machine_and_its_results_travel(workspace: Pat
     assert all(re.search(r"this training holds core\d+$", log(name), re.MULTILINE) for name in queued)
 
     # `make compare` shows what was changed and the headlines.
-    make = (
-        "make",
-        "-s",
-        "compare",
-        f"VENV={Path(sys.executable).parent.parent}",
-        f"--assume-old={Path(sys.executable).parent.parent}/installed",
-    )
-    head, *rows = (line.split("|")[1:-1] for line in run(workspace, *make).splitlines() if line.startswith("|"))
+    head, *rows = (line.split("|")[1:-1] for line in run(workspace, *MAKE, "compare").splitlines() if line.startswith("|"))
     columns = {name.strip() for name in head}
     assert {"Experiment", "clean.roc_auc", "damage.mae", "params.yaml:train.epochs"} <= columns
     assert len(columns) < 18
@@ -227,11 +231,9 @@ def test_a_queued_experiment_whose_machine_went_down_goes_on_where_it_was(worksp
 @pytest.mark.slow
 def test_a_sweep_scores_as_the_pipeline_does_and_is_no_part_of_it(workspace: Path) -> None:
     own_seed = yaml.safe_load((workspace / "params.yaml").read_text())["train"]["seed"]
-    (workspace / "sweeps" / "params.yaml").write_text(f"sweep:\n  backbones: [test_resnet]\n  seeds: [{own_seed}, 1]\n")
-    assert "sweeps" not in run(workspace, "dvc", "repro", "--dry")
-    assert ran_stages(run(workspace, "dvc", "repro", "sweeps/dvc.yaml")) == [
-        f"sweeps/dvc.yaml:train@test_resnet-{own_seed}", "sweeps/dvc.yaml:train@test_resnet-1", "sweeps/dvc.yaml:spread",
-    ]  # fmt: skip
+    (workspace / "sweeps" / "sweep.yaml").write_text(f"backbones: [test_resnet]\nseeds: [{own_seed}, 1]\n")
+    assert "epoch   2" in run(workspace, *MAKE, "sweep")
+    assert "epoch" not in run(workspace, *MAKE, "sweep"), "a finished training was repeated"
     scores = {seed: json.loads((workspace / f"sweeps/metrics/test_resnet-{seed}.json").read_text()) for seed in (own_seed, 1)}
     pipeline = json.loads((workspace / "metrics" / "evaluate.json").read_text())
     for split in ("val", "test"):
@@ -242,4 +244,5 @@ def test_a_sweep_scores_as_the_pipeline_does_and_is_no_part_of_it(workspace: Pat
     assert (table["seeds"] == 2).all()
     assert table["mean"].between(table["low"] - 1e-6, table["high"] + 1e-6).all()
     assert (workspace / "sweeps" / "spread.png").is_file()
+    assert "up to date" in run(workspace, "dvc", "status")
     assert ran_stages(run(workspace, "dvc", "repro")) == []

@@ -24,7 +24,7 @@ from carinspect.evaluation.predictions import predict
 from carinspect.evaluation.retraining import ask_only
 from carinspect.model.checkpoint import Checkpoint, build_network, load_checkpoint
 from carinspect.training.config import Recipe
-from carinspect.training.recipe import write_recipe
+from carinspect.training.recipe import write_parts, write_recipe
 from conftest import QUESTIONS, make_dataset, make_recipe, untrained_network
 
 ROOT = Path(__file__).parents[1]
@@ -154,6 +154,7 @@ def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
     (tmp_path / "stages").symlink_to(ROOT / "stages")
     write_table(table, tmp_path / "data/car_inspection_dataset.csv", QUESTIONS)
     write_recipe(tiny_recipe, tmp_path / "data/recipe.yaml")
+    write_parts(tiny_recipe, tmp_path)
     set_option(tmp_path, leave_one_source_out=False)
     run_stage(tmp_path, "probe")
     run_stage(tmp_path, "train_ddp")

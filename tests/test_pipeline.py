@@ -314,6 +314,15 @@ def test_an_unused_profile_and_a_runtime_knob_rerun_only_the_resolution(workspac
 
 
 @pytest.mark.slow
+def test_results_that_a_comment_cannot_change_are_kept_by_dvc_commit(workspace: Path) -> None:
+    code = workspace / "src" / "carinspect" / "core" / "seeds.py"
+    code.write_text(code.read_text() + "# A comment.\n")
+    assert len(ran_stages(run(workspace, "dvc", "repro", "--dry"))) > 5
+    run(workspace, "dvc", "commit", "--force")
+    assert ran_stages(run(workspace, "dvc", "repro")) == []
+
+
+@pytest.mark.slow
 def test_another_profile_with_the_same_recipe_trains_nothing(workspace: Path) -> None:
     assert ran_stages(run(workspace, "dvc", "exp", "run", "-S", "hardware=cpu")) == ["resolve_recipe"]
 
@@ -344,7 +353,11 @@ def test_an_experiment_changes_what_it_says_and_can_be_compared(workspace: Path)
     assert ran_stages(output) == ["resolve_recipe", "train_ddp", "evaluate", "select_threshold", "export_onnx"]
     recipe = yaml.safe_load((workspace / "data" / "recipe.yaml").read_text())
     assert (recipe["train"]["batch_size"], recipe["train"]["lr"]) == (48, 1e-5)
-    assert "train.batch_size" in run(workspace, "dvc", "params", "diff")
+    changes = [line for line in run(workspace, "dvc", "params", "diff", "--md").splitlines() if line.startswith("|")][2:]
+    assert [[cell.strip() for cell in line.split("|")[1:3]] for line in changes] == [
+        ["params.yaml", "train.batch_size"], ["params.yaml", "train.lr"],
+    ]  # fmt: skip
+    assert "up to date" in run(workspace, "dvc", "status")
     assert "metrics/headline.json" in run(workspace, "dvc", "metrics", "diff")
     assert "bigger-batch" in run(workspace, "dvc", "exp", "show", "--csv")
     # DVC only warns where a declared column does not exist, and leaves its plot out.

@@ -28,7 +28,7 @@ from carinspect.model.backbones import build_backbone
 from carinspect.model.checkpoint import Checkpoint, save_checkpoint
 from carinspect.model.features import StageFeatures, frozen_features
 from carinspect.model.probe import PENALTIES, answer_left_out, draw_groups, fit_probe
-from carinspect.training.recipe import write_recipe
+from carinspect.training.recipe import write_parts, write_recipe
 from conftest import QUESTIONS, make_dataset, make_recipe, untrained_network
 from test_evaluation import completed, evaluate, make_table
 from test_export import card_facts, draw
@@ -339,6 +339,7 @@ def prepare_project(folder: Path, *, pretrained: bool) -> None:
     model = recipe.model.model_copy(update={"pretrained": f"sha256:{sha256_of(weights)}"} if pretrained else {})
     recipe = recipe.model_copy(update={"model": model})
     write_recipe(recipe, folder / "data/recipe.yaml")
+    write_parts(recipe, folder)
     params = load_params(ROOT / "params.yaml")
     params["data"] = {"root": "root", "sources": "none"}
     params["model"] |= {"pretrained": str(weights) if pretrained else False}

@@ -24,7 +24,7 @@ from carinspect.inference.bundle import FORMAT, METADATA_KEY, open_bundle
 from carinspect.inference.rules import Thresholds
 from carinspect.inference.seal import seal
 from carinspect.registry.gate import Candidate, no_baseline, not_better, unproved, weakened
-from carinspect.registry.releases import Reference, parse_reference
+from carinspect.registry.releases import Reference, parse_reference, release
 from conftest import make_rule, make_thresholds, own_settings_of_dvc
 from test_cli import Done, carinspect
 from test_comparison import ASKED, draw_sides
@@ -332,6 +332,41 @@ def test_no_baseline_lets_the_released_model_pass(project: Project, better: str,
 
 def test_a_baseline_that_is_the_candidate_is_refused(project: Project, better: str) -> None:
     assert "is no baseline: It is the candidate's own model." in project.promote(better, better).stdout
+
+
+def test_a_baseline_that_was_tested_on_other_photos_is_refused(project: Project, better: str) -> None:
+    before = project.tags()
+    done = project.promote(better, project.commit(draw_sides(groups=30, seed=3)[1]))
+    assert (done.returncode, project.tags()) == (1, before)
+    assert "the test photos differ" in done.stdout
+
+
+def test_a_baseline_that_does_not_exist_is_one_line_and_tags_nothing(project: Project, better: str) -> None:
+    before = project.tags()
+    done = project.promote(better, "mian")
+    assert (done.returncode, project.tags()) == (1, before)
+    assert done.stderr == "carinspect: 'mian' is no git revision and no experiment of `dvc exp list`. Commit the model first.\n"
+
+
+@pytest.mark.parametrize("words", [("--stage", "no stage"), ("--version", "one")])
+def test_a_name_that_git_or_gto_refuses_is_one_line_and_tags_nothing(project: Project, better: str, words: tuple[str, ...]) -> None:
+    before = project.tags()
+    done = project.promote(better, *words)
+    assert (done.returncode, done.stderr.count("\n"), project.tags()) == (1, 1, before)
+    assert words[1] in done.stderr
+
+
+def test_a_release_whose_second_tag_fails_leaves_no_first(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        run(project.folder, "git", "tag", "car-inspection@v7.0.0")
+        raise OSError("No space left on device")
+
+    before = project.tags()
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setattr("gto.api.assign", fail)
+    with pytest.raises(UserError, match="cannot be given the stage 'staging': No space left on device"):
+        release(project.strong, stage="staging", version="v7.0.0", message=None)
+    assert project.tags() == before
 
 
 def test_a_low_confidence_in_the_workspace_makes_no_gain_clear(project: Project) -> None:

@@ -723,7 +723,7 @@ def write_root(folder: Path, *, scenes: int = 24) -> None:
             })  # fmt: skip
     asked = [ASKED["clean"]]
     write_table(pd.DataFrame(rows)[annotation_columns(QUESTIONS)], folder / "data/annotations.csv", QUESTIONS)
-    (folder / "data/recipe.yaml").write_text(yaml.safe_dump({"questions": dump_questions(asked)}))
+    (folder / "data/questions.yaml").write_text(yaml.safe_dump({"questions": dump_questions(asked)}))
     split = {**PARAMS.model_dump(), "fractions": dict.fromkeys(SPLITS, 0.25)}
     params = {"data": {"root": "photos", "sources": "none"}, "split": split}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))

@@ -273,21 +273,49 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         """Nothing."""
 
 
-def test_http_can_be_pulled_from_and_looked_at_but_not_repaired(project: Path) -> None:
-    handler = functools.partial(Quiet, directory=str(project.parent / "remote"))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+@contextmanager
+def web_server(folder: Path) -> Iterator[str]:
+    """A static web server on loopback; yields its address."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_http_can_be_pulled_from_and_looked_at_but_not_repaired(project: Path) -> None:
+    with web_server(project.parent / "remote") as url:
         clone = clone_of(project, "clone")
-        run(clone, "dvc", "remote", "add", "-q", "-d", "-f", "storage", f"http://127.0.0.1:{server.server_address[1]}")
+        run(clone, "dvc", "remote", "add", "-q", "-d", "-f", "storage", url)
         run(clone, "dvc", "pull")
         assert (clone / "photos" / "0.bin").is_file()
         assert "0 faults" in verify(clone)
         flip_a_byte(member(project.parent / "remote"))
         assert "read-only" in verify(clone, "--repair", fails=True)
-    finally:
-        server.shutdown()
-        server.server_close()
+
+
+def call_make(project: Path, *arguments: str) -> str:
+    shutil.copy(Path(__file__).parent.parent / "Makefile", project)
+    tools = Path(sys.executable).parent
+    return run(project, "make", f"VENV={tools.parent}", f"--assume-old={tools}/installed", "-o", "setup", *arguments)
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_a_clone_pulls_what_was_published(project: Path, served: bool) -> None:
+    folder = project.parent / "public"
+    folder.mkdir()
+    with web_server(folder) as url:
+        call_make(project, "publish", f"FOLDER={folder}", *([f"URL={url}"] if served else []))
+        assert "publishing" not in (project / ".dvc" / "config.local").read_text()
+        run(project, "git", "commit", "-qam", "public")
+        clone = clone_of(project, "clone")
+        run(clone, "dvc", "pull")
+        assert (clone / "photos" / "0.bin").read_bytes() == (project / "photos" / "0.bin").read_bytes()
+        # The remote that its owner pushes to is still there.
+        assert "storage" in run(project, "dvc", "remote", "list")
+        assert (not served) or "public" in check_writes(clone, "--remote", "public", fails=True)
 
 
 @contextmanager
@@ -356,12 +384,28 @@ def test_a_test_write_comes_before_the_training(project: Path, tmp_path: Path) -
     assert said.count("\n") == 1
 
 
-def test_another_address_of_the_same_kind_keeps_the_endpoint(project: Path) -> None:
-    shutil.copy(Path(__file__).parent.parent / "Makefile", project)
-    tools = Path(sys.executable).parent
+def test_a_remote_that_is_full_is_one_line_and_keeps_nothing(project: Path, tmp_path: Path) -> None:
+    # No file may grow, as on a full disk; the answer itself goes through a pipe.
+    program = f"ulimit -f 0; trap '' XFSZ; {sys.executable} -m carinspect.cli.main store check-writes"
+    said = run(project, "bash", "-c", program, fails=True)
+    assert "remote 'storage' takes no write" in said
+    assert "free space" in said
+    assert said.count("\n") == 1
+    assert not list((tmp_path / "remote").rglob("write-test-*"))
 
+
+@pytest.mark.slow
+def test_wrong_keys_are_one_line(tmp_path: Path, s3_server: S3Server) -> None:
+    project = make_project(tmp_path, "s3://cars/keys", endpointurl=s3_server.endpoint, access_key_id="nobody")
+    said = check_writes(project, fails=True)
+    assert "remote 'storage' takes no write" in said
+    assert "Check its keys" in said
+    assert said.count("\n") == 1
+
+
+def test_another_address_of_the_same_kind_keeps_the_endpoint(project: Path) -> None:
     def endpoint_after(url: str, *more: str) -> str:
-        run(project, "make", f"VENV={tools.parent}", f"--assume-old={tools}/installed", "-o", "setup", "remote", f"URL={url}", *more)
+        call_make(project, "remote", f"URL={url}", *more)
         return (project / ".dvc" / "config").read_text()
 
     assert "endpointurl = http://here" in endpoint_after("s3://bucket/a", "ENDPOINT=http://here")

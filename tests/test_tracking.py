@@ -23,7 +23,7 @@ from carinspect.core.questions import by_name
 from carinspect.training import tracking
 from carinspect.training.config import Recipe, TrackingParams
 from carinspect.training.pictures import confusion_counts, draw_confusions, draw_curves, tile_batch
-from carinspect.training.tracking import Tracker, check_tracking, group_rates, open_sinks
+from carinspect.training.tracking import Tracker, check_tracking, group_rates, open_sinks, run_folder
 from conftest import QUESTIONS
 from test_engine import final_files, make_workspace, run_training
 
@@ -56,6 +56,31 @@ def read_events(folder: Path) -> EventAccumulator:
 
 
 # ---- TensorBoard
+
+
+def test_a_run_carries_the_name_of_its_experiment_or_what_it_trains(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    train = tiny_recipe.train
+    what = f"{tiny_recipe.model.backbone}-{train.image_side_px}px-batch{train.effective_batch_size}-0123abcd"
+    assert run_folder(tiny_recipe, key="0123abcd4567") == tmp_path / "runs" / what
+    monkeypatch.setenv("DVC_EXP_NAME", "bigger batch")
+    named = run_folder(tiny_recipe, key="0123abcd4567")
+    assert named == tmp_path / "runs" / "bigger_batch-0123abcd"
+
+
+def test_a_training_that_resumes_under_another_name_goes_on_in_its_folder(
+    tiny_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("DVC_EXP_NAME", "rusty-monk")
+    first = run_folder(tiny_recipe, key="0123abcd4567")
+    first.mkdir(parents=True)
+    monkeypatch.setenv("DVC_EXP_NAME", "vocal-smut")
+    assert run_folder(tiny_recipe, key="0123abcd4567") == first
+    assert run_folder(tiny_recipe, key="89abcdef4567").name == "vocal-smut-89abcdef"
 
 
 def test_tensorboard_holds_scalars_rates_loss_weights_batches_and_confusions(tmp_path: Path, tiny_recipe: Recipe) -> None:

@@ -11,7 +11,11 @@ from carinspect.core.errors import UserError, did_you_mean, one_line, shorten
 
 PARAMS_FILE = Path("params.yaml")
 RECIPE_FILE = Path("data/recipe.yaml")
-"""The recipe that the stage resolve_recipe writes and later stages read."""
+"""The recipe of the training, written by the stage resolve_recipe."""
+QUESTIONS_FILE = Path("data/questions.yaml")
+"""The recipe's questions: for the stages before the training."""
+NETWORK_FILE = Path("data/network.yaml")
+"""The recipe's model and image side: for the stages that look through the pretrained backbone before the training."""
 
 
 def _read_exponent(value: Any) -> Any:

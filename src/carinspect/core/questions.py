@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, assert_never
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from carinspect.core.errors import UserError, did_you_mean, shorten
-from carinspect.core.params import RECIPE_FILE, Number, Section, load_yaml, parse_section
+from carinspect.core.params import QUESTIONS_FILE, Number, Section, load_yaml, parse_section
 
 Kind = Literal["binary", "score", "classes"]
 Side = Literal["good", "bad"]
@@ -282,8 +282,8 @@ def read_questions(params: Mapping[str, Any]) -> tuple[DeclaredQuestion, ...]:
     return check_questions(questions)
 
 
-def load_questions(path: Path = RECIPE_FILE) -> tuple[Question, ...]:
-    """The questions of the recipe that `resolve_recipe` wrote, which the stages use. Raises `UserError` if there are none."""
+def load_questions(path: Path = QUESTIONS_FILE) -> tuple[Question, ...]:
+    """The questions that `resolve_recipe` wrote, which the stages use. Raises `UserError` if there are none."""
     if not path.is_file():
         raise UserError(f"{path}: no such file. Run dvc repro resolve_recipe.")
     recipe = load_yaml(path)

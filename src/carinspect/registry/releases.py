@@ -87,6 +87,9 @@ def release(commit: str, *, stage: str, version: str | None, message: str | None
         try:
             # force: a version that had this stage before may get it again.
             gto.api.assign(Path(git.root_dir), ARTIFACT, stage, ref=commit, name_version=version, message=message, force=True)
-        except (GTOException, SCMError) as error:
+        except (GTOException, SCMError, OSError) as error:
+            # The version is tagged before the stage, and one without the other is no release.
+            for tag in set(git.list_tags()) - before:
+                git.remove_ref(f"refs/tags/{tag}")
             raise UserError(f"{ARTIFACT} cannot be given the stage '{stage}': {one_line(error)}") from None
         return sorted(set(git.list_tags()) - before)

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+from contextlib import suppress
 from uuid import uuid4
 
 from dvc.repo import Repo
@@ -19,7 +20,13 @@ def try_remote(repo: Repo, name: str | None) -> str:
         storage = repo.cloud.get_remote(name)
         path = storage.fs.join(storage.path, f"write-test-{uuid4().hex}")
         storage.fs.makedirs(storage.path, exist_ok=True)
-        storage.fs.pipe_file(path, b"carinspect")
+        try:
+            storage.fs.pipe_file(path, b"carinspect")
+        except Exception:
+            # A full disk leaves an empty file.
+            with suppress(Exception):
+                storage.fs.remove(path)
+            raise
         storage.fs.remove(path)
     except Exception as error:  # each kind of storage has its own
         raise UserError(f"remote '{name}' takes no write ({one_line(error)}). Check its keys, its URL and its free space.") from None

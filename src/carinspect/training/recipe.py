@@ -7,7 +7,7 @@ import yaml
 
 from carinspect.core.errors import UserError, did_you_mean
 from carinspect.core.files import sha256_of, write_bytes
-from carinspect.core.params import RECIPE_FILE, load_yaml, parse_section, read_section
+from carinspect.core.params import NETWORK_FILE, QUESTIONS_FILE, RECIPE_FILE, load_yaml, parse_section, read_section
 from carinspect.core.questions import dump_questions, read_questions
 from carinspect.model.checkpoint import check_fits, load_checkpoint
 from carinspect.model.config import ModelParams
@@ -67,7 +67,18 @@ def resume_from(resume: str | None, recipe: Recipe) -> Recipe:
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
     """Write the recipe as YAML with sorted keys, so that equal recipes have equal bytes."""
-    write_bytes(path, yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=True).encode())
+    write_bytes(path, _as_yaml(recipe.model_dump(mode="json")))
+
+
+def write_parts(recipe: Recipe, folder: Path) -> None:
+    """Write `QUESTIONS_FILE` and `NETWORK_FILE` under `folder`: the parts of the recipe that other stages than the training depend on."""
+    plain = recipe.model_dump(mode="json")
+    write_bytes(folder / QUESTIONS_FILE, _as_yaml({"questions": plain["questions"]}))
+    write_bytes(folder / NETWORK_FILE, _as_yaml({"model": plain["model"], "image_side_px": plain["train"]["image_side_px"]}))
+
+
+def _as_yaml(values: dict[str, Any]) -> bytes:
+    return yaml.safe_dump(values, sort_keys=True).encode()
 
 
 def read_recipe(path: Path = RECIPE_FILE) -> Recipe:

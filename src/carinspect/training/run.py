@@ -15,7 +15,7 @@ from carinspect.core.files import sha256_of, write_bytes
 from carinspect.core.questions import label_columns
 from carinspect.core.seeds import derive_seed
 from carinspect.core.tables import dataset_columns, read_table
-from carinspect.images.pixel_cache import cache_folder, open_pixel_cache
+from carinspect.images.pixel_cache import open_pixel_cache
 from carinspect.model.backbones import build_pretrained, check_unchanged
 from carinspect.model.checkpoint import Checkpoint, check_fits, load_checkpoint, save_checkpoint
 from carinspect.model.network import CarInspectionNetwork
@@ -27,7 +27,7 @@ from carinspect.training.pictures import draw_curves, write_augmentation_sheet
 from carinspect.training.processes import connect, local_rank, meet
 from carinspect.training.resume import clear_leftovers, code_revision, state_path
 from carinspect.training.runtime import Machine
-from carinspect.training.tracking import Tracker, check_tracking, open_sinks
+from carinspect.training.tracking import Tracker, check_tracking, open_sinks, run_folder
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def run(job: Job) -> dict[str, Any]:
         peers = meet(run_key=state_file.stem, joins=job.joins)
         if peers.writes:
             clear_leftovers(state_file)
-        folder = cache_folder().parent / "runs" / state_file.stem
+        folder = run_folder(job.recipe, key=state_file.stem)
         with Tracker(job.recipe.questions, partial(open_sinks, folder, job.tracking, job.recipe) if peers.writes else None) as tracker:
             setting = Setting(
                 recipe=job.recipe,

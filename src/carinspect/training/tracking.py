@@ -4,6 +4,7 @@ All values come from the run's state, so a resumed run shows each epoch once.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from carinspect.core.errors import UserError, one_line
 from carinspect.core.questions import Question
+from carinspect.images.pixel_cache import cache_folder
 from carinspect.training.config import Recipe, TrackingParams
 from carinspect.training.pictures import draw_confusions, tile_batch
 
@@ -117,6 +119,19 @@ def check_tracking(params: TrackingParams) -> None:
             "tracking.wandb is true, and the package wandb is not installed. "
             "Set it to false, or: pip install -e '.[wandb]' -c constraints.txt"
         )
+
+
+def run_folder(recipe: Recipe, *, key: str) -> Path:
+    """The folder of a run under runs/: the experiment's name, or else the backbone, its image side and the batch; then the start of `key`.
+
+    key: what `state_path` names a training by. A training that resumes under another name goes on in the folder that it has.
+    """
+    runs = cache_folder().parent / "runs"
+    train = recipe.train
+    # Set by `dvc exp run`, not by `dvc repro`.
+    name = os.environ.get("DVC_EXP_NAME") or f"{recipe.model.backbone}-{train.image_side_px}px-batch{train.effective_batch_size}"
+    ending = f"-{key[:8]}"
+    return min(runs.glob(f"*{ending}"), default=runs / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}{ending}")
 
 
 def open_sinks(folder: Path, params: TrackingParams, recipe: Recipe, epochs_done: int) -> list[Sink]:
