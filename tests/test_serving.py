@@ -169,7 +169,7 @@ def test_without_a_model_or_its_threshold_nothing_is_served(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"no such model file\. Make one \(dvc repro\)"):
         create_app(ServiceConfig(model_path=path))
     path.write_bytes(model_bytes(rules={"T_clean": 0.5}))
-    with pytest.raises(UserError, match="its thresholds have the format none, and this code reads 4. Make it again"):
+    with pytest.raises(UserError, match="its thresholds have the format none, and this code reads 5. Make it again"):
         create_app(ServiceConfig(model_path=path))
     path.write_bytes(model_bytes()[:-1])
     with pytest.raises(UserError, match="not a whole model file|altered or damaged"):

@@ -45,7 +45,7 @@ def draw_model_card(trained: Trained, table: pd.DataFrame, *, parity: Mapping[st
         measures=MEASURES,
         sources=_counts(table, "source", sorted(table["source"].unique()), questions),
         splits=_counts(table, "split", SPLITS, questions),
-        decisions={name: [_say_rule(rules.photo), _say_rule(rules.car)] for name, rules in trained.thresholds.rules.items()},
+        decisions={name: [_say_rule(rule) for rule in (rules.photo, *rules.cars)] for name, rules in trained.thresholds.rules.items()},
     )
 
 
@@ -87,7 +87,7 @@ def _say_rule(rule: Rule) -> list[str]:
 
 
 def _say_side(rule: Rule, side: Side) -> str:
-    found, who = rule.side(side), "photo" if rule.unit == "photo" else "car of several photos"
+    found, who = rule.side(side), "photo" if rule.stratum is None else f"car of {rule.stratum.in_words}"
     if found.threshold is None:
         return f"**No {who} is called {found.word}**: {found.reason}."
     bound = f"at least {found.threshold:.3f}" if side == "good" else f"below {found.threshold:.3f}"

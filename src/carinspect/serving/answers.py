@@ -11,7 +11,7 @@ from carinspect.core.questions import Side
 from carinspect.inference.car import CarAnswer, judge_car
 from carinspect.inference.predictor import Answer, BinaryAnswer, ClassesAnswer, QuestionAnswer, ScoreAnswer
 from carinspect.inference.rows import flat_answer
-from carinspect.inference.rules import UNSURE, DecisionRule, Promise
+from carinspect.inference.rules import UNSURE, CarRules, DecisionRule, Promise
 from carinspect.serving.engine import Seen
 from carinspect.serving.explanation import Explanation
 
@@ -138,7 +138,7 @@ def _form_question(answer: QuestionAnswer, rule: DecisionRule | None) -> Questio
             assert_never(answer)
 
 
-def form_verdict(answers: list[Answer | None], rules: Mapping[str, DecisionRule]) -> dict[str, CarAnswer] | None:
+def form_verdict(answers: list[Answer | None], rules: Mapping[str, CarRules]) -> dict[str, CarAnswer] | None:
     """The verdict on the car that all of the photos show; None where one of them has no answer, for it might be the bad one."""
     known = [answer for answer in answers if answer is not None]
     return judge_car(known, rules) if len(known) == len(answers) else None

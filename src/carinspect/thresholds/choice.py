@@ -10,7 +10,7 @@ import numpy.typing as npt
 from carinspect.core.questions import Side
 from carinspect.inference.rules import Needed
 from carinspect.thresholds.binomial import accepted_needed, p_value
-from carinspect.thresholds.evidence import Target, gather, highest_wrong_rate, passes, precision_at
+from carinspect.thresholds.evidence import HITS_SHARE, Target, gather, highest_wrong_rate, passes, precision_at
 from carinspect.thresholds.plan import Reference, cut_points, make_plan
 from carinspect.thresholds.sample import Sample, Thresholds
 
@@ -71,7 +71,7 @@ def needed_for_proof(sample: Sample, reference: Reference, target: Target, *, si
         allowed = min(1.0, hits * (1 - precision_target) * (1 - wrong_rate) / (precision_target * wrong_rate))
         needed["observed_precision"] = None if np.isnan(observed) else observed
         if 0 < allowed < 1:
-            needed["other_class_groups"] = accepted_needed(target=1 - allowed, alpha=level / 2, precision=1.0)
+            needed["other_class_groups"] = accepted_needed(target=1 - allowed, alpha=(1 - HITS_SHARE) * level, precision=1.0)
         return Needed(**needed)
     accepted = found.right + found.wrong
     nearest = int(np.argmin(p_value(accepted, found.wrong, target=precision_target)))

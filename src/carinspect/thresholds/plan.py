@@ -1,10 +1,13 @@
 """Chooses which thresholds are tested and where the test starts, before any label of the source split is used."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+from scipy.stats import beta, binom
 
 from carinspect.core.questions import Side
 from carinspect.thresholds.binomial import accepted_needed
@@ -12,11 +15,13 @@ from carinspect.thresholds.evidence import Evidence, Floats, Target, highest_wro
 from carinspect.thresholds.sample import Thresholds
 
 MOST_CANDIDATES = 100
+SURE = 0.9
+_QUANTILES = (np.arange(16) + 0.5) / 16
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Photos of *another* split than the source split: their scores, and for each the probability of the good class."""
+    """Photos of *another* split than the source split: their scores, and for each the probability of the good class (`fit_forecast`)."""
 
     score: Floats
     probability: Floats
@@ -35,8 +40,9 @@ def make_plan(reference: Reference, *, groups: int, target: Target, side: Side) 
 
     The test is valid only for hypotheses fixed before its data are seen, so the candidates must not be quantiles of the source split.
     They are evenly spaced in the share of photos that they accept, beginning with the share that just proves the target without an error.
-    The first start is where the proof is easiest if the reference's probabilities are right. The others are spread over the range in which
-    these probabilities reach the target. If the probabilities are wrong, the test proves less, but stays valid.
+    The first start is where the proof is easiest if the reference's probabilities are right. The second is the strictest threshold that
+    then succeeds with the probability `SURE`; further ones are spread from there to where the probabilities no longer reach the target. If
+    the probabilities are wrong, the test proves less, but stays valid.
     """
     strictest = _strictest_share(reference, groups=groups, target=target, side=side)
     thresholds, foretold = _foretell(reference, groups=groups, side=side, strictest_share=strictest)
@@ -48,9 +54,60 @@ def make_plan(reference: Reference, *, groups: int, target: Target, side: Side) 
     else:
         easiest = int(np.argmax(highest_wrong_rate(foretold, target=target.precision, level=target.level_of_one_start)))
         precision = precision_at(foretold, wrong_rate)
-    hopeful = max(1, int((precision >= target.precision).sum()))
-    others = np.linspace(0, hopeful, target.starts - 1, endpoint=False).astype(int)
+    hopeful = int((precision >= target.precision).sum())
+    power = foretold_power(foretold, target, side=side)
+    sure = int(np.argmax(power >= min(SURE, power.max())))
+    others = np.linspace(sure, max(sure + 1, hopeful), target.starts - 1, endpoint=False).astype(int)
     return Plan(thresholds=thresholds, starts=frozenset([easiest, *others.tolist()]))
+
+
+def foretold_power(foretold: Evidence, target: Target, *, side: Side) -> Floats:
+    """The probability that each threshold, alone, passes at the level of one start, 0..1, shape (M,); `foretold` has expected counts.
+
+    The counts are binomial; each is taken at `_QUANTILES` of its distribution.
+    """
+    level, wrong_rate = target.level_of_one_start, target.wrong_rate(side)
+    if wrong_rate is None:
+        accepted, groups = foretold.right + foretold.wrong, foretold.right_class + foretold.wrong_class
+        # accepted_MQ: how many get the word; of these so many may be wrong, at most, for a proof.
+        accepted_MQ = binom.ppf(_QUANTILES, round(groups), np.minimum(1.0, accepted / groups)[:, None])
+        most_wrong_MQ = binom.ppf(level, accepted_MQ, 1 - target.precision)
+        most_wrong_MQ -= binom.cdf(most_wrong_MQ, accepted_MQ, 1 - target.precision) > level
+        return binom.cdf(most_wrong_MQ, accepted_MQ, (foretold.wrong / accepted)[:, None]).mean(axis=1)
+    right_MQ, wrong_MQ = (
+        binom.ppf(_QUANTILES, round(whole), np.clip(part / max(whole, 1e-9), 0, 1)[:, None])
+        for part, whole in ((foretold.right, foretold.right_class), (foretold.wrong, foretold.wrong_class))
+    )
+    M, Q = right_MQ.shape
+    pairs = Evidence(
+        np.repeat(right_MQ, Q, axis=1).ravel(), np.tile(wrong_MQ, Q).ravel(), round(foretold.right_class), round(foretold.wrong_class)
+    )
+    return (highest_wrong_rate(pairs, target=target.precision, level=level) >= wrong_rate).reshape(M, Q * Q).mean(axis=1)
+
+
+def fit_forecast(score: Floats, good: Floats) -> Callable[[Floats], Floats]:
+    """From labelled photos, p_good `score` (N,) and `good` 1 or 0 (N,), to a function: p_good → probability of the good class.
+
+    Platt's sigmoid of the log-odds, with his smoothed labels, which keep it finite where the classes are separated: Platt (1999),
+    "Probabilistic outputs for support vector machines", section 2.2. The function returns its argument where only one class has labels.
+    """
+    goods, bads = float(good.sum()), float(len(good) - good.sum())
+    if not (goods and bads):
+        return lambda p: p
+    wanted = np.where(good == 1, (goods + 1) / (goods + 2), 1 / (bads + 2))
+    inputs = np.column_stack([_log_odds(score), np.ones(len(score))])
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        z = inputs @ weights
+        return float((np.logaddexp(0, z) - wanted * z).sum()), inputs.T @ (expit(z) - wanted)
+
+    fitted = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B").x
+    return lambda p: expit(np.column_stack([_log_odds(p), np.ones(len(p))]) @ fitted)
+
+
+def _log_odds(p: Floats) -> Floats:
+    # Probabilities in the table have six decimals.
+    return logit(np.clip(p, 1e-6, 1 - 1e-6))
 
 
 def cut_points(scores: npt.NDArray[np.float64], *, side: Side) -> Thresholds:

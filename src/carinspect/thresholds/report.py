@@ -31,9 +31,11 @@ def say_rules(thresholds: Thresholds, table: pd.DataFrame) -> list[str]:
     away = f"{int((~passes_gate(on_test, gate)).sum())} of {len(on_test)} photos of test"
     lines = [f"The gate turns away what is stranger than {gate.threshold:.2f}: {away} (expected: {gate.share:.1%}); they are unsure."]
     for of_question in rules.values():
-        photo, car = of_question.photo, of_question.car
+        photo = of_question.photo
         lines += [say_word(photo, "good"), say_word(photo, "bad"), _say_cost(photo), _say_field(photo, of_question.field)]
-        lines.append(f"A car of several photos: {say_word(car, 'good')}")
+        if not of_question.cars:
+            lines.append(f"Nothing is decided of cars: {photo.source} has none with a label for each photo (select_threshold.car_sources).")
+        lines += [f"A car of {car.stratum.in_words}: {say_word(car, 'good')}" for car in of_question.cars if car.stratum is not None]
     # Several questions can have the same warning.
     warnings = dict.fromkeys(warning for of_question in rules.values() for warning in of_question.photo.warnings)
     return [line for line in lines if line] + list(warnings)
@@ -97,7 +99,13 @@ def headlines(thresholds: Thresholds, table: pd.DataFrame) -> dict[str, Any]:
             for method, chosen in of_question.photo.methods.items()
         }
         | {"field": of_question.field.model_dump()}
-        | {"car": _headline(of_question.car) | {"cars": of_question.car.units, "photos_a_car": of_question.car.photos_a_unit}}
+        | {
+            "cars": {
+                car.stratum.name: _headline(car) | {"cars": car.stratum.cars, "cars_left_out": car.stratum.cars_left_out}
+                for car in of_question.cars
+                if car.stratum is not None
+            }
+        }
         for name, of_question in rules.items()
     }
 

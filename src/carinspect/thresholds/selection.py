@@ -8,17 +8,27 @@ import pandas as pd
 
 from carinspect.core.questions import DeclaredQuestion, Side
 from carinspect.inference.gate import GateRule
-from carinspect.inference.rules import FORMAT, Alternative, FieldRates, Needed, Pair, Promise, QuestionRules, Rule, SideRule, Thresholds
+from carinspect.inference.rules import (
+    FORMAT,
+    SIDES,
+    Alternative,
+    FieldRates,
+    Needed,
+    Pair,
+    Promise,
+    QuestionRules,
+    Rule,
+    SideRule,
+    Thresholds,
+)
 from carinspect.thresholds.choice import NEVER, Choice, break_even, choose_empirical, choose_guaranteed, needed_for_proof
 from carinspect.thresholds.config import SelectThresholdParams
 from carinspect.thresholds.costs import CostMap, forecast, map_costs
 from carinspect.thresholds.evidence import Evidence, gather, highest_wrong_rate, lower_precision_at, precision_at
 from carinspect.thresholds.gate import passes_gate
 from carinspect.thresholds.plan import cut_points
-from carinspect.thresholds.problems import Problem, pose_car, pose_photo
+from carinspect.thresholds.problems import Problem, pose_cars, pose_photo
 from carinspect.thresholds.sample import Sample, count_outcome
-
-SIDES: tuple[Side, Side] = ("good", "bad")
 
 
 @dataclass(frozen=True)
@@ -41,9 +51,10 @@ def select_thresholds(
     for question in questions:
         if question.decide is None:
             continue
-        photo, car = pose_photo(table, question, params), pose_car(table, question, params)
+        photo = pose_photo(table, question, params)
         rule, costs = select(photo, params)
-        rules = QuestionRules(photo=rule, car=select(car, params)[0], field=restate(photo, rule))
+        cars = [select(problem, params)[0] for problem in pose_cars(table, question, params)]
+        rules = QuestionRules(photo=rule, cars=cars, field=restate(photo, rule))
         selected[question.name] = Selected(rules, photo.source, costs)
     return selected
 
@@ -105,8 +116,7 @@ def select(problem: Problem, params: SelectThresholdParams) -> tuple[Rule, CostM
         chosen=pair,
         cheapest=cheapest,
         cheapest_allowed=allowed,
-        units=problem.units,
-        photos_a_unit=problem.photos_a_unit,
+        stratum=problem.stratum,
     )
     return rule, costs
 
@@ -139,8 +149,10 @@ def _promise(problem: Problem, params: SelectThresholdParams, threshold: float |
     if params.method != "guaranteed" or params.source != "calib" or threshold is None:
         return None
     target = problem.target
-    trial = "photo drawn at random from a new group (car)" if problem.unit == "photo" else "car of several photos"
-    of = f"a {trial}, from the population of the calibration photos, that the rule calls {problem.question.word(side)}"
+    trial, population = "photo drawn at random from a new group (car)", "calibration photos"
+    if problem.stratum is not None:
+        trial, population = f"car of {problem.stratum.in_words}", "calibration cars whose photos all have a label"
+    of = f"a {trial}, from the population of the {population}, that the rule calls {problem.question.word(side)}"
     if target.bad_rate is not None:
         of += f", where the share of {problem.question.bad} cars is {target.bad_rate:g}"
     return Promise(precision=target.precision, confidence=target.confidence, of=of, at_rate=target.bad_rate)
