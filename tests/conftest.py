@@ -138,6 +138,7 @@ def make_rule(
             promise=PROMISE if side in promised else None,
             reason="too few groups" if threshold is None else None,
             needed=None,
+            groups=[],
             on_source=make_outcome(),
             on_test=make_outcome(),
         )
@@ -172,6 +173,7 @@ def make_thresholds(rules: Mapping[str, tuple[Rule, Rule]] | None = None, *, que
         questions=list(questions),
         gate=OPEN_GATE,
         rules={name: QuestionRules(photo=photo, cars=[car], field=field) for name, (photo, car) in rules.items()},
+        sets={},
         predictions_sha256="abc",
     )
 

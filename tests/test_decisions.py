@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from mapie.risk_control import BinaryClassificationController
 from PIL import Image
-from scipy.special import expit, logit
+from scipy.special import expit, logit, softmax
 from scipy.stats import binomtest, norm
 
 from carinspect.core.errors import UserError
@@ -30,6 +30,7 @@ from carinspect.thresholds.report import headlines, say_rules
 from carinspect.thresholds.rule_plots import write_cost_plot
 from carinspect.thresholds.sample import Sample
 from carinspect.thresholds.selection import Selected, collect_thresholds, select_thresholds
+from carinspect.thresholds.sets import choose_sets
 from conftest import OPEN_GATE
 
 TARGET = 0.95
@@ -42,7 +43,7 @@ PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
 
 def make_params(**changes) -> SelectThresholdParams:
     values = {"method": "guaranteed", "source": "calib", "starts": 2, "gate_share": 0.02, "car_sources": ["fleet"],
-              "car_photos": [1, 2, 3, 5]}  # fmt: skip
+              "car_photos": [1, 2, 3, 5], "groups": [], "coverage": None}  # fmt: skip
     return parse_section("select_threshold", SelectThresholdParams, values | changes)
 
 
@@ -653,3 +654,127 @@ def test_what_cannot_be_judged_is_unsure_or_refused() -> None:
         judge_car([], {"clean": CarRules((), never)})
     with pytest.raises(UserError, match="have the format none, and this code reads 5"):
         read_thresholds({"T_high": 0.5, "T_low": None}, file="threshold.json")
+
+
+# ---- promises for groups of photos
+
+
+def two_groups(random: np.random.Generator, photos: int) -> tuple[np.ndarray, Sample]:
+    """Which photos are of night, and all of them; by night the scores tell less."""
+    night = random.random(photos) < 0.4
+    clean = (random.random(photos) >= 0.5).astype(np.int64)
+    score = expit(random.normal(SPREAD * (2 * clean - 1) * np.where(night, 1.1, 1.5), SPREAD))
+    return night, Sample(np.round(score, 6), clean, np.ones(photos, dtype=bool))
+
+
+def part(sample: Sample, of: np.ndarray) -> Sample:
+    return Sample(sample.score[of], sample.good[of], sample.drawn[of])
+
+
+def test_no_more_than_one_draw_in_twenty_breaks_any_promise_of_a_group_and_one_for_all_breaks_that_of_the_night() -> None:
+    random, target = np.random.default_rng(13), make_target(families=3)
+    spread = np.array([1.5, 1.1]) * SPREAD
+
+    def precisions(threshold: float) -> tuple[float, float, float]:
+        hits, alarms = (norm.sf(logit(threshold), loc=sign * spread, scale=SPREAD) for sign in (1, -1))
+        shares = np.array([0.6, 0.4])
+        of_day, of_night = hits / (hits + alarms)
+        return float(shares @ hits / (shares @ (hits + alarms))), float(of_day), float(of_night)
+
+    broken = both = alone_broken = 0
+    for _ in range(DRAWS):
+        (night, reference), (calib_night, sample) = two_groups(random, 500), two_groups(random, 1500)
+        forecast_all = as_reference(reference.score)
+        groups = [(part(sample, calib_night == which), as_reference(reference.score[night == which])) for which in (False, True)]
+        choice = choose_guaranteed(sample, forecast_all, target, groups)
+        if choice.T_high is not None:
+            of_all, *of_groups = precisions(choice.T_high)
+            proved = [choice.proves("good", place) for place in (0, 1)]
+            both += all(proved)
+            broken += of_all < TARGET or any(found and true < TARGET for found, true in zip(proved, of_groups, strict=True))
+        alone = choose_guaranteed(sample, forecast_all, make_target()).T_high
+        alone_broken += alone is not None and precisions(alone)[2] < TARGET
+    assert broken <= MOST_BROKEN
+    assert both > 0.7 * DRAWS, "a rule that never speaks keeps every promise"
+    # The twin: the promise for all photos, believed of the night.
+    assert alone_broken > 0.3 * DRAWS
+
+
+def test_each_group_is_promised_or_says_how_many_more_would_do(table: pd.DataFrame) -> None:
+    of_calib = (table["split"] == "calib").to_numpy()
+    few = of_calib & (np.arange(len(table)) % 40 == 0)
+    sourced = table.assign(place=np.where(few, "alley", np.where(np.arange(len(table)) % 2, "street", "yard")))
+    sourced["weather_condition"] = np.where(sourced["place"] == "yard", 1.0, np.nan)
+    rule = select_clean(sourced, make_params(groups=["place", "weather_condition"])).photo
+    promised = {(group.column, group.value): group for group in rule.good.groups}
+    # Blank is no group, and a label has its class's name.
+    assert list(promised) == [("place", "alley"), ("place", "street"), ("place", "yard"), ("weather_condition", "rain")]
+    alley, street = promised["place", "alley"], promised["place", "street"]
+    assert (street.promise.precision, street.promise.confidence, street.reason) == (0.95, 0.95, None)
+    assert street.promise.of.endswith("calibration photos where place is street, that the rule calls clean")
+    calib = sourced[of_calib & (sourced["place"] == "street")]
+    assert street.on_source.accepted_photos == (calib["p_clean"] >= rule.T_high).sum()
+    assert alley.promise is None
+    # Alley would be the fifth family: 0.95 ** n <= 0.05 / 5 / 2.
+    needed = int(np.ceil(np.log(0.05 / 5 / 2) / np.log(0.95)))
+    assert alley.reason == f"{alley.on_source.groups} labelled groups are too few: a proof takes {needed} called so without one error"
+    assert alley.missing == needed - alley.on_source.groups
+    assert rule.good.promise is not None
+    assert f"({alley.missing} more labelled groups would do)" in say(select(sourced, make_params(groups=["place"])))
+    check_metrics(select(sourced, make_params(groups=["place"])))
+
+
+def test_a_group_that_cannot_be_is_refused_with_the_fix(table: pd.DataFrame) -> None:
+    with pytest.raises(UserError, match="have no column 'sorce'. Did you mean 'source'"):
+        select(table, make_params(groups=["sorce"]))
+    with pytest.raises(UserError, match="'family' has 900 values. Name a column with at most 50"):
+        select(table, make_params(groups=["family"]))
+
+
+# ---- sets of possible classes
+
+
+WEATHER = next(asked for asked in declared() if asked.name == "weather")
+
+
+def draw_weather(random: np.random.Generator, *, groups: int, photos_each: int = 3) -> pd.DataFrame:
+    """Photos of groups that share their weather and the network's error; its probabilities are too sure."""
+    label = np.repeat(random.integers(0, 4, groups), photos_each)
+    error = np.repeat(random.normal(0, 1.5, (groups, 4)), photos_each, axis=0) + random.normal(0, 0.3, (len(label), 4))
+    p = softmax(3 * (error + 2 * np.eye(4)[label]), axis=1)
+    names = [f"calib-{group}" for group in range(groups) for _ in range(photos_each)]
+    table = pd.DataFrame({"group": names, "split": "calib", "weather_condition": label.astype(float), "strangeness": 0.0})
+    table["image_path"] = table["group"] + "/" + table.index.astype(str)
+    return table.assign(**dict(zip(WEATHER.answer_columns, p.round(6).T, strict=True)))
+
+
+def covered(rule: SetRule, table: pd.DataFrame) -> float:
+    p = table[WEATHER.answer_columns].to_numpy()
+    labels = [WEATHER.classes[int(label)] for label in table["weather_condition"]]
+    sets = [rule.possible(dict(zip(WEATHER.classes, one, strict=True))) for one in p.tolist()]
+    return float(np.mean([label in one for label, one in zip(labels, sets, strict=True)]))
+
+
+def test_sets_cover_the_true_class_as_often_as_stated_and_the_networks_own_probabilities_do_not() -> None:
+    random, params = np.random.default_rng(14), make_params(coverage=0.9)
+    new = draw_weather(np.random.default_rng(96), groups=4000, photos_each=1)
+    shares = [covered(choose_sets(draw_weather(random, groups=80), [WEATHER], params, gate=OPEN_GATE)["weather"], new) for _ in range(60)]
+    # k = ceil(81 x 0.9) = 73 of 80: the coverage of one draw is Beta(73, 8), its mean 0.901 and its deviation 0.033.
+    assert np.mean(shares) >= 0.9 - 3 * 0.033 / np.sqrt(60)
+    assert np.mean(shares) <= 0.93, "sets of all classes cover everything"
+    # The twin: classes until the network's own probabilities sum to 0.9.
+    p = np.sort(new[WEATHER.answer_columns].to_numpy(), axis=1)[:, ::-1]
+    true = new[WEATHER.answer_columns].to_numpy()[np.arange(len(new)), new["weather_condition"].astype(int)]
+    last = p[np.arange(len(p)), np.argmax(p.cumsum(axis=1) >= 0.9, axis=1)]
+    assert np.mean(true >= last) < 0.87
+
+
+def test_a_set_has_the_likeliest_class_and_too_few_groups_give_none() -> None:
+    rule = SetRule(coverage=0.9, threshold=0.6, groups=9, reason=None, coverage_on_test=None, classes_on_test=None)
+    assert rule.possible({"clear": 0.3, "rain": 0.4, "fog": 0.3}) == ("rain",)
+    assert rule.model_copy(update={"threshold": 0.3}).possible({"clear": 0.3, "rain": 0.4, "fog": 0.3}) == ("clear", "rain", "fog")
+    few = draw_weather(np.random.default_rng(1), groups=8)
+    found = choose_sets(few, [WEATHER], make_params(coverage=0.9), gate=OPEN_GATE)["weather"]
+    assert (found.threshold, found.reason) == (None, "8 labelled groups of calib are too few: it takes 9")
+    assert found.possible({"clear": 1.0}) is None
+    assert choose_sets(few, [WEATHER], make_params(), gate=OPEN_GATE) == {}

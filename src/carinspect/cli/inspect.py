@@ -47,6 +47,10 @@ def _lines(bundle: ModelBundle) -> list[tuple[str, str]]:
         for stratum, rule in cars.strata:
             lines += [(f"{name}, a car of {stratum.in_words}: {rule.say(side)}", say_promise(rule, side)) for side in SIDES]
         lines.append((f"{name}, a car of any other number", "decided without a promise"))
+    lines += [
+        (f"{name}: possible classes", f"have the true one in a share of {one.coverage:g}" if one.reason is None else f"none: {one.reason}")
+        for name, one in bundle.thresholds.sets.items()
+    ]
     left_out = ("sha256", "bytes", "threshold", "reference")
     return lines + _flat({key: value for key, value in facts.items() if key not in left_out})
 

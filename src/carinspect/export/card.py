@@ -83,6 +83,10 @@ def _say_rule(rule: Rule) -> list[str]:
     said = [_say_side(rule, side) for side in ("good", "bad")]
     if rule.confidence_of_both is not None:
         said.append(f"Both promises hold together at the confidence {rule.confidence_of_both:g}.")
+    for found in (rule.good, rule.bad):
+        for group in found.groups:
+            held = "holds, too" if group.promise is not None else f"is not proved: {group.reason}"
+            said.append(f"Where {group.column} is {group.value} the promise of {found.word} {held}.")
     return said + [f"Warning: {warning}" for warning in rule.warnings]
 
 

@@ -85,6 +85,21 @@ class Needed(Section):
     """At a field rate: labelled groups of the other class that are needed, if none of them gets the word."""
 
 
+class GroupPromise(Section):
+    """What a word promises for the photos of one group, e.g. of one source."""
+
+    column: str
+    """Of the table of predictions."""
+    value: str
+    promise: Promise | None
+    reason: str | None
+    """Why nothing is promised, in words; None where something is."""
+    missing: int | None
+    """So many more labelled groups of photos would do, if the shares stay as they are; None: no number would, or nothing is missing."""
+    on_source: Outcome
+    on_test: Outcome
+
+
 class SideRule(Section):
     """One word of a rule."""
 
@@ -96,6 +111,8 @@ class SideRule(Section):
     """Why there is no threshold, in words; None where there is one."""
     needed: Needed | None
     """What a proof needs; None for a question that the model was not trained on."""
+    groups: list[GroupPromise]
+    """The same threshold in each group of photos that `select_threshold.groups` asks for. They and `promise` hold together."""
     on_source: Outcome
     """The threshold was chosen on the source split, so these figures are optimistic. The test split had no part in the choice."""
     on_test: Outcome
@@ -238,6 +255,29 @@ class QuestionRules(Section):
     field: FieldRates
 
 
+class SetRule(Section):
+    """Which classes of a question are possible for a photo: those with at least the probability `threshold`."""
+
+    coverage: float
+    """Of photos drawn at random from new groups at least this share gets a set that has the true class (split conformal prediction)."""
+    threshold: float | None
+    """None: too few groups, so that no set is given."""
+    groups: int
+    """Labelled groups of the source split whose drawn photo passes the gate."""
+    reason: str | None
+    """Why there is no threshold; None where there is one."""
+    coverage_on_test: float | None
+    """Share of the test split's drawn photos whose set has the true class, and the mean number of classes of a set."""
+    classes_on_test: float | None
+
+    def possible(self, p: Mapping[str, float]) -> tuple[str, ...] | None:
+        """The classes of the set, from each class's probability; the likeliest is always one. None without a threshold."""
+        if self.threshold is None:
+            return None
+        likeliest = max(p, key=p.__getitem__)
+        return tuple(name for name, value in p.items() if value >= self.threshold or name == likeliest)
+
+
 class Thresholds(Section):
     """The content of models/threshold.json."""
 
@@ -248,17 +288,24 @@ class Thresholds(Section):
     """What is decided, is decided about photos that pass it; the promises are made of these."""
     rules: dict[str, QuestionRules]
     """By name, for each binary question with `decide`."""
+    sets: dict[str, SetRule]
+    """By name, for each question of kind classes where `select_threshold.coverage` is set."""
     predictions_sha256: str
     """Of the data/predictions.csv that they were chosen on."""
 
     def without_promises(self) -> "Thresholds":
         """The same thresholds with nothing proved."""
-        return self.model_copy(update={"rules": {name: _unproved(rules) for name, rules in self.rules.items()}})
+        return self.model_copy(update={"rules": {name: _unproved(rules) for name, rules in self.rules.items()}, "sets": {}})
+
+
+def _unpromised(rule: SideRule) -> SideRule:
+    groups = [group.model_copy(update={"promise": None}) for group in rule.groups]
+    return rule.model_copy(update={"promise": None, "groups": groups})
 
 
 def _unproved(rules: QuestionRules) -> QuestionRules:
     def of(rule: Rule) -> Rule:
-        sides = {side: rule.side(side).model_copy(update={"promise": None}) for side in ("good", "bad")}
+        sides = {side: _unpromised(rule.side(side)) for side in SIDES}
         return rule.model_copy(update=sides | {"confidence_of_both": None})
 
     return rules.model_copy(update={"photo": of(rules.photo), "cars": [of(rule) for rule in rules.cars]})
@@ -272,9 +319,10 @@ def read_thresholds(content: Any, *, file: str) -> Thresholds:
     try:
         thresholds = parse_section("threshold", Thresholds, content, file=file)
         names = by_name(check_questions(thresholds.questions))
-        for name, rules in thresholds.rules.items():
+        for name in (*thresholds.rules, *thresholds.sets):
             if name not in names:
                 raise UserError(f"a rule for '{name}', which is none of its questions.")
+        for name, rules in thresholds.rules.items():
             counts = [count for rule in rules.cars if rule.stratum for count in (rule.stratum.photos_from, rule.stratum.photos_to)]
             if any(rule.stratum is None for rule in rules.cars) or counts != sorted(counts):
                 raise UserError(f"{name}: the strata of its rules for cars are missing or overlap.")

@@ -33,6 +33,7 @@ class QuestionForm:
     kind: Literal["binary", "score", "classes"]
     value: Annotated[float | str | None, Field(description="The score, or the likeliest class.")] = None
     p: Annotated[float | dict[str, float] | None, Field(description="Probability of class 1, or of each class.")] = None
+    possible: Annotated[list[str] | None, Field(description="The classes that are possible at the stated coverage.")] = None
     label: Annotated[str | None, Field(description="The likelier word by the threshold alone.")] = None
     decision: Annotated[str | None, Field(description="A class, or unsure.")] = None
     side: Annotated[Side | None, Field(description="Whether the decision is the good or the bad class.")] = None
@@ -133,7 +134,8 @@ def _form_question(answer: QuestionAnswer, rule: DecisionRule | None) -> Questio
         case ScoreAnswer():
             return QuestionForm("score", value=answer.value, std=answer.std)
         case ClassesAnswer():
-            return QuestionForm("classes", value=answer.value, p=answer.p, std=answer.std)
+            possible = None if answer.possible is None else list(answer.possible)
+            return QuestionForm("classes", value=answer.value, p=answer.p, possible=possible, std=answer.std)
         case _:
             assert_never(answer)
 

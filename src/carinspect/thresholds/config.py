@@ -35,6 +35,11 @@ class SelectThresholdParams(Section):
             raise ValueError(f"has the value {value!r}. Use 'calib' or 'val'.")
         return value
 
+    groups: list[str]
+    """Columns of the predictions: each of their values is a group of photos for which a promise of its own is asked. Empty: none."""
+    coverage: Share | None
+    """Each question of several classes gets a set of classes that has the true one with this probability. None: no sets."""
+
     @field_validator("car_photos")
     @classmethod
     def _ascending(cls, value: list[int]) -> list[int]:

@@ -45,12 +45,18 @@ def make_plan(reference: Reference, *, groups: int, target: Target, side: Side) 
     the probabilities are wrong, the test proves less, but stays valid.
     """
     strictest = _strictest_share(reference, groups=groups, target=target, side=side)
-    thresholds, foretold = _foretell(reference, groups=groups, side=side, strictest_share=strictest)
+    thresholds = _candidates(reference, side=side, strictest_share=strictest)
+    return Plan(thresholds=thresholds, starts=place_starts(thresholds, reference, groups=groups, target=target, side=side))
+
+
+def place_starts(thresholds: Thresholds, reference: Reference, *, groups: int, target: Target, side: Side) -> frozenset[int]:
+    """The positions in `thresholds`, the strictest first, at which the test of `groups` groups starts: see `make_plan`."""
+    foretold = _foretell(thresholds, reference, groups=groups, side=side)
     wrong_rate = target.wrong_rate(side)
     if wrong_rate is None:
         # The binomial p-value at the expected counts, computed as a beta integral, because they are fractional.
         easiest = int(np.argmin(beta.cdf(target.precision, foretold.right, foretold.wrong + 1)))
-        precision = foretold.right / (foretold.right + foretold.wrong)
+        precision = _precision(foretold)
     else:
         easiest = int(np.argmax(highest_wrong_rate(foretold, target=target.precision, level=target.level_of_one_start)))
         precision = precision_at(foretold, wrong_rate)
@@ -58,7 +64,12 @@ def make_plan(reference: Reference, *, groups: int, target: Target, side: Side) 
     power = foretold_power(foretold, target, side=side)
     sure = int(np.argmax(power >= min(SURE, power.max())))
     others = np.linspace(sure, max(sure + 1, hopeful), target.starts - 1, endpoint=False).astype(int)
-    return Plan(thresholds=thresholds, starts=frozenset([easiest, *others.tolist()]))
+    return frozenset([easiest, *others.tolist()])
+
+
+def _precision(foretold: Evidence) -> Floats:
+    accepted = foretold.right + foretold.wrong
+    return np.divide(foretold.right, accepted, out=np.zeros(len(accepted)), where=accepted > 0)
 
 
 def foretold_power(foretold: Evidence, target: Target, *, side: Side) -> Floats:
@@ -73,7 +84,7 @@ def foretold_power(foretold: Evidence, target: Target, *, side: Side) -> Floats:
         accepted_MQ = binom.ppf(_QUANTILES, round(groups), np.minimum(1.0, accepted / groups)[:, None])
         most_wrong_MQ = binom.ppf(level, accepted_MQ, 1 - target.precision)
         most_wrong_MQ -= binom.cdf(most_wrong_MQ, accepted_MQ, 1 - target.precision) > level
-        return binom.cdf(most_wrong_MQ, accepted_MQ, (foretold.wrong / accepted)[:, None]).mean(axis=1)
+        return binom.cdf(most_wrong_MQ, accepted_MQ, 1 - _precision(foretold)[:, None]).mean(axis=1)
     right_MQ, wrong_MQ = (
         binom.ppf(_QUANTILES, round(whole), np.clip(part / max(whole, 1e-9), 0, 1)[:, None])
         for part, whole in ((foretold.right, foretold.right_class), (foretold.wrong, foretold.wrong_class))
@@ -136,17 +147,22 @@ def _strictest_share(reference: Reference, *, groups: int, target: Target, side:
     return right_share * float(np.argmax(enough)) / 100 if enough.any() else 1.0
 
 
-def _foretell(reference: Reference, *, groups: int, side: Side, strictest_share: float) -> tuple[Thresholds, Evidence]:
-    """Thresholds, and their expected counts among `groups` groups if the reference's probabilities are right."""
+def _candidates(reference: Reference, *, side: Side, strictest_share: float) -> Thresholds:
+    """At most `MOST_CANDIDATES` thresholds, evenly spaced in the share of the reference that gets the word, from `strictest_share` on."""
+    cuts, wanted = cut_points(reference.score, side=side), np.linspace(strictest_share, 1.0, MOST_CANDIDATES)
+    below = np.searchsorted(np.sort(reference.score), cuts, side="left")
+    called = len(reference.score) - below if side == "good" else below
+    chosen = np.unique(np.minimum(np.searchsorted(called, np.ceil(wanted * len(reference.score) - 1e-9)), len(cuts) - 1))
+    return cuts[chosen]
+
+
+def _foretell(thresholds: Thresholds, reference: Reference, *, groups: int, side: Side) -> Evidence:
+    """The expected counts at `thresholds` among `groups` groups if the reference's probabilities are right."""
     ascending = np.argsort(reference.score, kind="stable")
-    score, p_word = reference.score[ascending], reference.probability[ascending]
-    p_word = p_word[::-1] if side == "good" else 1.0 - p_word
-    wanted = np.linspace(strictest_share, 1.0, MOST_CANDIDATES)
-    cuts = cut_points(reference.score, side=side)
-    below = np.searchsorted(score, cuts, side="left")
-    called = len(score) - below if side == "good" else below
-    chosen = np.unique(np.minimum(np.searchsorted(called, np.ceil(wanted * len(score) - 1e-9)), len(cuts) - 1))
-    right, each = np.cumsum(p_word), groups / len(score)
-    at = called[chosen]
-    foretold = Evidence(right[at - 1] * each, (at - right[at - 1]) * each, right[-1] * each, (len(score) - right[-1]) * each)
-    return cuts[chosen], foretold
+    p_word = reference.probability[ascending] if side == "good" else 1.0 - reference.probability[ascending]
+    below = np.searchsorted(reference.score[ascending], thresholds, side="left")
+    # right_upto[k]: expected right answers among the k photos with the lowest scores.
+    right_upto, each = np.concatenate([[0.0], np.cumsum(p_word)]), groups / len(p_word)
+    called = len(p_word) - below if side == "good" else below
+    right = right_upto[-1] - right_upto[below] if side == "good" else right_upto[below]
+    return Evidence(right * each, (called - right) * each, right_upto[-1] * each, (len(p_word) - right_upto[-1]) * each)

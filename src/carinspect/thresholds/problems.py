@@ -5,13 +5,13 @@ chance of an error, so cars are divided into strata by their number of photos. A
 whether it is good is unknown, and with its labelled photos alone it would be an easier car than it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from carinspect.core.errors import UserError
+from carinspect.core.errors import UserError, did_you_mean
 from carinspect.core.questions import Costs, DeclaredQuestion, Question
 from carinspect.inference.rules import Stratum, Unit
 from carinspect.thresholds.binomial import accepted_needed
@@ -21,6 +21,7 @@ from carinspect.thresholds.plan import Reference, fit_forecast
 from carinspect.thresholds.sample import Sample, take_sample
 
 CAR = ["source", "family"]
+MOST_GROUPS = 50
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,12 @@ class Problem:
     """Empty when the model was not trained on the question, or the reference split has no predictions."""
     obstacle: str | None
     """Why no threshold can be chosen; None when one can be searched for."""
+    missing: int | None = None
+    """Where the obstacle is a small number of groups: so many more would do."""
     stratum: Stratum | None = None
     """Which cars; None for photos."""
+    members: tuple[str, str] | None = None
+    """Column and value of a group of photos; None for all."""
 
 
 def pose_photo(table: pd.DataFrame, question: DeclaredQuestion, params: SelectThresholdParams) -> Problem:
@@ -55,6 +60,40 @@ def pose_photo(table: pd.DataFrame, question: DeclaredQuestion, params: SelectTh
     else:
         return problem
     return replace(problem, obstacle=obstacle)
+
+
+def pose_groups(
+    table: pd.DataFrame, question: DeclaredQuestion, params: SelectThresholdParams, *, classes: Mapping[str, Sequence[str]]
+) -> list[Problem]:
+    """The problem of photos for each value that a column of `select_threshold.groups` has in the source split; blank is no group.
+
+    They share the level with the promise for all photos. A group with too few photos for any proof gets no share, and an obstacle.
+    classes: label column → the names of its values. Raises `UserError` for a column that the predictions lack, or that has more than `MOST_GROUPS` values.
+    """
+    rows, problems = with_p_good(table, question), []
+    for column in params.groups:
+        if column not in rows.columns:
+            raise UserError(f"select_threshold.groups: the predictions have no column '{column}'. {did_you_mean(column, table.columns)}")
+        values = rows.loc[(rows["split"] == params.source) & rows[column].notna() & (rows[column] != ""), column].unique()
+        if len(values) > MOST_GROUPS:
+            raise UserError(f"select_threshold.groups: '{column}' has {len(values)} values. Name a column with at most {MOST_GROUPS}.")
+        for value in sorted(values):
+            problem = _pose(
+                rows[rows[column] == value], question, params, unit="photo", trained=_is_trained(table, question), labelled=rows
+            )
+            # A group that val lacks is planned from the scores of all photos.
+            if not len(problem.reference.score):
+                problem = replace(problem, reference=_refer(rows, rows, params))
+            if problem.obstacle is None and not len(problem.reference.score):
+                problem = replace(problem, obstacle=f"no prediction in split '{params.reference_split}'")
+            problems.append(replace(problem, members=(column, _name(value, classes.get(column, ())))))
+    return _share_level(problems, besides=1) if params.method == "guaranteed" else problems
+
+
+def _name(value: str | float, classes: Sequence[str]) -> str:
+    if isinstance(value, str):
+        return value
+    return classes[int(value)] if classes else f"{value:g}"
 
 
 def pose_cars(table: pd.DataFrame, question: DeclaredQuestion, params: SelectThresholdParams) -> list[Problem]:
@@ -88,31 +127,34 @@ def _within(cars: pd.DataFrame, least: int, following: int | None) -> pd.Series:
     return (cars["photos"] >= least) & (cars["photos"] < (np.inf if following is None else following))
 
 
-def _share_level(problems: list[Problem]) -> list[Problem]:
-    """The problems with the level divided among those that have enough groups for a proof; the others get an obstacle instead."""
+def _share_level(problems: list[Problem], *, besides: int = 0) -> list[Problem]:
+    """The problems with the level divided among those that have enough groups for a proof; the others get an obstacle instead.
+
+    besides: so many other promises that share it.
+    """
     groups = [problem.source.groups for problem in problems]
-    kept = families_within_reach(groups, problems[0].target) if problems else []
+    kept = families_within_reach(groups, problems[0].target, besides=besides) if problems else []
     shared = []
     for place, problem in enumerate(problems):
-        target = replace(problem.target, families=len(kept) + (place not in kept))
-        obstacle = problem.obstacle
+        target = replace(problem.target, families=besides + len(kept) + (place not in kept))
+        obstacle, missing = problem.obstacle, None
         if obstacle is None and place not in kept:
-            assert problem.stratum is not None
             needed = accepted_needed(target=target.precision, alpha=target.level_of_one_start, precision=1.0)
-            few = f"{groups[place]} cars of {problem.stratum.in_words} with a label for each are too few"
-            obstacle = f"{few}: a proof takes {needed} called so without one error"
-        shared.append(replace(problem, target=target, obstacle=obstacle))
+            who = "labelled groups" if problem.stratum is None else f"cars of {problem.stratum.in_words} with a label for each"
+            obstacle = f"{groups[place]} {who} are too few: a proof takes {needed} called so without one error"
+            missing = None if needed is None else needed - groups[place]
+        shared.append(replace(problem, target=target, obstacle=obstacle, missing=missing))
     return shared
 
 
-def families_within_reach(groups: Sequence[int], target: Target) -> list[int]:
-    """Places of the families, with so many labelled groups each, that can be proved while all of these share the level.
+def families_within_reach(groups: Sequence[int], target: Target, *, besides: int = 0) -> list[int]:
+    """Places of the families, with so many labelled groups each, that can be proved while they and others, `besides`, share the level.
 
     Decided by the numbers alone, so that neither labels nor scores choose what is tested.
     """
     kept = [place for place, number in enumerate(groups) if number]
     while kept:
-        level = replace(target, families=len(kept)).level_of_one_start
+        level = replace(target, families=len(kept) + besides).level_of_one_start
         needed = accepted_needed(target=target.precision, alpha=level, precision=1.0)
         fewest = min(kept, key=lambda place: groups[place])
         if needed is not None and groups[fewest] >= needed:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from carinspect.core.files import write_bytes
 from carinspect.core.questions import Side
-from carinspect.inference.rules import FieldRates, Outcome, Pair, Rule, Thresholds
+from carinspect.inference.rules import FieldRates, GroupPromise, Outcome, Pair, Rule, SetRule, SideRule, Thresholds
 from carinspect.thresholds.gate import passes_gate
 from carinspect.thresholds.plan import cut_points
 from carinspect.thresholds.sample import Sample, count_outcome
@@ -36,6 +36,8 @@ def say_rules(thresholds: Thresholds, table: pd.DataFrame) -> list[str]:
         if not of_question.cars:
             lines.append(f"Nothing is decided of cars: {photo.source} has none with a label for each photo (select_threshold.car_sources).")
         lines += [f"A car of {car.stratum.in_words}: {say_word(car, 'good')}" for car in of_question.cars if car.stratum is not None]
+        lines += [_say_group(side, group) for side in (photo.good, photo.bad) for group in side.groups]
+    lines += [_say_set(name, one) for name, one in thresholds.sets.items()]
     # Several questions can have the same warning.
     warnings = dict.fromkeys(warning for of_question in rules.values() for warning in of_question.photo.warnings)
     return [line for line in lines if line] + list(warnings)
@@ -60,6 +62,21 @@ def say_word(rule: Rule, side: Side) -> str:
     bounds = f"{test.precision_low:.3f} to {test.precision_high:.3f}"
     place = "On test, at its own rate" if promise is not None and promise.at_rate is not None else "On test"
     return f"{first} {place}: precision {test.precision:.3f} ({bounds}), recall {test.recall:.3f}, {test.accepted_groups} groups."
+
+
+def _say_group(rule: SideRule, group: GroupPromise) -> str:
+    where = f"{rule.word} where {group.column} is {group.value}"
+    if group.promise is None:
+        missing = "" if group.missing is None else f" ({group.missing} more labelled groups would do)"
+        return f"Nothing is promised of {where}: {group.reason}{missing}."
+    return f"The same promise holds for {where}: {group.on_source.accepted_groups} accepted groups, {group.on_source.wrong_groups} wrong."
+
+
+def _say_set(name: str, rule: SetRule) -> str:
+    if rule.threshold is None:
+        return f"No sets of classes for {name}: {rule.reason}."
+    test = "" if rule.coverage_on_test is None else f" On test: coverage {rule.coverage_on_test:.3f}, {rule.classes_on_test:.2f} classes."
+    return f"The set of possible classes of {name} has the true one in a share of {rule.coverage:g} ({rule.groups} groups).{test}"
 
 
 def _say_cost(rule: Rule) -> str:
@@ -92,22 +109,27 @@ def headlines(thresholds: Thresholds, table: pd.DataFrame) -> dict[str, Any]:
     """The content of metrics/select_threshold.json: for each question, and the gate, the numbers by which experiments are compared."""
     gate, rules = thresholds.gate, thresholds.rules
     away = {split: float((~passes_gate(rows, gate)).mean()) for split, rows in table.groupby("split")}
-    return {"gate": {"threshold": gate.threshold, "share": gate.share, "turned_away": away}} | {
-        name: _headline(of_question.photo)
+    sets = {"sets": {name: one.model_dump() for name, one in thresholds.sets.items()}} if thresholds.sets else {}
+    return (
+        {"gate": {"threshold": gate.threshold, "share": gate.share, "turned_away": away}}
+        | sets
         | {
-            method: {"T_high": chosen.T_high, "test_precision": chosen.on_test.precision, "test_recall": chosen.on_test.recall}
-            for method, chosen in of_question.photo.methods.items()
-        }
-        | {"field": of_question.field.model_dump()}
-        | {
-            "cars": {
-                car.stratum.name: _headline(car) | {"cars": car.stratum.cars, "cars_left_out": car.stratum.cars_left_out}
-                for car in of_question.cars
-                if car.stratum is not None
+            name: _headline(of_question.photo)
+            | {
+                method: {"T_high": chosen.T_high, "test_precision": chosen.on_test.precision, "test_recall": chosen.on_test.recall}
+                for method, chosen in of_question.photo.methods.items()
             }
+            | {"field": of_question.field.model_dump()}
+            | {
+                "cars": {
+                    car.stratum.name: _headline(car) | {"cars": car.stratum.cars, "cars_left_out": car.stratum.cars_left_out}
+                    for car in of_question.cars
+                    if car.stratum is not None
+                }
+            }
+            for name, of_question in rules.items()
         }
-        for name, of_question in rules.items()
-    }
+    )
 
 
 def _headline(rule: Rule) -> dict[str, Any]:
@@ -127,6 +149,10 @@ def _headline(rule: Rule) -> dict[str, Any]:
         f"{rule.bad.word}_on_source": _pick(rule.bad.on_source),
         f"{rule.bad.word}_on_test": _pick(rule.bad.on_test),
     }
+    for side in (rule.good, rule.bad):
+        for group in side.groups:
+            proved = {"proven": group.promise is not None, "missing": group.missing, "test_precision": group.on_test.precision}
+            metrics.setdefault("groups", {}).setdefault(f"{group.column}={group.value}", {})[side.word] = proved
     return metrics | {"cheapest": _pair(rule.cheapest), "cheapest_allowed": _pair(rule.cheapest_allowed)}
 
 
