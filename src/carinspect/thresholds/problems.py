@@ -68,7 +68,8 @@ def pose_groups(
     """The problem of photos for each value that a column of `select_threshold.groups` has in the source split; blank is no group.
 
     They share the level with the promise for all photos. A group with too few photos for any proof gets no share, and an obstacle.
-    classes: label column → the names of its values. Raises `UserError` for a column that the predictions lack, or that has more than `MOST_GROUPS` values.
+    classes: label column → the names of its values. Raises `UserError` for a column that the predictions lack, or that has more than
+    `MOST_GROUPS` values.
     """
     rows, problems = with_p_good(table, question), []
     for column in params.groups:

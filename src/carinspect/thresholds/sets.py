@@ -34,11 +34,11 @@ def choose_sets(table: pd.DataFrame, questions: Sequence[Question], params: Sele
 
 def _choose(table: pd.DataFrame, question: Question, params: SelectThresholdParams, *, coverage: float) -> SetRule:
     p_NxK, label_N = _answers(table[table["split"] == params.source], question)
-    place, reason, threshold = math.ceil((len(label_N) + 1) * coverage), None, None
+    place, reason, threshold = math.ceil((len(label_N) + 1) * coverage - 1e-9), None, None
     if params.source != "calib":
         reason = f"{params.source} has also chosen the epoch and the temperature"
     elif place > len(label_N):
-        reason = f"{len(label_N)} labelled groups of {params.source} are too few: it takes {math.ceil(coverage / (1 - coverage))}"
+        reason = f"{len(label_N)} labelled groups of {params.source} are too few: it takes {math.ceil(coverage / (1 - coverage) - 1e-9)}"
     else:
         true_N = p_NxK[np.arange(len(label_N)), label_N]
         threshold = max(0.0, float(np.sort(true_N)[::-1][place - 1]) - ROUNDING)
