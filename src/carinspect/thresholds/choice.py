@@ -57,8 +57,8 @@ def choose_guaranteed(sample: Sample, reference: Reference, target: Target, grou
 def choose_empirical(sample: Sample, target: Target) -> Choice:
     """The loosest thresholds whose observed precision on the source split reaches the target.
 
-    This proves nothing: the best of many thresholds on one sample is partly best by chance, so about half of such choices, or more, miss
-    the target on new cars.
+    This proves nothing: the best of many thresholds on one sample is partly best by chance, so half of such choices or more, up to nearly
+    all, miss the target on new cars.
     """
     return _choose(high=_met(sample, target, side="good"), low=_met(sample, target, side="bad"))
 

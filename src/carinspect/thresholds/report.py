@@ -95,6 +95,12 @@ def _say_field(rule: Rule, field: FieldRates) -> str:
     if field.break_even_rate is None:
         return ""
     alone = "none" if field.test_break_even_rate is None else f"{field.test_break_even_rate:.3f}"
+    if field.source_rate is not None and field.rate is None and field.break_even_rate < field.source_rate:
+        # Another test than that of the promise, which is about calib's own share and need not know it.
+        return (
+            f"The promise of {rule.good.word} is proved at the share of {rule.bad.word} cars that {rule.source} has, about "
+            f"{field.source_rate:.3f}; at a share that is named beforehand it is proved up to {field.break_even_rate:.3f}."
+        )
     holds = (
         f"The promise of {rule.good.word} holds up to a share of {field.break_even_rate:.3f} {rule.bad.word} cars in the field "
         f"({rule.source} has {field.source_rate:.3f}; test alone proves it up to {alone})."
