@@ -89,11 +89,8 @@ def foretold_power(foretold: Evidence, target: Target, *, side: Side) -> Floats:
         binom.ppf(_QUANTILES, round(whole), np.clip(part / max(whole, 1e-9), 0, 1)[:, None])
         for part, whole in ((foretold.right, foretold.right_class), (foretold.wrong, foretold.wrong_class))
     )
-    M, Q = right_MQ.shape
-    pairs = Evidence(
-        np.repeat(right_MQ, Q, axis=1).ravel(), np.tile(wrong_MQ, Q).ravel(), round(foretold.right_class), round(foretold.wrong_class)
-    )
-    return (highest_wrong_rate(pairs, target=target.precision, level=level) >= wrong_rate).reshape(M, Q * Q).mean(axis=1)
+    pairs = Evidence(right_MQ[:, :, None], wrong_MQ[:, None, :], round(foretold.right_class), round(foretold.wrong_class))
+    return (highest_wrong_rate(pairs, target=target.precision, level=level) >= wrong_rate).mean(axis=(1, 2))
 
 
 def fit_forecast(score: Floats, good: Floats) -> Callable[[Floats], Floats]:
