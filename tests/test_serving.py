@@ -293,6 +293,11 @@ def test_photos_of_one_car_get_one_verdict_unless_one_of_them_has_no_answer(clie
     assert (found["car"]["damage"]["decision"], found["car"]["damage"]["value"]) == (None, min(a["damage"].value for a in answers))  # type: ignore[union-attr]
     assert ask(client, [*photos, b"no photo"])["car"] is None
     assert ask(client, photos, "")["car"] is None
+    # What is proved for cars of two to six photos is not said of a car of one.
+    assert clean["no_promise"] is None
+    alone = ask(client, photos[:1])["car"]["clean"]
+    assert (alone["promise"], alone["no_promise"][:34]) == (None, "This car has 1 photo. 'dirty' is p")
+    assert client.get("/model").json()["rules_for_cars"]["clean"][0]["photos_to"] == 6
     with client_of(model, thresh=0.6) as overridden:
         verdict = ask(overridden, photos)["car"]["clean"]
         assert (verdict["unit"], verdict["promise"]) == ("photo", None)

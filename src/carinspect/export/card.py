@@ -30,6 +30,8 @@ MEASURES: dict[Kind, tuple[tuple[str, str, str | None], ...]] = {
 }
 """Key in metrics/evaluate.json, its name on the card, and the key of the constant answer's figure. Slices and headlines have the first."""
 
+OTHER_CARS = "A car of which another number of photos is shown is decided without a promise."
+
 
 def draw_model_card(trained: Trained, table: pd.DataFrame, *, parity: Mapping[str, Any]) -> str:
     """The card as Markdown; parity: metrics/export_onnx.json. The same inputs give the same text: it has no date."""
@@ -45,7 +47,10 @@ def draw_model_card(trained: Trained, table: pd.DataFrame, *, parity: Mapping[st
         measures=MEASURES,
         sources=_counts(table, "source", sorted(table["source"].unique()), questions),
         splits=_counts(table, "split", SPLITS, questions),
-        decisions={name: [_say_rule(rule) for rule in (rules.photo, *rules.cars)] for name, rules in trained.thresholds.rules.items()},
+        decisions={
+            name: [*(_say_rule(rule) for rule in (rules.photo, *rules.cars)), [OTHER_CARS]]
+            for name, rules in trained.thresholds.rules.items()
+        },
     )
 
 

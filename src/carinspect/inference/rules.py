@@ -14,6 +14,7 @@ error, so cars have a rule for each *stratum*, a range of their number of photos
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 from carinspect.core.errors import UserError
@@ -323,8 +324,8 @@ def read_thresholds(content: Any, *, file: str) -> Thresholds:
             if name not in names:
                 raise UserError(f"a rule for '{name}', which is none of its questions.")
         for name, rules in thresholds.rules.items():
-            counts = [count for rule in rules.cars if rule.stratum for count in (rule.stratum.photos_from, rule.stratum.photos_to)]
-            if any(rule.stratum is None for rule in rules.cars) or counts != sorted(counts):
+            strata = [rule.stratum for rule in rules.cars if rule.stratum is not None]
+            if len(strata) < len(rules.cars) or any(one.photos_to >= next_.photos_from for one, next_ in pairwise(strata)):
                 raise UserError(f"{name}: the strata of its rules for cars are missing or overlap.")
             for rule in (rules.photo, *rules.cars):
                 check_order(T_low=rule.T_low, T_label=rule.T_high, T_high=rule.T_high)

@@ -102,7 +102,7 @@ def weakened(candidate: Thresholds, holder: Thresholds) -> dict[str, list[str]]:
     """In which of its terms the candidate's promise is weaker than that of the released model.
 
     Returns sentences by what `promote --weaker` calls it: `<question>.<term>`, where the term is `question` (it is no longer asked, or
-    means something else), `promise` or `car` (the word is no longer proved, of photos or of cars), `target`, `confidence` or `field_rate`.
+    means something else), `promise` or `car` (the word is no longer proved, of photos or of cars), `groups` (of a group of photos), `target`, `confidence` or `field_rate`.
     """
     found: dict[str, list[str]] = {}
     asked = {question.name: question for question in candidate.questions}
@@ -123,6 +123,10 @@ def _weaker_terms(new: QuestionRules | None, old: QuestionRules) -> list[tuple[s
     for was, now in pairs:
         for side in SIDES:
             before, after = was.side(side).promise, now.side(side).promise if now else None
+            kept = {(one.column, one.value) for one in now.side(side).groups if one.promise} if now else set()
+            for one in was.side(side).groups:
+                if one.promise is not None and (one.column, one.value) not in kept:
+                    found.append(("groups", f"'{was.side(side).word}' where {one.column} is {one.value} is no longer proved."))
             what = f"'{was.side(side).word}' of {'photos' if was.stratum is None else f'cars of {was.stratum.in_words}'}"
             if before is None:
                 continue

@@ -1,4 +1,4 @@
-"""Builds the two decision problems of a binary question: is one photo good, and is a car with several photos good?
+"""Builds the decision problems of a binary question: is a photo good, also in a group of photos, and is a car good?
 
 A car is good if all its photos are, and its p_good is the lowest of theirs: one dirty side makes a dirty car. Each further photo is another
 chance of an error, so cars are divided into strata by their number of photos. A car with a label for only some of its photos is left out:
