@@ -102,7 +102,8 @@ def weakened(candidate: Thresholds, holder: Thresholds) -> dict[str, list[str]]:
     """In which of its terms the candidate's promise is weaker than that of the released model.
 
     Returns sentences by what `promote --weaker` calls it: `<question>.<term>`, where the term is `question` (it is no longer asked, or
-    means something else), `promise` or `car` (the word is no longer proved, of photos or of cars), `groups` (of a group of photos), `target`, `confidence` or `field_rate`.
+    means something else), `promise`, `car` or `groups` (the word is no longer proved, of photos, of cars, or of a group of photos),
+    `target`, `confidence` or `field_rate`.
     """
     found: dict[str, list[str]] = {}
     asked = {question.name: question for question in candidate.questions}
