@@ -16,6 +16,7 @@ from carinspect.thresholds.gate import choose_gate
 from carinspect.thresholds.report import headlines, make_curve, say_rules, write_curve
 from carinspect.thresholds.rule_plots import write_cost_plot, write_threshold_plot
 from carinspect.thresholds.selection import collect_thresholds, select_thresholds
+from carinspect.thresholds.sets import choose_sets
 
 PREDICTIONS = Path("data/predictions.csv")
 REPORTS = Path("reports/select_threshold")
@@ -26,7 +27,8 @@ def main() -> None:
     table = read_table(PREDICTIONS, columns=dataset_columns(questions), questions=questions)
     gate = choose_gate(table, params)
     selected = select_thresholds(table, questions, params, gate=gate)
-    thresholds = collect_thresholds(selected, questions, gate=gate, predictions_sha256=sha256_of(PREDICTIONS))
+    sets = choose_sets(table, questions, params, gate=gate)
+    thresholds = collect_thresholds(selected, questions, gate=gate, predictions_sha256=sha256_of(PREDICTIONS), sets=sets)
     write_json(Path("models/threshold.json"), thresholds.model_dump(mode="json"))
     write_json(Path("metrics/select_threshold.json"), headlines(thresholds, table))
     for name, one in selected.items():

@@ -27,6 +27,7 @@ from carinspect.inference.rules import (
     QuestionRules,
     Rule,
     SideRule,
+    Stratum,
     Thresholds,
     Unit,
 )
@@ -121,9 +122,15 @@ def make_outcome(**changes: Any) -> Outcome:
 
 
 def make_rule(
-    question: Question, *, unit: Unit = "photo", T_high: float | None = 0.5, T_low: float | None = 0.2, promised: Sequence[Side] = ()
+    question: Question,
+    *,
+    unit: Unit = "photo",
+    T_high: float | None = 0.5,
+    T_low: float | None = 0.2,
+    promised: Sequence[Side] = (),
+    photos: tuple[int, int] = (2, 6),
 ) -> Rule:
-    """A rule whose sides in `promised` keep `PROMISE`."""
+    """A rule whose sides in `promised` keep `PROMISE`; that of cars speaks of cars with so many `photos`."""
     sides = {
         side: SideRule(
             word=question.word(side),
@@ -131,6 +138,7 @@ def make_rule(
             promise=PROMISE if side in promised else None,
             reason="too few groups" if threshold is None else None,
             needed=None,
+            groups=[],
             on_source=make_outcome(),
             on_test=make_outcome(),
         )
@@ -140,8 +148,8 @@ def make_rule(
     return Rule(
         question=question.name, unit=unit, method="guaranteed", source="calib", target_precision=0.95, confidence=0.95,
         confidence_of_both=0.9 if set(promised) == {"good", "bad"} else None, starts=2, **sides, base_rate=None, warnings=[], methods={},
-        chosen=Pair(T_high=T_high, T_low=T_low, on_source=forecast, on_test=forecast), cheapest=None, cheapest_allowed=None, units=None,
-        photos_a_unit=None,
+        chosen=Pair(T_high=T_high, T_low=T_low, on_source=forecast, on_test=forecast), cheapest=None, cheapest_allowed=None,
+        stratum=Stratum(photos_from=photos[0], photos_to=photos[1], cars=100, cars_left_out=0) if unit == "car" else None,
     )  # fmt: skip
 
 
@@ -164,7 +172,8 @@ def make_thresholds(rules: Mapping[str, tuple[Rule, Rule]] | None = None, *, que
         format=FORMAT,
         questions=list(questions),
         gate=OPEN_GATE,
-        rules={name: QuestionRules(photo=photo, car=car, field=field) for name, (photo, car) in rules.items()},
+        rules={name: QuestionRules(photo=photo, cars=[car], field=field) for name, (photo, car) in rules.items()},
+        sets={},
         predictions_sha256="abc",
     )
 

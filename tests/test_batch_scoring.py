@@ -99,7 +99,7 @@ def put(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     place: Any = content
     *parents, last = path.split(".")
     for key in parents:
-        place = place[key]
+        place = place[int(key) if isinstance(place, list) else key]
     place[last] = value
     return content
 
@@ -107,12 +107,12 @@ def put(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("format", 2, "have the format 2, and this code reads 4"),
+        ("format", 2, "have the format 2, and this code reads 5"),
         ("rules.clean.photo.good.threshold", "0.5", "rules.clean.photo.good.threshold has the value '0.5'"),
         ("rules.clean.photo.bad.threshold", 0.8, "T_low 0.8, T_label 0.5, T_high 0.5: it must hold"),
         ("rules.clean.photo.good.threshold", 1.5, "T_low 0.2|T_label has the value 1.5"),
         ("rules.clean.photo.good.threshold", None, "a promise of 'clean' without a threshold"),
-        ("rules.clean.car.bad.promise", PROMISE.model_dump(), "a promise of 'dirty' without a threshold"),
+        ("rules.clean.cars.0.bad.promise", PROMISE.model_dump(), "a promise of 'dirty' without a threshold"),
         ("rules.clean.photo.strictness", 1, "rules.clean.photo.strictness: unknown key"),
         ("rules.glass", None, "rules.glass"),
         ("questions", [], "a rule for 'clean', which is none of its questions"),
@@ -128,7 +128,7 @@ def test_a_missing_or_mismatched_threshold_is_refused_with_the_fix(path: str, va
 
 @pytest.mark.parametrize("content", [None, {}, {"T_clean": 0.5}])
 def test_thresholds_of_the_old_schema_or_none_at_all_are_refused(content: Any) -> None:
-    with pytest.raises(UserError, match="have the format none, and this code reads 4. Make it again: dvc repro"):
+    with pytest.raises(UserError, match="have the format none, and this code reads 5. Make it again: dvc repro"):
         read_thresholds(content, file="threshold.json")
 
 

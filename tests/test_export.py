@@ -364,7 +364,7 @@ def test_every_question_and_every_rule_has_its_place_in_the_card(report: dict[st
     assert "| damage | 0 to 1, 1 = good |" in card
     assert "| weather | one of clear, rain, fog, snow |" in card
     assert "A photo is called dirty where the probability of clean is below 0.200." in card
-    assert "**No car of several photos is called clean**: too few groups." in card
+    assert "**No car of 2 to 6 photos is called clean**: too few groups." in card
     assert "### damaged" not in card, "nothing is decided about it"
     trained, table = card_facts(report)
     assert "### damaged" in draw(replace(trained, thresholds=make_thresholds()), table)

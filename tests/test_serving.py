@@ -169,7 +169,7 @@ def test_without_a_model_or_its_threshold_nothing_is_served(tmp_path: Path) -> N
     with pytest.raises(UserError, match=r"no such model file\. Make one \(dvc repro\)"):
         create_app(ServiceConfig(model_path=path))
     path.write_bytes(model_bytes(rules={"T_clean": 0.5}))
-    with pytest.raises(UserError, match="its thresholds have the format none, and this code reads 4. Make it again"):
+    with pytest.raises(UserError, match="its thresholds have the format none, and this code reads 5. Make it again"):
         create_app(ServiceConfig(model_path=path))
     path.write_bytes(model_bytes()[:-1])
     with pytest.raises(UserError, match="not a whole model file|altered or damaged"):
@@ -293,6 +293,11 @@ def test_photos_of_one_car_get_one_verdict_unless_one_of_them_has_no_answer(clie
     assert (found["car"]["damage"]["decision"], found["car"]["damage"]["value"]) == (None, min(a["damage"].value for a in answers))  # type: ignore[union-attr]
     assert ask(client, [*photos, b"no photo"])["car"] is None
     assert ask(client, photos, "")["car"] is None
+    # What is proved for cars of two to six photos is not said of a car of one.
+    assert clean["no_promise"] is None
+    alone = ask(client, photos[:1])["car"]["clean"]
+    assert (alone["promise"], alone["no_promise"][:34]) == (None, "This car has 1 photo. 'dirty' is p")
+    assert client.get("/model").json()["rules_for_cars"]["clean"][0]["photos_to"] == 6
     with client_of(model, thresh=0.6) as overridden:
         verdict = ask(overridden, photos)["car"]["clean"]
         assert (verdict["unit"], verdict["promise"]) == ("photo", None)

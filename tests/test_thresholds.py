@@ -41,7 +41,8 @@ PARAMS = load_params(ROOT / "params.yaml")
 
 
 def make_params(**changes) -> SelectThresholdParams:
-    values = {"method": "guaranteed", "source": "calib", "starts": 2, "gate_share": 0.02, "car_sources": ["fleet"]}
+    values = {"method": "guaranteed", "source": "calib", "starts": 2, "gate_share": 0.02, "car_sources": ["fleet"],
+              "car_photos": [1, 2, 3, 5], "groups": [], "coverage": None}  # fmt: skip
     return parse_section("select_threshold", SelectThresholdParams, values | changes)
 
 

@@ -127,8 +127,8 @@ def test_a_promise_ends_for_every_rule(exported: Exported) -> None:
     without_promise(model, "for a test")
     for rules in open_bundle(seal(model.SerializeToString())).thresholds.rules.values():
         assert not rules.photo.has_promise
-        assert not rules.car.has_promise
-        assert (rules.photo.T_high, rules.car.T_low, rules.photo.confidence_of_both) == (0.5, 0.4, None)
+        assert not rules.cars[0].has_promise
+        assert (rules.photo.T_high, rules.cars[0].T_low, rules.photo.confidence_of_both) == (0.5, 0.4, None)
 
 
 def test_a_network_of_one_size_refuses_another(trained: Trained, photos: Photos) -> None:

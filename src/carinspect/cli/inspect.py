@@ -6,7 +6,7 @@ from typing import Any
 
 from carinspect.inference.bundle import ModelBundle, open_bundle
 from carinspect.inference.predictor import make_predictor
-from carinspect.inference.rules import say_promise
+from carinspect.inference.rules import SIDES, car_rules_in_use, say_promise
 
 
 def show_model(path: Path, *, as_json: bool) -> int:
@@ -40,9 +40,17 @@ def _lines(bundle: ModelBundle) -> list[tuple[str, str]]:
         for name, end in facts.pop(kind).items():
             lines.append((f"{kind[:-1]} {name}", f"{end['type'][7:-1]} ({', '.join(map(str, end['shape']))})"))
     lines += [(f"question {asked.name}", f"{asked.kind} {', '.join(asked.classes)}".strip()) for asked in bundle.questions]
-    for name, rule in make_predictor(bundle).rules.items():
-        for side in ("good", "bad"):
-            lines.append((f"{name}: {rule.say(side)}", say_promise(rule, side)))
+    rules = make_predictor(bundle).rules
+    for name, rule in rules.items():
+        lines += [(f"{name}: {rule.say(side)}", say_promise(rule, side)) for side in SIDES]
+    for name, cars in car_rules_in_use(bundle.thresholds, rules).items():
+        for stratum, rule in cars.strata:
+            lines += [(f"{name}, a car of {stratum.in_words}: {rule.say(side)}", say_promise(rule, side)) for side in SIDES]
+        lines.append((f"{name}, a car of any other number", "decided without a promise"))
+    lines += [
+        (f"{name}: possible classes", f"have the true one in a share of {one.coverage:g}" if one.reason is None else f"none: {one.reason}")
+        for name, one in bundle.thresholds.sets.items()
+    ]
     left_out = ("sha256", "bytes", "threshold", "reference")
     return lines + _flat({key: value for key, value in facts.items() if key not in left_out})
 

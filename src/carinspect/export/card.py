@@ -30,6 +30,8 @@ MEASURES: dict[Kind, tuple[tuple[str, str, str | None], ...]] = {
 }
 """Key in metrics/evaluate.json, its name on the card, and the key of the constant answer's figure. Slices and headlines have the first."""
 
+OTHER_CARS = "A car of which another number of photos is shown is decided without a promise."
+
 
 def draw_model_card(trained: Trained, table: pd.DataFrame, *, parity: Mapping[str, Any]) -> str:
     """The card as Markdown; parity: metrics/export_onnx.json. The same inputs give the same text: it has no date."""
@@ -45,7 +47,10 @@ def draw_model_card(trained: Trained, table: pd.DataFrame, *, parity: Mapping[st
         measures=MEASURES,
         sources=_counts(table, "source", sorted(table["source"].unique()), questions),
         splits=_counts(table, "split", SPLITS, questions),
-        decisions={name: [_say_rule(rules.photo), _say_rule(rules.car)] for name, rules in trained.thresholds.rules.items()},
+        decisions={
+            name: [*(_say_rule(rule) for rule in (rules.photo, *rules.cars)), [OTHER_CARS]]
+            for name, rules in trained.thresholds.rules.items()
+        },
     )
 
 
@@ -83,11 +88,15 @@ def _say_rule(rule: Rule) -> list[str]:
     said = [_say_side(rule, side) for side in ("good", "bad")]
     if rule.confidence_of_both is not None:
         said.append(f"Both promises hold together at the confidence {rule.confidence_of_both:g}.")
+    for found in (rule.good, rule.bad):
+        for group in found.groups:
+            held = "holds, too" if group.promise is not None else f"is not proved: {group.reason}"
+            said.append(f"Where {group.column} is {group.value} the promise of {found.word} {held}.")
     return said + [f"Warning: {warning}" for warning in rule.warnings]
 
 
 def _say_side(rule: Rule, side: Side) -> str:
-    found, who = rule.side(side), "photo" if rule.unit == "photo" else "car of several photos"
+    found, who = rule.side(side), "photo" if rule.stratum is None else f"car of {rule.stratum.in_words}"
     if found.threshold is None:
         return f"**No {who} is called {found.word}**: {found.reason}."
     bound = f"at least {found.threshold:.3f}" if side == "good" else f"below {found.threshold:.3f}"

@@ -77,7 +77,7 @@ def _flips(bundle: ModelBundle, found: dict[str, np.ndarray], expected: dict[str
         elif question.name in bundle.thresholds.rules:
             rules = bundle.thresholds.rules[question.name]
             # A car's p_good is the lowest of its photos': if no photo crosses the car's threshold, no car does.
-            for rule in (rules.photo, rules.car):
+            for rule in (rules.photo, *rules.cars):
                 flips = _changed_words(rule_in_use(question, rule), (was, was_passed), (now, now_passed))
                 decisions += flips if rule.unit == "photo" else 0
                 promised += flips if rule.has_promise else 0

@@ -1,6 +1,7 @@
 """Judges one car from the answers to its photos: each decided question by the rule for cars, each score by the worst photo.
 
-A car is decided by the same code as a photo, from the lowest p_good of its photos: one dirty side makes a dirty car. No torch, no pandas.
+A car is decided by the same code as a photo, from the lowest p_good of its photos: one dirty side makes a dirty car. The rule depends on
+their number. No torch, no pandas.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 
 from carinspect.core.errors import UserError
 from carinspect.inference.predictor import Answer, BinaryAnswer, ScoreAnswer
-from carinspect.inference.rules import UNSURE, DecisionRule, Promise, Unit
+from carinspect.inference.rules import UNSURE, CarRules, Promise, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +25,25 @@ class CarAnswer:
     unit: Unit | None
     """`car`: a rule for cars decided. `photo`: the photo's rule did, for lack of one; it proves nothing for cars. None: a score."""
     promise: Promise | None
-    """What the decision proves; None for *unsure*, for a single photo, and where nothing is proved."""
+    """What the decision proves; None for *unsure*, and where nothing is proved of cars with so many photos."""
     reason: str | None = None
     """Why the gate turned `worst_photo` away, a key of `core.gate.REASONS`, so that the car is unsure; None: all photos passed."""
+    no_promise: str | None = None
+    """Why the word promises nothing, in words; None where it does, and for *unsure* and scores."""
 
 
-def judge_car(answers: Sequence[Answer], rules: Mapping[str, DecisionRule]) -> dict[str, CarAnswer]:
+def judge_car(answers: Sequence[Answer], rules: Mapping[str, CarRules]) -> dict[str, CarAnswer]:
     """The verdict from the answers to all photos of one car, in any order; rules: see `rules.car_rules_in_use`.
 
-    A single photo is decided by the same rule, but its promise is made for cars of several. Raises `UserError` without a photo.
+    `answers` must be of *all* photos of the car, since the promise depends on their number. Raises `UserError` without a photo.
     """
     if not answers:
         raise UserError("a car without a photo cannot be judged. Give at least one.")
     verdict = {}
     for name, first in answers[0].items():
-        rule = rules.get(name)
-        if isinstance(first, BinaryAnswer) and rule is not None:
+        of_cars = rules.get(name)
+        if isinstance(first, BinaryAnswer) and of_cars is not None:
+            rule = of_cars.of(len(answers))
             found = [_binary(answer[name]) for answer in answers]
             away = next((place for place, one in enumerate(found) if one.reason and one.decision == UNSURE), None)
             worst, p_good = _lowest([one.p_good for one in found])
@@ -47,8 +51,8 @@ def judge_car(answers: Sequence[Answer], rules: Mapping[str, DecisionRule]) -> d
                 verdict[name] = CarAnswer(UNSURE, p_good, away, rule.unit, None, found[away].reason)
                 continue
             side = rule.decide(p_good)
-            promise = rule.promises.get(side) if side is not None and len(answers) > 1 else None
-            verdict[name] = CarAnswer(rule.say(side), p_good, worst, rule.unit, promise)
+            promise, why_not = (rule.promises.get(side), of_cars.why_no_promise(len(answers), side)) if side is not None else (None, None)
+            verdict[name] = CarAnswer(rule.say(side), p_good, worst, rule.unit, promise, no_promise=why_not)
         elif isinstance(first, ScoreAnswer):
             worst, value = _lowest([_value(answer[name]) for answer in answers])
             verdict[name] = CarAnswer(None, value, worst, None, None)

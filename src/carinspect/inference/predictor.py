@@ -58,6 +58,8 @@ class ClassesAnswer:
     """Class → calibrated probability."""
     std: float | None
     """Of the likeliest class."""
+    possible: tuple[str, ...] | None = None
+    """The classes that are possible at the coverage of the model's `SetRule`; None without one, and where the gate turns the photo away."""
 
 
 QuestionAnswer = BinaryAnswer | ScoreAnswer | ClassesAnswer
@@ -118,7 +120,9 @@ class Predictor:
                 return ScoreAnswer(value, std)
             case "classes":
                 p = dict(zip(asked.classes, value, strict=True))
-                return ClassesAnswer(max(p, key=p.__getitem__), p, std)
+                sets = self.bundle.thresholds.sets.get(asked.name)
+                possible = None if sets is None or reason or self.gate != "on" else sets.possible(p)
+                return ClassesAnswer(max(p, key=p.__getitem__), p, std, possible)
             case _:
                 assert_never(asked.kind)
 

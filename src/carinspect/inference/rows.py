@@ -21,6 +21,7 @@ Row = list[Any]
 def columns_of(predictor: Predictor) -> dict[str, type]:
     """Column → `str` or `float`. Blank: there is no such answer, or `error` says why the photo could not be read.
 
+    `<question>_set`: the possible classes, joined by |, if the model has such sets.
     `label`, `threshold` and `decision` are those of the first decided question. `reason`: why the gate turned the photo away.
     """
     columns: dict[str, type] = {"image_path": str, "label": str, "threshold": float, "decision": str, "reason": str}
@@ -28,6 +29,8 @@ def columns_of(predictor: Predictor) -> dict[str, type]:
     for asked in predictor.questions:
         if asked.kind == "classes":
             columns[asked.name] = str
+            if asked.name in predictor.bundle.thresholds.sets:
+                columns[f"{asked.name}_set"] = str
         columns |= dict.fromkeys(asked.answer_columns, float)
         if asked.name in predictor.rules:
             columns[f"{asked.name}_decision"] = str
@@ -52,6 +55,8 @@ def flat_answer(predictor: Predictor, answer: Answer) -> dict[str, Any]:
             case ClassesAnswer():
                 values[asked.name] = one.value
                 values |= dict(zip(asked.answer_columns, one.p.values(), strict=True))
+                if asked.name in predictor.bundle.thresholds.sets:
+                    values[f"{asked.name}_set"] = None if one.possible is None else "|".join(one.possible)
             case _:
                 assert_never(one)
         values[asked.spread] = one.std

@@ -8,11 +8,13 @@ It decides about photos that pass the gate; the others are unsure.
 
 A *promise* is what is proved about a word: of the photos (or cars) that get it, at least a share of `precision` gets it rightly, at the
 stated confidence.
-The same rule decides about a photo and, from the lowest p_good of its photos, about a car. Imports neither torch nor pandas.
+The same code decides about a photo and, from the lowest p_good of its photos, about a car. Each further photo is another chance of an
+error, so cars have a rule for each *stratum*, a range of their number of photos; other numbers have no promise. No torch, no pandas.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 from carinspect.core.errors import UserError
@@ -20,10 +22,11 @@ from carinspect.core.params import Section, parse_section
 from carinspect.core.questions import Question, Side, by_name, check_questions
 from carinspect.inference.gate import GateRule
 
-FORMAT = 4
+FORMAT = 5
 REMAKE = "Make it again: dvc repro --force select_threshold, then dvc repro."
 
 UNSURE = "unsure"
+SIDES: tuple[Side, Side] = ("good", "bad")
 Unit = Literal["photo", "car"]
 Method = Literal["guaranteed", "empirical"]
 
@@ -83,6 +86,21 @@ class Needed(Section):
     """At a field rate: labelled groups of the other class that are needed, if none of them gets the word."""
 
 
+class GroupPromise(Section):
+    """What a word promises for the photos of one group, e.g. of one source."""
+
+    column: str
+    """Of the table of predictions."""
+    value: str
+    promise: Promise | None
+    reason: str | None
+    """Why nothing is promised, in words; None where something is."""
+    missing: int | None
+    """So many more labelled groups of photos would do, if the shares stay as they are; None: no number would, or nothing is missing."""
+    on_source: Outcome
+    on_test: Outcome
+
+
 class SideRule(Section):
     """One word of a rule."""
 
@@ -94,6 +112,8 @@ class SideRule(Section):
     """Why there is no threshold, in words; None where there is one."""
     needed: Needed | None
     """What a proof needs; None for a question that the model was not trained on."""
+    groups: list[GroupPromise]
+    """The same threshold in each group of photos that `select_threshold.groups` asks for. They and `promise` hold together."""
     on_source: Outcome
     """The threshold was chosen on the source split, so these figures are optimistic. The test split had no part in the choice."""
     on_test: Outcome
@@ -136,6 +156,34 @@ class Alternative(Section):
     on_test: Outcome
 
 
+class Stratum(Section):
+    """Cars with so many photos."""
+
+    photos_from: int
+    photos_to: int
+    """Included. Both occur among the cars of the source split, so that no other number is spoken of."""
+    cars: int
+    """Of the source split, each with a label for every photo."""
+    cars_left_out: int
+    """Of the source split: some of their photos have a label and others none, so that it is unknown whether the car is good."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.photos_from}" if self.photos_from == self.photos_to else f"{self.photos_from}-{self.photos_to}"
+
+    @property
+    def in_words(self) -> str:
+        """As in `a car of 3 to 4 photos`."""
+        return f"{self.name.replace('-', ' to ')} {'photo' if self.photos_to == 1 else 'photos'}"
+
+    def has(self, photos: int) -> bool:
+        return self.photos_from <= photos <= self.photos_to
+
+    def distance(self, photos: int) -> int:
+        """From a number of photos to this stratum; 0 within it."""
+        return max(self.photos_from - photos, photos - self.photos_to, 0)
+
+
 class Rule(Section):
     """One question's rule for one unit."""
 
@@ -162,10 +210,8 @@ class Rule(Section):
     """Of all pairs on the source split. It proves nothing."""
     cheapest_allowed: Pair | None
     """Of the pairs that the method allows: those of `guaranteed` are proved together."""
-    units: int | None
-    """Of a car's rule: cars of the source split that it was chosen on."""
-    photos_a_unit: float | None
-    """Of a car's rule: photos of such a car on average."""
+    stratum: Stratum | None
+    """Of a car's rule: which cars."""
 
     @property
     def T_high(self) -> float | None:  # noqa: N802
@@ -205,9 +251,32 @@ class QuestionRules(Section):
     """All about one binary question."""
 
     photo: Rule
-    car: Rule
-    """For a car of several photos; without cars to choose it on, its words are never decided."""
+    cars: list[Rule]
+    """One for each stratum of cars, of few photos first. Their promises share the level, so that all hold together at `confidence`."""
     field: FieldRates
+
+
+class SetRule(Section):
+    """Which classes of a question are possible for a photo: those with at least the probability `threshold`."""
+
+    coverage: float
+    """Of photos drawn at random from new groups at least this share gets a set that has the true class (split conformal prediction)."""
+    threshold: float | None
+    """None: too few groups, so that no set is given."""
+    groups: int
+    """Labelled groups of the source split whose drawn photo passes the gate."""
+    reason: str | None
+    """Why there is no threshold; None where there is one."""
+    coverage_on_test: float | None
+    """Share of the test split's drawn photos whose set has the true class, and the mean number of classes of a set."""
+    classes_on_test: float | None
+
+    def possible(self, p: Mapping[str, float]) -> tuple[str, ...] | None:
+        """The classes of the set, from each class's probability; the likeliest is always one. None without a threshold."""
+        if self.threshold is None:
+            return None
+        likeliest = max(p, key=p.__getitem__)
+        return tuple(name for name, value in p.items() if value >= self.threshold or name == likeliest)
 
 
 class Thresholds(Section):
@@ -220,20 +289,27 @@ class Thresholds(Section):
     """What is decided, is decided about photos that pass it; the promises are made of these."""
     rules: dict[str, QuestionRules]
     """By name, for each binary question with `decide`."""
+    sets: dict[str, SetRule]
+    """By name, for each question of kind classes where `select_threshold.coverage` is set."""
     predictions_sha256: str
     """Of the data/predictions.csv that they were chosen on."""
 
     def without_promises(self) -> "Thresholds":
         """The same thresholds with nothing proved."""
-        return self.model_copy(update={"rules": {name: _unproved(rules) for name, rules in self.rules.items()}})
+        return self.model_copy(update={"rules": {name: _unproved(rules) for name, rules in self.rules.items()}, "sets": {}})
+
+
+def _unpromised(rule: SideRule) -> SideRule:
+    groups = [group.model_copy(update={"promise": None}) for group in rule.groups]
+    return rule.model_copy(update={"promise": None, "groups": groups})
 
 
 def _unproved(rules: QuestionRules) -> QuestionRules:
     def of(rule: Rule) -> Rule:
-        sides = {side: rule.side(side).model_copy(update={"promise": None}) for side in ("good", "bad")}
+        sides = {side: _unpromised(rule.side(side)) for side in SIDES}
         return rule.model_copy(update=sides | {"confidence_of_both": None})
 
-    return rules.model_copy(update={"photo": of(rules.photo), "car": of(rules.car)})
+    return rules.model_copy(update={"photo": of(rules.photo), "cars": [of(rule) for rule in rules.cars]})
 
 
 def read_thresholds(content: Any, *, file: str) -> Thresholds:
@@ -244,10 +320,14 @@ def read_thresholds(content: Any, *, file: str) -> Thresholds:
     try:
         thresholds = parse_section("threshold", Thresholds, content, file=file)
         names = by_name(check_questions(thresholds.questions))
-        for name, rules in thresholds.rules.items():
+        for name in (*thresholds.rules, *thresholds.sets):
             if name not in names:
                 raise UserError(f"a rule for '{name}', which is none of its questions.")
-            for rule in (rules.photo, rules.car):
+        for name, rules in thresholds.rules.items():
+            strata = [rule.stratum for rule in rules.cars if rule.stratum is not None]
+            if len(strata) < len(rules.cars) or any(one.photos_to >= next_.photos_from for one, next_ in pairwise(strata)):
+                raise UserError(f"{name}: the strata of its rules for cars are missing or overlap.")
+            for rule in (rules.photo, *rules.cars):
                 check_order(T_low=rule.T_low, T_label=rule.T_high, T_high=rule.T_high)
                 for side in (rule.good, rule.bad):
                     if side.promise is not None and side.threshold is None:
@@ -342,18 +422,46 @@ def rules_in_use(thresholds: Thresholds) -> dict[str, DecisionRule]:
     return {name: rule_in_use(names[name], rules.photo) for name, rules in thresholds.rules.items()}
 
 
-def car_rules_in_use(thresholds: Thresholds, photo_rules: Mapping[str, DecisionRule]) -> dict[str, DecisionRule]:
-    """The rule for a car of several photos of each decided question.
+@dataclass(frozen=True)
+class CarRules:
+    """One question's rules for cars in use."""
 
-    Where no car's threshold was found, or an operator set thresholds, the photo's are used, without their promise.
-    """
+    strata: tuple[tuple[Stratum, DecisionRule], ...]
+    """Those in which a word can be decided, of few photos first; none where an operator set thresholds."""
+    photo: DecisionRule
+    """The photo's rule without its promises, for want of one for cars."""
+
+    def of(self, photos: int) -> DecisionRule:
+        """The rule for a car of so many photos. Outside of the strata: that of the nearest one, without its promises."""
+        if not self.strata:
+            return self.photo
+        stratum, rule = min(self.strata, key=lambda one: one[0].distance(photos))
+        return rule if stratum.has(photos) else replace(rule, promises={})
+
+    def why_no_promise(self, photos: int, side: Side) -> str | None:
+        """Why the word of `side` promises nothing for a car of so many photos, in words; None where it does."""
+        if side in self.of(photos).promises:
+            return None
+        if self.photo.overridden:
+            return "The operator replaced the model's thresholds or opened its gate, so nothing is proved."
+        word, proved = self.photo.say(side), [stratum for stratum, rule in self.strata if side in rule.promises]
+        if not proved:
+            return f"Nothing is proved of cars that are called {word}."
+        return f"This car has {photos} photo{'s' * (photos > 1)}. '{word}' is proved for cars of {_join(proved)}."
+
+
+def _join(strata: list[Stratum]) -> str:
+    *names, last = [stratum.name.replace("-", " to ") for stratum in strata]
+    return f"{', '.join(names)} or {last} photos" if names else strata[0].in_words
+
+
+def car_rules_in_use(thresholds: Thresholds, photo_rules: Mapping[str, DecisionRule]) -> dict[str, CarRules]:
+    """The rules for cars of each decided question. Where an operator set thresholds for photos, these decide about cars, too."""
     found = {}
     for name, photo in photo_rules.items():
-        own = thresholds.rules[name].car
-        if photo.overridden or (own.T_high is None and own.T_low is None):
-            found[name] = replace(photo, promises={})
-        else:
-            found[name] = rule_in_use(photo.question, own)
+        own = [] if photo.overridden else [rule for rule in thresholds.rules[name].cars if (rule.T_high, rule.T_low) != (None, None)]
+        strata = tuple((rule.stratum, rule_in_use(photo.question, rule)) for rule in own if rule.stratum is not None)
+        found[name] = CarRules(strata=strata, photo=replace(photo, promises={}))
     return found
 
 

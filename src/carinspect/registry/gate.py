@@ -1,12 +1,12 @@
 """Checks whether a model may be released: proved, without leaks, better than the released model, and with no weaker promise."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from carinspect.comparison.differences import Comparison
 from carinspect.comparison.words import say
-from carinspect.inference.rules import QuestionRules, Rule, Side, Thresholds
+from carinspect.inference.rules import SIDES, QuestionRules, Rule, Side, Thresholds
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _changed(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 def _terms(thresholds: Thresholds) -> dict[str, Any]:
     """What decides the thresholds of each question, apart from the data."""
-    return {name: [*map(_terms_of, (rules.photo, rules.car)), rules.field.rate] for name, rules in thresholds.rules.items()}
+    return {name: [*_terms_of(rules.photo), rules.field.rate] for name, rules in thresholds.rules.items()}
 
 
 def _terms_of(rule: Rule) -> tuple[Any, ...]:
@@ -102,7 +102,8 @@ def weakened(candidate: Thresholds, holder: Thresholds) -> dict[str, list[str]]:
     """In which of its terms the candidate's promise is weaker than that of the released model.
 
     Returns sentences by what `promote --weaker` calls it: `<question>.<term>`, where the term is `question` (it is no longer asked, or
-    means something else), `promise` or `car` (the word is no longer proved, of photos or of cars), `target`, `confidence` or `field_rate`.
+    means something else), `promise`, `car` or `groups` (the word is no longer proved, of photos, of cars, or of a group of photos),
+    `target`, `confidence` or `field_rate`.
     """
     found: dict[str, list[str]] = {}
     asked = {question.name: question for question in candidate.questions}
@@ -119,10 +120,15 @@ def weakened(candidate: Thresholds, holder: Thresholds) -> dict[str, list[str]]:
 
 def _weaker_terms(new: QuestionRules | None, old: QuestionRules) -> list[tuple[str, str]]:
     found = []
-    for was, now in ((old.photo, new and new.photo), (old.car, new and new.car)):
-        for side in ("good", "bad"):
+    pairs = [(old.photo, new.photo if new else None), *((was, _covering(was, new.cars if new else [])) for was in old.cars)]
+    for was, now in pairs:
+        for side in SIDES:
             before, after = was.side(side).promise, now.side(side).promise if now else None
-            what = f"'{was.side(side).word}' of {was.unit}s"
+            kept = {(one.column, one.value) for one in now.side(side).groups if one.promise} if now else set()
+            for one in was.side(side).groups:
+                if one.promise is not None and (one.column, one.value) not in kept:
+                    found.append(("groups", f"'{was.side(side).word}' where {one.column} is {one.value} is no longer proved."))
+            what = f"'{was.side(side).word}' of {'photos' if was.stratum is None else f'cars of {was.stratum.in_words}'}"
             if before is None:
                 continue
             if after is None:
@@ -136,6 +142,14 @@ def _weaker_terms(new: QuestionRules | None, old: QuestionRules) -> list[tuple[s
                 rates = [f"{rate:g}" if rate is not None else "that of calib" for rate in (before.at_rate, after.at_rate)]
                 found.append(("field_rate", f"The field rate of {what} changes from {rates[0]} to {rates[1]}."))
     return found
+
+
+def _covering(was: Rule, rules: Sequence[Rule]) -> Rule | None:
+    """The one of `rules` that speaks of all cars of the stratum of `was`; None where there is none."""
+    asked = was.stratum
+    if asked is None:
+        return None
+    return next((now for now in rules if now.stratum and now.stratum.has(asked.photos_from) and now.stratum.has(asked.photos_to)), None)
 
 
 def _easier(now: float | None, before: float | None, *, side: Side) -> bool:

@@ -11,7 +11,7 @@ from carinspect.core.questions import Side
 from carinspect.inference.car import CarAnswer, judge_car
 from carinspect.inference.predictor import Answer, BinaryAnswer, ClassesAnswer, QuestionAnswer, ScoreAnswer
 from carinspect.inference.rows import flat_answer
-from carinspect.inference.rules import UNSURE, DecisionRule, Promise
+from carinspect.inference.rules import UNSURE, CarRules, DecisionRule, Promise
 from carinspect.serving.engine import Seen
 from carinspect.serving.explanation import Explanation
 
@@ -33,6 +33,7 @@ class QuestionForm:
     kind: Literal["binary", "score", "classes"]
     value: Annotated[float | str | None, Field(description="The score, or the likeliest class.")] = None
     p: Annotated[float | dict[str, float] | None, Field(description="Probability of class 1, or of each class.")] = None
+    possible: Annotated[list[str] | None, Field(description="The classes that are possible at the stated coverage.")] = None
     label: Annotated[str | None, Field(description="The likelier word by the threshold alone.")] = None
     decision: Annotated[str | None, Field(description="A class, or unsure.")] = None
     side: Annotated[Side | None, Field(description="Whether the decision is the good or the bad class.")] = None
@@ -133,12 +134,13 @@ def _form_question(answer: QuestionAnswer, rule: DecisionRule | None) -> Questio
         case ScoreAnswer():
             return QuestionForm("score", value=answer.value, std=answer.std)
         case ClassesAnswer():
-            return QuestionForm("classes", value=answer.value, p=answer.p, std=answer.std)
+            possible = None if answer.possible is None else list(answer.possible)
+            return QuestionForm("classes", value=answer.value, p=answer.p, possible=possible, std=answer.std)
         case _:
             assert_never(answer)
 
 
-def form_verdict(answers: list[Answer | None], rules: Mapping[str, DecisionRule]) -> dict[str, CarAnswer] | None:
+def form_verdict(answers: list[Answer | None], rules: Mapping[str, CarRules]) -> dict[str, CarAnswer] | None:
     """The verdict on the car that all of the photos show; None where one of them has no answer, for it might be the bad one."""
     known = [answer for answer in answers if answer is not None]
     return judge_car(known, rules) if len(known) == len(answers) else None

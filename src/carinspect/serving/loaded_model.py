@@ -10,7 +10,7 @@ from carinspect.core.errors import UserError
 from carinspect.core.questions import dump_questions
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.predictor import Predictor, make_predictor, open_gate, override_lead
-from carinspect.inference.rules import DecisionRule, car_rules_in_use
+from carinspect.inference.rules import CarRules, DecisionRule, car_rules_in_use
 from carinspect.serving.config import ServiceConfig
 
 VERSION_DIGITS = 16
@@ -32,7 +32,7 @@ class LoadedModel:
         return self.predictor.bundle.provider != "CPUExecutionProvider"
 
     @property
-    def car_rules(self) -> dict[str, DecisionRule]:
+    def car_rules(self) -> dict[str, CarRules]:
         """For all photos of one car. Where an operator set thresholds, or the file has none for cars: the photo's, which proves nothing."""
         return car_rules_in_use(self.predictor.bundle.thresholds, self.predictor.rules)
 
@@ -47,20 +47,27 @@ class LoadedModel:
             "image_side_px": bundle.image_side_px,
             "resize_contract": info["resize_contract"],
             "questions": dump_questions(bundle.questions),
-            "rules": {
-                name: {
-                    "T_label": rule.T_label,
-                    "T_low": rule.T_low,
-                    "T_high": rule.T_high,
-                    "overridden": rule.overridden,
-                    "promises": {rule.say(side): promise.model_dump() for side, promise in rule.promises.items()},
-                }
-                for name, rule in self.predictor.rules.items()
+            "rules": {name: _describe(rule) for name, rule in self.predictor.rules.items()},
+            "rules_for_cars": {
+                name: [
+                    {"photos_from": stratum.photos_from, "photos_to": stratum.photos_to, **_describe(rule)} for stratum, rule in cars.strata
+                ]
+                for name, cars in self.car_rules.items()
             },
             "gate": bundle.thresholds.gate.model_dump() | {"mode": self.predictor.gate},
             "lineage": info["lineage"],
             "metrics": info["metrics"],
         }
+
+
+def _describe(rule: DecisionRule) -> dict[str, Any]:
+    return {
+        "T_label": rule.T_label,
+        "T_low": rule.T_low,
+        "T_high": rule.T_high,
+        "overridden": rule.overridden,
+        "promises": {rule.say(side): promise.model_dump() for side, promise in rule.promises.items()},
+    }
 
 
 def load_model(path: Path, config: ServiceConfig) -> LoadedModel:

@@ -1,7 +1,7 @@
 """The two methods that choose T_high and T_low: by proof, and by the precision observed on the source split."""
 
-from collections.abc import Callable, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy.typing as npt
 from carinspect.core.questions import Side
 from carinspect.inference.rules import Needed
 from carinspect.thresholds.binomial import accepted_needed, p_value
-from carinspect.thresholds.evidence import Target, gather, highest_wrong_rate, passes, precision_at
-from carinspect.thresholds.plan import Reference, cut_points, make_plan
+from carinspect.thresholds.evidence import HITS_SHARE, Target, gather, highest_wrong_rate, passes, precision_at
+from carinspect.thresholds.plan import Reference, cut_points, make_plan, place_starts
 from carinspect.thresholds.sample import Sample, Thresholds
 
 NO_THRESHOLDS: Thresholds = np.zeros(0)
@@ -29,26 +29,36 @@ class Choice:
     may_be_high: Thresholds = field(default_factory=NO_THRESHOLDS.copy, compare=False)
     may_be_low: Thresholds = field(default_factory=NO_THRESHOLDS.copy, compare=False)
     """All thresholds of each side that the method allows. The proof holds for all of them together, so any one may be chosen."""
+    of_groups: dict[Side, list[Thresholds]] = field(default_factory=dict, compare=False)
+    """For each group of photos the thresholds that are proved for it, too."""
+
+    def proves(self, side: Side, group: int) -> bool:
+        """Whether the chosen threshold is proved for the group with that place."""
+        threshold = self.T_high if side == "good" else self.T_low
+        return side in self.of_groups and threshold is not None and threshold in self.of_groups[side][group]
 
 
 NEVER = Choice(T_high=None, T_low=None)
 
 
-def choose_guaranteed(sample: Sample, reference: Reference, target: Target) -> Choice:
-    """The loosest proven thresholds.
+def choose_guaranteed(sample: Sample, reference: Reference, target: Target, groups: Sequence[tuple[Sample, Reference]] = ()) -> Choice:
+    """The loosest proven thresholds; of those, where `groups` of photos are given, only the ones that are proved for most groups.
 
-    T_high and T_low each hold at `confidence`; their joint confidence is at least 2 x confidence - 1.
+    T_high and T_low each hold at `confidence`; their joint confidence is at least 2 x confidence - 1. For all photos and in each group they
+    are tested at the level of `target`, whose `families` must count all of these.
     """
     if not len(sample.one_a_group().passed):
         return NEVER
-    return _choose(high=_proven(sample, reference, target, side="good"), low=_proven(sample, reference, target, side="bad"))
+    high, of_high = _proven(sample, reference, target, side="good", groups=groups)
+    low, of_low = _proven(sample, reference, target, side="bad", groups=groups)
+    return replace(_choose(high=high, low=low), of_groups={"good": of_high, "bad": of_low})
 
 
 def choose_empirical(sample: Sample, target: Target) -> Choice:
     """The loosest thresholds whose observed precision on the source split reaches the target.
 
-    This proves nothing: the best of many thresholds on one sample is partly best by chance, so about half of such choices, or more, miss
-    the target on new cars.
+    This proves nothing: the best of many thresholds on one sample is partly best by chance, so half of such choices or more, up to nearly
+    all, miss the target on new cars.
     """
     return _choose(high=_met(sample, target, side="good"), low=_met(sample, target, side="bad"))
 
@@ -71,7 +81,7 @@ def needed_for_proof(sample: Sample, reference: Reference, target: Target, *, si
         allowed = min(1.0, hits * (1 - precision_target) * (1 - wrong_rate) / (precision_target * wrong_rate))
         needed["observed_precision"] = None if np.isnan(observed) else observed
         if 0 < allowed < 1:
-            needed["other_class_groups"] = accepted_needed(target=1 - allowed, alpha=level / 2, precision=1.0)
+            needed["other_class_groups"] = accepted_needed(target=1 - allowed, alpha=(1 - HITS_SHARE) * level, precision=1.0)
         return Needed(**needed)
     accepted = found.right + found.wrong
     nearest = int(np.argmin(p_value(accepted, found.wrong, target=precision_target)))
@@ -112,12 +122,24 @@ def _choose(*, high: Thresholds, low: Thresholds) -> Choice:
     return Choice(T_high=T_high, T_low=float(left.max()) if len(left) else None, may_be_high=high, may_be_low=low)
 
 
-def _proven(sample: Sample, reference: Reference, target: Target, *, side: Side) -> Thresholds:
-    drawn = sample.one_a_group()
-    plan = make_plan(reference, groups=len(drawn.passed), target=target, side=side)
-    found = gather(drawn, plan.thresholds, side=side)
-    proven = prove(lambda level: passes(found, target, side=side, level=level), alpha=target.alpha, starts=plan.starts)
-    return plan.thresholds[proven]
+def _proven(
+    sample: Sample, reference: Reference, target: Target, *, side: Side, groups: Sequence[tuple[Sample, Reference]]
+) -> tuple[Thresholds, list[Thresholds]]:
+    """The thresholds that are proven for all photos and for most groups, and for each group those that are proven there."""
+    plan = make_plan(reference, groups=len(sample.one_a_group().passed), target=target, side=side)
+
+    def prove_for(one: Sample, starts: Set[int]) -> npt.NDArray[np.bool_]:
+        found = gather(one.one_a_group(), plan.thresholds, side=side)
+        return prove(lambda level: passes(found, target, side=side, level=level), alpha=target.alpha, starts=starts)
+
+    proven, in_groups = prove_for(sample, plan.starts), []
+    for one, scores in groups:
+        in_groups.append(
+            prove_for(one, place_starts(plan.thresholds, scores, groups=len(one.one_a_group().passed), target=target, side=side))
+        )
+    for_how_many = np.sum(in_groups, axis=0) if in_groups else np.zeros(len(proven))
+    most = proven & (for_how_many == for_how_many[proven].max(initial=0))
+    return plan.thresholds[most], [plan.thresholds[one] for one in in_groups]
 
 
 def _met(sample: Sample, target: Target, *, side: Side) -> Thresholds:

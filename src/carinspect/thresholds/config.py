@@ -21,6 +21,8 @@ class SelectThresholdParams(Section):
     """Of photos like those of `source` the gate may turn away so many; they are unsure."""
     car_sources: list[str]
     """Sources in which `family` names a vehicle or a session, so its photos show one car. In other sources it groups copies of a photo."""
+    car_photos: list[int]
+    """The least number of photos of each stratum of cars, ascending. A stratum ends before the next begins."""
 
     @field_validator("source")
     @classmethod
@@ -31,6 +33,20 @@ class SelectThresholdParams(Section):
             raise ValueError("has the value 'train'. The model has been trained on those labels. Use 'calib' or 'val'.")
         if value not in ("calib", "val"):
             raise ValueError(f"has the value {value!r}. Use 'calib' or 'val'.")
+        return value
+
+    groups: list[str]
+    """Columns of the predictions: each of their values is a group of photos for which a promise of its own is asked. Empty: none."""
+    coverage: Share | None
+    """Each question of several classes gets a set of classes that has the true one with this probability. None: no sets."""
+
+    @field_validator("car_photos")
+    @classmethod
+    def _ascending(cls, value: list[int]) -> list[int]:
+        if not value or value[0] < 1 or value != sorted(set(value)):
+            raise ValueError(
+                f"has the value {value}. Give numbers of photos from 1 on, each larger than the one before, e.g. [1, 2, 3, 5]."
+            )
         return value
 
     @property

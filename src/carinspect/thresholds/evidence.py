@@ -6,7 +6,8 @@ or fewer of them). With h = P(called clean | clean), f = P(called clean | dirty)
     h (1 - r) / (h (1 - r) + f r)        (Bayes; Saerens, Latinne and Decaestecker 2002, "Adjusting the outputs of a classifier ...")
 
 which reaches the target t exactly if r / (1 - r) <= h (1 - t) / (f t). Both rates are uncertain: h is bounded from below and f from above
-(Clopper and Pearson), each at half the level, so that both bounds hold together at the level.
+(Clopper and Pearson). Both bounds hold together at the level: h, of which much is known, gets the share `HITS_SHARE` of it, and f, the rate
+of a rare error, the rest.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from carinspect.thresholds.sample import Sample, Thresholds, count_decisions
 
 Floats = npt.NDArray[np.float64]
 
+HITS_SHARE = 0.1
+
 
 @dataclass(frozen=True)
 class Target:
@@ -31,10 +34,12 @@ class Target:
     """Number of thresholds at which the test may start; they share 1 - confidence."""
     bad_rate: float | None
     """Share of the bad class in the field; None: as among the labelled photos of the source split."""
+    families: int = 1
+    """So many promises share 1 - confidence, so that all of them hold together (Bonferroni)."""
 
     @property
     def alpha(self) -> float:
-        return 1 - self.confidence
+        return (1 - self.confidence) / self.families
 
     @property
     def level_of_one_start(self) -> float:
@@ -77,8 +82,8 @@ def passes(evidence: Evidence, target: Target, *, side: Side, level: float) -> n
 
 def highest_wrong_rate(evidence: Evidence, *, target: float, level: float) -> Floats:
     """The largest share of the other class at which each threshold, alone, proves `target` at `level`; 0 where none does."""
-    hits = lower_bounds(evidence.right, evidence.right_class - evidence.right, level=level / 2)
-    alarms = 1 - lower_bounds(evidence.wrong_class - evidence.wrong, evidence.wrong, level=level / 2)
+    hits = lower_bounds(evidence.right, evidence.right_class - evidence.right, level=HITS_SHARE * level)
+    alarms = 1 - lower_bounds(evidence.wrong_class - evidence.wrong, evidence.wrong, level=(1 - HITS_SHARE) * level)
     return hits * (1 - target) / (hits * (1 - target) + alarms * target)
 
 
@@ -91,8 +96,8 @@ def precision_at(evidence: Evidence, wrong_rate: float) -> Floats:
 
 def lower_precision_at(evidence: Evidence, wrong_rate: float, *, level: float) -> Floats:
     """The precision proven by each threshold alone, at `level`, where a share `wrong_rate` is of the other class."""
-    hits = (1 - wrong_rate) * lower_bounds(evidence.right, evidence.right_class - evidence.right, level=level / 2)
-    alarms = wrong_rate * (1 - lower_bounds(evidence.wrong_class - evidence.wrong, evidence.wrong, level=level / 2))
+    hits = (1 - wrong_rate) * lower_bounds(evidence.right, evidence.right_class - evidence.right, level=HITS_SHARE * level)
+    alarms = wrong_rate * (1 - lower_bounds(evidence.wrong_class - evidence.wrong, evidence.wrong, level=(1 - HITS_SHARE) * level))
     return hits / (hits + alarms)
 
 

@@ -1,10 +1,13 @@
 """Chooses which thresholds are tested and where the test starts, before any label of the source split is used."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+from scipy.stats import beta, binom
 
 from carinspect.core.questions import Side
 from carinspect.thresholds.binomial import accepted_needed
@@ -12,11 +15,13 @@ from carinspect.thresholds.evidence import Evidence, Floats, Target, highest_wro
 from carinspect.thresholds.sample import Thresholds
 
 MOST_CANDIDATES = 100
+SURE = 0.9
+_QUANTILES = (np.arange(16) + 0.5) / 16
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Photos of *another* split than the source split: their scores, and for each the probability of the good class."""
+    """Photos of *another* split than the source split: their scores, and for each the probability of the good class (`fit_forecast`)."""
 
     score: Floats
     probability: Floats
@@ -35,22 +40,82 @@ def make_plan(reference: Reference, *, groups: int, target: Target, side: Side) 
 
     The test is valid only for hypotheses fixed before its data are seen, so the candidates must not be quantiles of the source split.
     They are evenly spaced in the share of photos that they accept, beginning with the share that just proves the target without an error.
-    The first start is where the proof is easiest if the reference's probabilities are right. The others are spread over the range in which
-    these probabilities reach the target. If the probabilities are wrong, the test proves less, but stays valid.
+    The first start is where the proof is easiest if the reference's probabilities are right. The second is the strictest threshold that
+    then succeeds with the probability `SURE`; further ones are spread from there to where the probabilities no longer reach the target. If
+    the probabilities are wrong, the test proves less, but stays valid.
     """
     strictest = _strictest_share(reference, groups=groups, target=target, side=side)
-    thresholds, foretold = _foretell(reference, groups=groups, side=side, strictest_share=strictest)
+    thresholds = _candidates(reference, side=side, strictest_share=strictest)
+    return Plan(thresholds=thresholds, starts=place_starts(thresholds, reference, groups=groups, target=target, side=side))
+
+
+def place_starts(thresholds: Thresholds, reference: Reference, *, groups: int, target: Target, side: Side) -> frozenset[int]:
+    """The positions in `thresholds`, the strictest first, at which the test of `groups` groups starts: see `make_plan`."""
+    foretold = _foretell(thresholds, reference, groups=groups, side=side)
     wrong_rate = target.wrong_rate(side)
     if wrong_rate is None:
         # The binomial p-value at the expected counts, computed as a beta integral, because they are fractional.
         easiest = int(np.argmin(beta.cdf(target.precision, foretold.right, foretold.wrong + 1)))
-        precision = foretold.right / (foretold.right + foretold.wrong)
+        precision = _precision(foretold)
     else:
         easiest = int(np.argmax(highest_wrong_rate(foretold, target=target.precision, level=target.level_of_one_start)))
         precision = precision_at(foretold, wrong_rate)
-    hopeful = max(1, int((precision >= target.precision).sum()))
-    others = np.linspace(0, hopeful, target.starts - 1, endpoint=False).astype(int)
-    return Plan(thresholds=thresholds, starts=frozenset([easiest, *others.tolist()]))
+    hopeful = int((precision >= target.precision).sum())
+    power = foretold_power(foretold, target, side=side)
+    sure = int(np.argmax(power >= min(SURE, power.max())))
+    others = np.linspace(sure, max(sure + 1, hopeful), target.starts - 1, endpoint=False).astype(int)
+    return frozenset([easiest, *others.tolist()])
+
+
+def _precision(foretold: Evidence) -> Floats:
+    accepted = foretold.right + foretold.wrong
+    return np.divide(foretold.right, accepted, out=np.zeros(len(accepted)), where=accepted > 0)
+
+
+def foretold_power(foretold: Evidence, target: Target, *, side: Side) -> Floats:
+    """The probability that each threshold, alone, passes at the level of one start, 0..1, shape (M,); `foretold` has expected counts.
+
+    The counts are binomial; each is taken at `_QUANTILES` of its distribution.
+    """
+    level, wrong_rate = target.level_of_one_start, target.wrong_rate(side)
+    if wrong_rate is None:
+        accepted, groups = foretold.right + foretold.wrong, foretold.right_class + foretold.wrong_class
+        # accepted_MQ: how many get the word; of these so many may be wrong, at most, for a proof.
+        accepted_MQ = binom.ppf(_QUANTILES, round(groups), np.minimum(1.0, accepted / groups)[:, None])
+        most_wrong_MQ = binom.ppf(level, accepted_MQ, 1 - target.precision)
+        most_wrong_MQ -= binom.cdf(most_wrong_MQ, accepted_MQ, 1 - target.precision) > level
+        return binom.cdf(most_wrong_MQ, accepted_MQ, 1 - _precision(foretold)[:, None]).mean(axis=1)
+    right_MQ, wrong_MQ = (
+        binom.ppf(_QUANTILES, round(whole), np.clip(part / max(whole, 1e-9), 0, 1)[:, None])
+        for part, whole in ((foretold.right, foretold.right_class), (foretold.wrong, foretold.wrong_class))
+    )
+    pairs = Evidence(right_MQ[:, :, None], wrong_MQ[:, None, :], round(foretold.right_class), round(foretold.wrong_class))
+    return (highest_wrong_rate(pairs, target=target.precision, level=level) >= wrong_rate).mean(axis=(1, 2))
+
+
+def fit_forecast(score: Floats, good: Floats) -> Callable[[Floats], Floats]:
+    """From labelled photos, p_good `score` (N,) and `good` 1 or 0 (N,), to a function: p_good → probability of the good class.
+
+    Platt's sigmoid of the log-odds, with his smoothed labels, which keep it finite where the classes are separated: Platt (1999),
+    "Probabilistic outputs for support vector machines", section 2.2. The function returns its argument where only one class has labels.
+    """
+    goods, bads = float(good.sum()), float(len(good) - good.sum())
+    if not (goods and bads):
+        return lambda p: p
+    wanted = np.where(good == 1, (goods + 1) / (goods + 2), 1 / (bads + 2))
+    inputs = np.column_stack([_log_odds(score), np.ones(len(score))])
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        z = inputs @ weights
+        return float((np.logaddexp(0, z) - wanted * z).sum()), inputs.T @ (expit(z) - wanted)
+
+    fitted = minimize(loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B").x
+    return lambda p: expit(np.column_stack([_log_odds(p), np.ones(len(p))]) @ fitted)
+
+
+def _log_odds(p: Floats) -> Floats:
+    # Probabilities in the table have six decimals.
+    return logit(np.clip(p, 1e-6, 1 - 1e-6))
 
 
 def cut_points(scores: npt.NDArray[np.float64], *, side: Side) -> Thresholds:
@@ -79,17 +144,22 @@ def _strictest_share(reference: Reference, *, groups: int, target: Target, side:
     return right_share * float(np.argmax(enough)) / 100 if enough.any() else 1.0
 
 
-def _foretell(reference: Reference, *, groups: int, side: Side, strictest_share: float) -> tuple[Thresholds, Evidence]:
-    """Thresholds, and their expected counts among `groups` groups if the reference's probabilities are right."""
+def _candidates(reference: Reference, *, side: Side, strictest_share: float) -> Thresholds:
+    """At most `MOST_CANDIDATES` thresholds, evenly spaced in the share of the reference that gets the word, from `strictest_share` on."""
+    cuts, wanted = cut_points(reference.score, side=side), np.linspace(strictest_share, 1.0, MOST_CANDIDATES)
+    below = np.searchsorted(np.sort(reference.score), cuts, side="left")
+    called = len(reference.score) - below if side == "good" else below
+    chosen = np.unique(np.minimum(np.searchsorted(called, np.ceil(wanted * len(reference.score) - 1e-9)), len(cuts) - 1))
+    return cuts[chosen]
+
+
+def _foretell(thresholds: Thresholds, reference: Reference, *, groups: int, side: Side) -> Evidence:
+    """The expected counts at `thresholds` among `groups` groups if the reference's probabilities are right."""
     ascending = np.argsort(reference.score, kind="stable")
-    score, p_word = reference.score[ascending], reference.probability[ascending]
-    p_word = p_word[::-1] if side == "good" else 1.0 - p_word
-    wanted = np.linspace(strictest_share, 1.0, MOST_CANDIDATES)
-    cuts = cut_points(reference.score, side=side)
-    below = np.searchsorted(score, cuts, side="left")
-    called = len(score) - below if side == "good" else below
-    chosen = np.unique(np.minimum(np.searchsorted(called, np.ceil(wanted * len(score) - 1e-9)), len(cuts) - 1))
-    right, each = np.cumsum(p_word), groups / len(score)
-    at = called[chosen]
-    foretold = Evidence(right[at - 1] * each, (at - right[at - 1]) * each, right[-1] * each, (len(score) - right[-1]) * each)
-    return cuts[chosen], foretold
+    p_word = reference.probability[ascending] if side == "good" else 1.0 - reference.probability[ascending]
+    below = np.searchsorted(reference.score[ascending], thresholds, side="left")
+    # right_upto[k]: expected right answers among the k photos with the lowest scores.
+    right_upto, each = np.concatenate([[0.0], np.cumsum(p_word)]), groups / len(p_word)
+    called = len(p_word) - below if side == "good" else below
+    right = right_upto[-1] - right_upto[below] if side == "good" else right_upto[below]
+    return Evidence(right * each, (called - right) * each, right_upto[-1] * each, (len(p_word) - right_upto[-1]) * each)

@@ -1,24 +1,27 @@
-"""Builds the two decision problems of a binary question: is one photo good, and is a car with several photos good?
+"""Builds the decision problems of a binary question: is a photo good, also in a group of photos, and is a car good?
 
-A car is good if all its labelled photos are, and its p_good is the lowest of theirs: one dirty side makes a dirty car. Photos without a
-label are left out, because they would change the car's score but not its label.
+A car is good if all its photos are, and its p_good is the lowest of theirs: one dirty side makes a dirty car. Each further photo is another
+chance of an error, so cars are divided into strata by their number of photos. A car with a label for only some of its photos is left out:
+whether it is good is unknown, and with its labelled photos alone it would be an easier car than it is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from carinspect.core.errors import UserError
+from carinspect.core.errors import UserError, did_you_mean
 from carinspect.core.questions import Costs, DeclaredQuestion, Question
-from carinspect.inference.rules import Unit
+from carinspect.inference.rules import Stratum, Unit
+from carinspect.thresholds.binomial import accepted_needed
 from carinspect.thresholds.config import SelectThresholdParams
 from carinspect.thresholds.evidence import Target
-from carinspect.thresholds.plan import Reference
+from carinspect.thresholds.plan import Reference, fit_forecast
 from carinspect.thresholds.sample import Sample, take_sample
 
 CAR = ["source", "family"]
+MOST_GROUPS = 50
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,12 @@ class Problem:
     """Empty when the model was not trained on the question, or the reference split has no predictions."""
     obstacle: str | None
     """Why no threshold can be chosen; None when one can be searched for."""
-    units: int | None = None
-    """Number of cars in the source split; None for photos."""
-    photos_a_unit: float | None = None
-    """Mean number of photos of such a car."""
+    missing: int | None = None
+    """Where the obstacle is a small number of groups: so many more would do."""
+    stratum: Stratum | None = None
+    """Which cars; None for photos."""
+    members: tuple[str, str] | None = None
+    """Column and value of a group of photos; None for all."""
 
 
 def pose_photo(table: pd.DataFrame, question: DeclaredQuestion, params: SelectThresholdParams) -> Problem:
@@ -57,19 +62,106 @@ def pose_photo(table: pd.DataFrame, question: DeclaredQuestion, params: SelectTh
     return replace(problem, obstacle=obstacle)
 
 
-def pose_car(table: pd.DataFrame, question: DeclaredQuestion, params: SelectThresholdParams) -> Problem:
-    """The problem for cars, whose p_good is the lowest of their photos."""
+def pose_groups(
+    table: pd.DataFrame, question: DeclaredQuestion, params: SelectThresholdParams, *, classes: Mapping[str, Sequence[str]]
+) -> list[Problem]:
+    """The problem of photos for each value that a column of `select_threshold.groups` has in the source split; blank is no group.
+
+    They share the level with the promise for all photos. A group with too few photos for any proof gets no share, and an obstacle.
+    classes: label column → the names of its values. Raises `UserError` for a column that the predictions lack, or that has more than
+    `MOST_GROUPS` values.
+    """
+    rows, problems = with_p_good(table, question), []
+    for column in params.groups:
+        if column not in rows.columns:
+            raise UserError(f"select_threshold.groups: the predictions have no column '{column}'. {did_you_mean(column, table.columns)}")
+        values = rows.loc[(rows["split"] == params.source) & rows[column].notna() & (rows[column] != ""), column].unique()
+        if len(values) > MOST_GROUPS:
+            raise UserError(f"select_threshold.groups: '{column}' has {len(values)} values. Name a column with at most {MOST_GROUPS}.")
+        for value in sorted(values):
+            problem = _pose(
+                rows[rows[column] == value], question, params, unit="photo", trained=_is_trained(table, question), labelled=rows
+            )
+            # A group that val lacks is planned from the scores of all photos.
+            if not len(problem.reference.score):
+                problem = replace(problem, reference=_refer(rows, rows, params))
+            if problem.obstacle is None and not len(problem.reference.score):
+                problem = replace(problem, obstacle=f"no prediction in split '{params.reference_split}'")
+            problems.append(replace(problem, members=(column, _name(value, classes.get(column, ())))))
+    return _share_level(problems, besides=1) if params.method == "guaranteed" else problems
+
+
+def _name(value: str | float, classes: Sequence[str]) -> str:
+    if isinstance(value, str):
+        return value
+    return classes[int(value)] if classes else f"{value:g}"
+
+
+def pose_cars(table: pd.DataFrame, question: DeclaredQuestion, params: SelectThresholdParams) -> list[Problem]:
+    """The problem of each stratum of cars with so many photos that occurs in the source split.
+
+    The strata share the level, so that their promises hold together. Strata with too few cars for any proof get no share of it.
+    """
     cars = collect_cars(with_p_good(table, question), sources=params.car_sources)
-    problem = _pose(cars, question, params, unit="car", trained=_is_trained(table, question))
-    of_source = cars[cars["split"] == params.source]
-    mean = float(of_source["photos"].mean()) if len(of_source) else None
-    obstacle = problem.obstacle
-    if obstacle is None and not problem.source.groups:
-        sources = ", ".join(params.car_sources) or "none"
-        obstacle = f"no car of {params.source} has two labelled photos (select_threshold.car_sources: {sources})"
-    elif obstacle is None and not len(problem.reference.score):
-        obstacle = f"no car of {params.reference_split} has two labelled photos, whose scores fix the thresholds that are tried"
-    return replace(problem, obstacle=obstacle, units=len(of_source), photos_a_unit=mean)
+    of_source, trained = cars[cars["split"] == params.source], _is_trained(table, question)
+    found = []
+    for least, following in zip(params.car_photos, [*params.car_photos[1:], None], strict=True):
+        counts = of_source.loc[of_source["good"].notna() & _within(of_source, least, following), "photos"]
+        if counts.empty:
+            continue
+        # No further than the cars that there are: a promise of "5 and more", proved on 5 and 6, would be broken by cars of 20.
+        first, last = int(counts.min()), int(counts.max())
+        partly = of_source["good"].isna() & (of_source["labelled"] > 0) & _within(of_source, first, last + 1)
+        stratum = Stratum(photos_from=first, photos_to=last, cars=len(counts), cars_left_out=int(partly.sum()))
+        rows = cars[_within(cars, first, last + 1)]
+        problem = _pose(rows, question, params, unit="car", trained=trained, labelled=cars)
+        # A stratum that val lacks is planned from the scores of its other cars: the plan costs power, and never the promise.
+        if not len(problem.reference.score):
+            problem = replace(problem, reference=_refer(cars, cars, params))
+        if problem.obstacle is None and not len(problem.reference.score):
+            problem = replace(problem, obstacle=f"no car of {params.reference_split}, whose scores fix the thresholds that are tried")
+        found.append(replace(problem, stratum=stratum))
+    return _share_level(found) if params.method == "guaranteed" else found
+
+
+def _within(cars: pd.DataFrame, least: int, following: int | None) -> pd.Series:
+    return (cars["photos"] >= least) & (cars["photos"] < (np.inf if following is None else following))
+
+
+def _share_level(problems: list[Problem], *, besides: int = 0) -> list[Problem]:
+    """The problems with the level divided among those that have enough groups for a proof; the others get an obstacle instead.
+
+    besides: so many other promises that share it.
+    """
+    groups = [problem.source.groups for problem in problems]
+    kept = families_within_reach(groups, problems[0].target, besides=besides) if problems else []
+    shared = []
+    for place, problem in enumerate(problems):
+        target = replace(problem.target, families=besides + len(kept) + (place not in kept))
+        obstacle, missing = problem.obstacle, None
+        if obstacle is None and place not in kept:
+            needed = accepted_needed(target=target.precision, alpha=target.level_of_one_start, precision=1.0)
+            who = "labelled groups" if problem.stratum is None else f"cars of {problem.stratum.in_words} with a label for each"
+            obstacle = f"{groups[place]} {who} are too few: a proof takes {needed} called so without one error"
+            missing = None if needed is None else needed - groups[place]
+        shared.append(replace(problem, target=target, obstacle=obstacle, missing=missing))
+    return shared
+
+
+def families_within_reach(groups: Sequence[int], target: Target, *, besides: int = 0) -> list[int]:
+    """Places of the families, with so many labelled groups each, that can be proved while they and others, `besides`, share the level.
+
+    Decided by the numbers alone, so that neither labels nor scores choose what is tested.
+    """
+    kept = [place for place, number in enumerate(groups) if number]
+    while kept:
+        level = replace(target, families=len(kept) + besides).level_of_one_start
+        needed = accepted_needed(target=target.precision, alpha=level, precision=1.0)
+        fewest = min(kept, key=lambda place: groups[place])
+        if needed is not None and groups[fewest] >= needed:
+            break
+        kept.remove(fewest)
+    return kept
 
 
 def with_p_good(table: pd.DataFrame, question: Question) -> pd.DataFrame:
@@ -81,12 +173,12 @@ def with_p_good(table: pd.DataFrame, question: Question) -> pd.DataFrame:
 
 
 def collect_cars(table: pd.DataFrame, *, sources: Sequence[str]) -> pd.DataFrame:
-    """One row for each car with at least two labelled photos: `image_path` (its first), `group`, `split`, `good`, `p_good`, `photos`.
+    """One row for each car: `image_path` (its first), `group`, `split`, `good`, `p_good`, `photos`, `labelled`, `passed`.
 
-    `passed`: whether the gate lets all of them through. table: as `with_p_good` returns it. Only in `sources` does `family` name a vehicle
-    or a session; elsewhere it groups copies of a photo.
+    `good` is NaN unless all `photos` of the car have a label; so many are `labelled`. `passed`: whether the gate lets all of them through.
+    table: as `with_p_good` returns it. Only in `sources` does `family` name a vehicle or a session; elsewhere it groups copies of a photo.
     """
-    shown = table["source"].isin(list(sources)) & (table["family"] != "") & table["good"].notna() & table["p_good"].notna()
+    shown = table["source"].isin(list(sources)) & (table["family"] != "")
     cars = (
         table[shown]
         .groupby(CAR, sort=True)
@@ -98,10 +190,11 @@ def collect_cars(table: pd.DataFrame, *, sources: Sequence[str]) -> pd.DataFrame
             p_good=("p_good", "min"),
             passed=("passed", "all"),
             photos=("image_path", "size"),
+            labelled=("good", "count"),
         )
         .reset_index(drop=True)
     )
-    return cars[cars["photos"] >= 2]
+    return cars.assign(good=cars["good"].where(cars["labelled"] == cars["photos"]))
 
 
 def _is_trained(table: pd.DataFrame, question: Question) -> bool:
@@ -110,14 +203,19 @@ def _is_trained(table: pd.DataFrame, question: Question) -> bool:
 
 
 def _pose(
-    rows: pd.DataFrame, question: DeclaredQuestion, params: SelectThresholdParams, *, unit: Unit, trained: bool | None = None
+    rows: pd.DataFrame,
+    question: DeclaredQuestion,
+    params: SelectThresholdParams,
+    *,
+    unit: Unit,
+    trained: bool | None = None,
+    labelled: pd.DataFrame | None = None,
 ) -> Problem:
+    """labelled: the rows whose labels make the forecast; None: `rows`."""
     assert question.decide is not None
     trained = bool(rows["p_good"].notna().any()) if trained is None else trained
     decide = question.decide
     source, test = (take_sample(rows[rows["split"] == split]) for split in (params.source, "test"))
-    referred = (rows["split"] == params.reference_split) & rows["p_good"].notna() & rows["passed"]
-    p_good = rows.loc[referred, "p_good"].to_numpy(np.float64)
     return Problem(
         question=question.asked,
         unit=unit,
@@ -125,6 +223,17 @@ def _pose(
         costs=decide.costs,
         source=source,
         test=test,
-        reference=Reference(score=p_good, probability=p_good),
+        reference=_refer(rows, rows if labelled is None else labelled, params),
         obstacle=None if trained else f"the model was not trained on '{question.name}'",
     )
+
+
+def _refer(rows: pd.DataFrame, labelled: pd.DataFrame, params: SelectThresholdParams) -> Reference:
+    """The scores of `rows` in the reference split, with the forecast that the labels of `labelled` make there."""
+    scores, known = (
+        one[(one["split"] == params.reference_split) & one["p_good"].notna() & one["passed"]]
+        for one in (rows, labelled[labelled["good"].notna()])
+    )
+    calibrate = fit_forecast(known["p_good"].to_numpy(np.float64), known["good"].to_numpy(np.float64))
+    score = scores["p_good"].to_numpy(np.float64)
+    return Reference(score=score, probability=calibrate(score))

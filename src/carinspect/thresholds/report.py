@@ -8,7 +8,7 @@ import pandas as pd
 
 from carinspect.core.files import write_bytes
 from carinspect.core.questions import Side
-from carinspect.inference.rules import FieldRates, Outcome, Pair, Rule, Thresholds
+from carinspect.inference.rules import FieldRates, GroupPromise, Outcome, Pair, Rule, SetRule, SideRule, Thresholds
 from carinspect.thresholds.gate import passes_gate
 from carinspect.thresholds.plan import cut_points
 from carinspect.thresholds.sample import Sample, count_outcome
@@ -31,9 +31,13 @@ def say_rules(thresholds: Thresholds, table: pd.DataFrame) -> list[str]:
     away = f"{int((~passes_gate(on_test, gate)).sum())} of {len(on_test)} photos of test"
     lines = [f"The gate turns away what is stranger than {gate.threshold:.2f}: {away} (expected: {gate.share:.1%}); they are unsure."]
     for of_question in rules.values():
-        photo, car = of_question.photo, of_question.car
+        photo = of_question.photo
         lines += [say_word(photo, "good"), say_word(photo, "bad"), _say_cost(photo), _say_field(photo, of_question.field)]
-        lines.append(f"A car of several photos: {say_word(car, 'good')}")
+        if not of_question.cars:
+            lines.append(f"Nothing is decided of cars: {photo.source} has none with a label for each photo (select_threshold.car_sources).")
+        lines += [f"A car of {car.stratum.in_words}: {say_word(car, 'good')}" for car in of_question.cars if car.stratum is not None]
+        lines += [_say_group(side, group) for side in (photo.good, photo.bad) for group in side.groups]
+    lines += [_say_set(name, one) for name, one in thresholds.sets.items()]
     # Several questions can have the same warning.
     warnings = dict.fromkeys(warning for of_question in rules.values() for warning in of_question.photo.warnings)
     return [line for line in lines if line] + list(warnings)
@@ -60,6 +64,21 @@ def say_word(rule: Rule, side: Side) -> str:
     return f"{first} {place}: precision {test.precision:.3f} ({bounds}), recall {test.recall:.3f}, {test.accepted_groups} groups."
 
 
+def _say_group(rule: SideRule, group: GroupPromise) -> str:
+    where = f"{rule.word} where {group.column} is {group.value}"
+    if group.promise is None:
+        missing = "" if group.missing is None else f" ({group.missing} more labelled groups would do)"
+        return f"Nothing is promised of {where}: {group.reason}{missing}."
+    return f"The same promise holds for {where}: {group.on_source.accepted_groups} accepted groups, {group.on_source.wrong_groups} wrong."
+
+
+def _say_set(name: str, rule: SetRule) -> str:
+    if rule.threshold is None:
+        return f"No sets of classes for {name}: {rule.reason}."
+    test = "" if rule.coverage_on_test is None else f" On test: coverage {rule.coverage_on_test:.3f}, {rule.classes_on_test:.2f} classes."
+    return f"The set of possible classes of {name} has the true one in a share of {rule.coverage:g} ({rule.groups} groups).{test}"
+
+
 def _say_cost(rule: Rule) -> str:
     """The cost of 1,000 cars on test, with the chosen pair and with the cheapest pair, which proves nothing."""
     on_test = rule.chosen.on_test
@@ -76,6 +95,12 @@ def _say_field(rule: Rule, field: FieldRates) -> str:
     if field.break_even_rate is None:
         return ""
     alone = "none" if field.test_break_even_rate is None else f"{field.test_break_even_rate:.3f}"
+    if field.source_rate is not None and field.rate is None and field.break_even_rate < field.source_rate:
+        # Another test than that of the promise, which is about calib's own share and need not know it.
+        return (
+            f"The promise of {rule.good.word} is proved at the share of {rule.bad.word} cars that {rule.source} has, about "
+            f"{field.source_rate:.3f}; at a share that is named beforehand it is proved up to {field.break_even_rate:.3f}."
+        )
     holds = (
         f"The promise of {rule.good.word} holds up to a share of {field.break_even_rate:.3f} {rule.bad.word} cars in the field "
         f"({rule.source} has {field.source_rate:.3f}; test alone proves it up to {alone})."
@@ -90,16 +115,27 @@ def headlines(thresholds: Thresholds, table: pd.DataFrame) -> dict[str, Any]:
     """The content of metrics/select_threshold.json: for each question, and the gate, the numbers by which experiments are compared."""
     gate, rules = thresholds.gate, thresholds.rules
     away = {split: float((~passes_gate(rows, gate)).mean()) for split, rows in table.groupby("split")}
-    return {"gate": {"threshold": gate.threshold, "share": gate.share, "turned_away": away}} | {
-        name: _headline(of_question.photo)
+    sets = {"sets": {name: one.model_dump() for name, one in thresholds.sets.items()}} if thresholds.sets else {}
+    return (
+        {"gate": {"threshold": gate.threshold, "share": gate.share, "turned_away": away}}
+        | sets
         | {
-            method: {"T_high": chosen.T_high, "test_precision": chosen.on_test.precision, "test_recall": chosen.on_test.recall}
-            for method, chosen in of_question.photo.methods.items()
+            name: _headline(of_question.photo)
+            | {
+                method: {"T_high": chosen.T_high, "test_precision": chosen.on_test.precision, "test_recall": chosen.on_test.recall}
+                for method, chosen in of_question.photo.methods.items()
+            }
+            | {"field": of_question.field.model_dump()}
+            | {
+                "cars": {
+                    car.stratum.name: _headline(car) | {"cars": car.stratum.cars, "cars_left_out": car.stratum.cars_left_out}
+                    for car in of_question.cars
+                    if car.stratum is not None
+                }
+            }
+            for name, of_question in rules.items()
         }
-        | {"field": of_question.field.model_dump()}
-        | {"car": _headline(of_question.car) | {"cars": of_question.car.units, "photos_a_car": of_question.car.photos_a_unit}}
-        for name, of_question in rules.items()
-    }
+    )
 
 
 def _headline(rule: Rule) -> dict[str, Any]:
@@ -119,6 +155,10 @@ def _headline(rule: Rule) -> dict[str, Any]:
         f"{rule.bad.word}_on_source": _pick(rule.bad.on_source),
         f"{rule.bad.word}_on_test": _pick(rule.bad.on_test),
     }
+    for side in (rule.good, rule.bad):
+        for group in side.groups:
+            proved = {"proven": group.promise is not None, "missing": group.missing, "test_precision": group.on_test.precision}
+            metrics.setdefault("groups", {}).setdefault(f"{group.column}={group.value}", {})[side.word] = proved
     return metrics | {"cheapest": _pair(rule.cheapest), "cheapest_allowed": _pair(rule.cheapest_allowed)}
 
 

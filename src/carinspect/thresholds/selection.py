@@ -1,24 +1,36 @@
 """Builds the rule for each decision problem (thresholds, promises, results, costs), and all rules of a model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from carinspect.core.questions import DeclaredQuestion, Side
 from carinspect.inference.gate import GateRule
-from carinspect.inference.rules import FORMAT, Alternative, FieldRates, Needed, Pair, Promise, QuestionRules, Rule, SideRule, Thresholds
+from carinspect.inference.rules import (
+    FORMAT,
+    SIDES,
+    Alternative,
+    FieldRates,
+    GroupPromise,
+    Needed,
+    Pair,
+    Promise,
+    QuestionRules,
+    Rule,
+    SetRule,
+    SideRule,
+    Thresholds,
+)
 from carinspect.thresholds.choice import NEVER, Choice, break_even, choose_empirical, choose_guaranteed, needed_for_proof
 from carinspect.thresholds.config import SelectThresholdParams
 from carinspect.thresholds.costs import CostMap, forecast, map_costs
 from carinspect.thresholds.evidence import Evidence, gather, highest_wrong_rate, lower_precision_at, precision_at
 from carinspect.thresholds.gate import passes_gate
 from carinspect.thresholds.plan import cut_points
-from carinspect.thresholds.problems import Problem, pose_car, pose_photo
+from carinspect.thresholds.problems import Problem, pose_cars, pose_groups, pose_photo
 from carinspect.thresholds.sample import Sample, count_outcome
-
-SIDES: tuple[Side, Side] = ("good", "bad")
 
 
 @dataclass(frozen=True)
@@ -37,33 +49,47 @@ def select_thresholds(
 ) -> dict[str, Selected]:
     """The rules of every question with `decide`, by name, behind `gate`, from a table of predictions."""
     table = table.assign(passed=passes_gate(table, gate))
-    selected = {}
+    selected: dict[str, Selected] = {}
+    classes = {question.column: question.classes for question in questions}
     for question in questions:
         if question.decide is None:
             continue
-        photo, car = pose_photo(table, question, params), pose_car(table, question, params)
-        rule, costs = select(photo, params)
-        rules = QuestionRules(photo=rule, car=select(car, params)[0], field=restate(photo, rule))
+        photo, groups = pose_photo(table, question, params), pose_groups(table, question, params, classes=classes)
+        # The promise for all photos shares the level with those of the groups that can be proved.
+        photo = replace(photo, target=replace(photo.target, families=1 + sum(group.obstacle is None for group in groups)))
+        rule, costs = select(photo, params, groups)
+        cars = [select(problem, params)[0] for problem in pose_cars(table, question, params)]
+        rules = QuestionRules(photo=rule, cars=cars, field=restate(photo, rule))
         selected[question.name] = Selected(rules, photo.source, costs)
     return selected
 
 
 def collect_thresholds(
-    selected: dict[str, Selected], questions: Sequence[DeclaredQuestion], *, gate: GateRule, predictions_sha256: str
+    selected: dict[str, Selected],
+    questions: Sequence[DeclaredQuestion],
+    *,
+    gate: GateRule,
+    predictions_sha256: str,
+    sets: dict[str, SetRule] | None = None,
 ) -> Thresholds:
-    """The content of models/threshold.json."""
+    """The content of models/threshold.json. sets: see `choose_sets`."""
     asked = [question.asked for question in questions]
     rules = {name: one.rules for name, one in selected.items()}
-    return Thresholds(format=FORMAT, questions=asked, gate=gate, rules=rules, predictions_sha256=predictions_sha256)
+    return Thresholds(format=FORMAT, questions=asked, gate=gate, rules=rules, sets=sets or {}, predictions_sha256=predictions_sha256)
 
 
-def select(problem: Problem, params: SelectThresholdParams) -> tuple[Rule, CostMap | None]:
-    """The rule for one problem, and the costs of all pairs of thresholds, None when they are unknown."""
+def select(problem: Problem, params: SelectThresholdParams, groups: Sequence[Problem] = ()) -> tuple[Rule, CostMap | None]:
+    """The rule for one problem, and the costs of all pairs of thresholds, None when they are unknown.
+
+    groups: those of its photos for which a promise is asked, too.
+    """
     target, source, test = problem.target, problem.source, problem.test
     choices = {"guaranteed": NEVER, "empirical": NEVER}
     needed: dict[Side, Needed | None] = dict.fromkeys(SIDES)
+    tested = [group for group in groups if group.obstacle is None]
     if problem.obstacle is None:
-        choices = {"guaranteed": choose_guaranteed(source, problem.reference, target), "empirical": choose_empirical(source, target)}
+        guaranteed = choose_guaranteed(source, problem.reference, target, [(group.source, group.reference) for group in tested])
+        choices = {"guaranteed": guaranteed, "empirical": choose_empirical(source, target)}
         needed = {side: needed_for_proof(source, problem.reference, target, side=side) for side in SIDES}
     chosen = choices[params.method]
     base_rate = float(source.one_a_group().good.mean()) if source.groups else None
@@ -75,6 +101,7 @@ def select(problem: Problem, params: SelectThresholdParams) -> tuple[Rule, CostM
             promise=_promise(problem, params, threshold, side=side),
             reason=_reason(problem, params, needed[side], side=side) if threshold is None else None,
             needed=needed[side],
+            groups=_promise_groups(groups, chosen, params, side=side),
             on_source=count_outcome(source, threshold, confidence=target.confidence, side=side),
             on_test=count_outcome(test, threshold, confidence=target.confidence, side=side),
         )
@@ -105,10 +132,31 @@ def select(problem: Problem, params: SelectThresholdParams) -> tuple[Rule, CostM
         chosen=pair,
         cheapest=cheapest,
         cheapest_allowed=allowed,
-        units=problem.units,
-        photos_a_unit=problem.photos_a_unit,
+        stratum=problem.stratum,
     )
     return rule, costs
+
+
+def _promise_groups(groups: Sequence[Problem], chosen: Choice, params: SelectThresholdParams, *, side: Side) -> list[GroupPromise]:
+    threshold, tested, found = chosen.T_high if side == "good" else chosen.T_low, 0, []
+    for group in groups:
+        assert group.members is not None
+        column, value = group.members
+        promise, reason, missing = None, group.obstacle, group.missing
+        if reason is None:
+            promise = _promise(group, params, threshold, side=side) if chosen.proves(side, tested) else None
+            tested += 1
+        if promise is None and reason is None:
+            needed = needed_for_proof(group.source, group.reference, group.target, side=side)
+            reason = _reason(group, params, needed, side=side) if params.method == "guaranteed" else "method: empirical proves nothing"
+            missing = None if needed.labelled_groups is None else max(0, needed.labelled_groups - group.source.groups)
+        on_source, on_test = (
+            count_outcome(sample, threshold, confidence=group.target.confidence, side=side) for sample in (group.source, group.test)
+        )
+        found.append(
+            GroupPromise(column=column, value=value, promise=promise, reason=reason, missing=missing, on_source=on_source, on_test=on_test)
+        )
+    return found
 
 
 def _map(problem: Problem, *, low: np.ndarray, high: np.ndarray) -> CostMap:
@@ -139,8 +187,12 @@ def _promise(problem: Problem, params: SelectThresholdParams, threshold: float |
     if params.method != "guaranteed" or params.source != "calib" or threshold is None:
         return None
     target = problem.target
-    trial = "photo drawn at random from a new group (car)" if problem.unit == "photo" else "car of several photos"
-    of = f"a {trial}, from the population of the calibration photos, that the rule calls {problem.question.word(side)}"
+    trial, population = "photo drawn at random from a new group (car)", "calibration photos"
+    if problem.stratum is not None:
+        trial, population = f"car of {problem.stratum.in_words}", "calibration cars whose photos all have a label"
+    if problem.members is not None:
+        population += " where {} is {}".format(*problem.members)
+    of = f"a {trial}, from the population of the {population}, that the rule calls {problem.question.word(side)}"
     if target.bad_rate is not None:
         of += f", where the share of {problem.question.bad} cars is {target.bad_rate:g}"
     return Promise(precision=target.precision, confidence=target.confidence, of=of, at_rate=target.bad_rate)
