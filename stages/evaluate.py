@@ -20,7 +20,14 @@ from carinspect.evaluation.gallery import write_gallery
 from carinspect.evaluation.left_out import leave_sources_out
 from carinspect.evaluation.panels import write_confidence_plot, write_overview
 from carinspect.evaluation.predictions import (
-    SCORED_SPLITS, add_spreads, add_strangeness, fit_gate_to, predict, predict_pixels, read_pixels, some_of,
+    SCORED_SPLITS,
+    add_spreads,
+    add_strangeness,
+    fit_gate_to,
+    predict,
+    predict_pixels,
+    read_pixels,
+    some_of,
 )  # fmt: skip
 from carinspect.evaluation.robustness import measure_drops, say_drops, score_corrupted, write_corrupted, write_drops
 from carinspect.evaluation.temperature import add_probabilities, fit_calibration

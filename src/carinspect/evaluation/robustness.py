@@ -41,7 +41,7 @@ from carinspect.scoring.heat_map import HeatMap, write_heat_maps
 NONE = "none"
 
 
-def draw_photos(scored: pd.DataFrame, questions: Sequence[Question], params: EvaluateParams) -> pd.DataFrame:
+def draw_to_corrupt(scored: pd.DataFrame, questions: Sequence[Question], params: EvaluateParams) -> pd.DataFrame:
     """At most `params.corruption_photos` rows of test that have a label, one of each group, drawn by their paths; the index is kept."""
     labelled = scored[(scored["split"] == "test") & scored[label_columns(questions)].notna().any(axis=1)]
     lots = [derive_seed(params.seed, "corrupted", path) for path in labelled["image_path"]]
@@ -60,9 +60,15 @@ def score_corrupted(
 ) -> pd.DataFrame:
     """The rows of data/corrupted.csv: cell by cell, in each the same photos. pixels: those of the rows of `scored`, uint8."""
     questions = list(network.questions.values())
-    photos = draw_photos(scored, questions, params)
+    photos = draw_to_corrupt(scored, questions, params)
     pixels_PSS3 = np.array(pixels_NSS3[photos.index])
-    kept = ["image_path", "group", *label_columns(questions), "strangeness", *(column for one in questions for column in one.answer_columns)]
+    kept = [
+        "image_path",
+        "group",
+        *label_columns(questions),
+        "strangeness",
+        *(column for one in questions for column in one.answer_columns),
+    ]
     cells = [(NONE, 0), *product(CORRUPTIONS, params.corruptions)]
     parts = []
     # Threads: NumPy and OpenCV do the work outside Python's lock.
@@ -80,7 +86,7 @@ def score_corrupted(
 
 def measure_drops(corrupted: pd.DataFrame, questions: Sequence[Question]) -> Report:
     """The report that the module describes."""
-    cells = {key: rows for key, rows in corrupted.groupby(["corruption", "severity"], sort=False)}
+    cells = dict(list(corrupted.groupby(["corruption", "severity"], sort=False)))
     sharp = cells.pop((NONE, 0))
     before = {asked.name: _metric(sharp, asked) for asked in questions}
     drop: dict[str, dict[str, list[float | None]]] = {}
@@ -111,7 +117,9 @@ def say_drops(report: Report, questions: Sequence[Question]) -> str:
     rows = {kind: {names[name]: _mean(lost) for name, lost in of.items()} for kind, of in report["drop"].items()}
     sharp = {words: report["sharp"][name] for name, words in names.items()}
     table = pd.DataFrame([sharp, *rows.values()], index=["as it is", *rows], dtype=float)
-    return f"{report['photos']} photos of test, corrupted: how much worse, mean over the severities\n" + table.round(3).to_string(na_rep="–")
+    return f"{report['photos']} photos of test, corrupted: how much worse, mean over the severities\n" + table.round(3).to_string(
+        na_rep="–"
+    )
 
 
 def write_drops(report: Report, questions: Sequence[Question], severities: Sequence[int], path: Path) -> None:

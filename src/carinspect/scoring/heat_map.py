@@ -32,10 +32,12 @@ def write_heat_maps(maps: Sequence[HeatMap], path: Path) -> None:
         badness = (values - one.best) / (one.worst - one.best)
         axes.imshow(np.ma.masked_invalid(badness), cmap="YlOrRd", vmin=0, vmax=1, aspect="auto")
         for (row, column), value in np.ndenumerate(values):
-            said = "–" if np.isnan(value) else f"{value:.2f}"
+            said = "–" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
             axes.text(column, row, said, ha="center", va="center", fontsize=7, color="white" if badness[row, column] > 0.7 else "black")
         axes.set_xticks(range(values.shape[1]), one.cells.columns.astype(str), fontsize=7)
-        axes.set_yticks(range(values.shape[0]), one.cells.index if axes.get_subplotspec().is_first_col() else [""] * len(values), fontsize=7)
+        axes.set_yticks(
+            range(values.shape[0]), one.cells.index if axes.get_subplotspec().is_first_col() else [""] * len(values), fontsize=7
+        )
         axes.set_title(one.title, fontsize=8)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)

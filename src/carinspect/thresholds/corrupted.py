@@ -42,7 +42,9 @@ def apply_rules(corrupted: pd.DataFrame, thresholds: Thresholds) -> Report:
         report["passed"].setdefault(kind, []).append(float(rows["passed"].mean()))
         for name, rules in thresholds.rules.items():
             cell = _apply(with_p_good(rows, names[name]), rules)
-            found = report[name].setdefault(kind, {"decided": []} | {rules.photo.side(side).word: {"said": [], "wrong": []} for side in SIDES})
+            found = report[name].setdefault(
+                kind, {"decided": []} | {rules.photo.side(side).word: {"said": [], "wrong": []} for side in SIDES}
+            )
             found["decided"].append(cell.pop("decided"))
             for word, counts in cell.items():
                 for key, count in counts.items():
