@@ -258,9 +258,8 @@ def try_cells(table: pd.DataFrame, photos: np.ndarray, features: Array, extract:
     lines = [cells.round(2).to_string(na_rep="–")]
     for words in ("precision, no gate", "precision"):
         kept = (cells_alone[words].isna() | (cells_alone[words] >= sharp[words] - 0.05)).mean()
-        lines.append(
-            f"{words}: {kept:.0%} of {len(cells_alone)} cells within 0.05 of the sharp {sharp[words]:.3f}, worst {cells_alone[words].min():.2f}"
-        )
+        worst = f"worst {cells_alone[words].min():.2f}"
+        lines.append(f"{words}: {kept:.0%} of {len(cells_alone)} cells within 0.05 of the sharp {sharp[words]:.3f}, {worst}")
     return "\n".join(lines)
 
 
