@@ -34,7 +34,7 @@ from carinspect.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from carinspect.images.pixel_cache import load_photos
 from carinspect.model.backbones import build_backbone
 from carinspect.model.features import StageFeatures, frozen_features
-from carinspect.model.gate import Array, Gate, fit_gate, measure_pictures
+from carinspect.model.gate import PICTURE_COLUMNS, SHRINKAGE, Array, Distance, Gate, fit_gate, fit_gaussian, measure_pictures
 
 SIDE_PX = 224
 SHARE = 0.02
@@ -109,12 +109,14 @@ def methods(early: slice, stages: slice, head: slice) -> dict[str, Callable[[Arr
     """Name → what fits on known features (N, F), the classes of their photos, and held-out features (which scale, and nothing else)."""
 
     def mahalanobis(columns: slice) -> Callable[[Array, np.ndarray, Array], Strangeness]:
-        def fit(known: Array, _: np.ndarray, held_out: Array) -> Strangeness:
-            pictures = np.zeros((len(held_out), 5))
-            gate = Gate(fit_gate(early_NC=known[:, columns], held_out_early_NC=held_out[:, columns], held_out_pictures_NQ=pictures))
-            return lambda features: gate.distance(torch.tensor(features[:, columns], dtype=torch.float32)).double().numpy()
+        def fit(known: Array, _: np.ndarray, __: Array) -> Strangeness:
+            distance = Distance(fit_gaussian(known[:, columns], shrinkage=SHRINKAGE))
+            return lambda features: distance(torch.tensor(features[:, columns], dtype=torch.float32)).double().numpy()
 
         return fit
+
+    def ours(known: Array, _: np.ndarray, held_out: Array) -> Strangeness:
+        return fit_strangeness(known, held_out, early)
 
     def neighbours(known: Array, _: np.ndarray, __: Array) -> Strangeness:
         scaler = StandardScaler().fit(known[:, head])
@@ -146,7 +148,7 @@ def methods(early: slice, stages: slice, head: slice) -> dict[str, Callable[[Arr
 
     return {
         "softmax": softmax, "energy": energy, "neighbours": neighbours, "residual": residual,
-        "Mahalanobis": mahalanobis(stages), "Mahalanobis, early": mahalanobis(early),
+        "Mahalanobis": mahalanobis(stages), "Mahalanobis, early": mahalanobis(early), "ours": ours,
     }  # fmt: skip
 
 
@@ -162,10 +164,10 @@ def main() -> None:
     extract = StageFeatures(network, stages=len(channels), mirror=False)
     table = read_photos(args.folder)
     photos = np.stack([*load_photos(args.folder, table["path"].tolist(), side_px=SIDE_PX)])
-    features = frozen_features(extract, photos).astype(np.float64)
+    features = extract_all(extract, photos)
     stages = slice(0, sum(channels))
     early = slice(0, sum(stage["num_chs"] for stage in network.feature_info if stage["reduction"] <= 8))
-    print(compare_ways(table, photos, features, extract, methods(early, stages, slice(stages.stop, features.shape[1]))))
+    print(compare_ways(table, photos, features, extract, methods(early, stages, slice(stages.stop, -PICTURE_COLUMNS))))
     if args.cells:
         print(try_cells(table, photos, features, extract, early, most=args.cells))
 
@@ -199,12 +201,12 @@ def compare_ways(
     classes, lot = table["kind"].to_numpy(), table["lot"].to_numpy()
     usual = ~np.isin(classes, UNUSUAL)
     random = np.random.default_rng(0)
-    strangers = {f"drawn: {name}": frozen_features(extract, drawn).astype(np.float64) for name, drawn in draw_pictures(random).items()}
+    strangers = {f"drawn: {name}": extract_all(extract, drawn) for name, drawn in draw_pictures(random).items()}
     spoilt = photos[random.choice(len(photos), DRAWN, replace=False)]
     for name, change in SPOILT.items():
         change.set_random_seed(0)
         changed = np.stack([change(image=photo)["image"] for photo in spoilt])
-        strangers[f"spoilt: {name}"] = frozen_features(extract, changed).astype(np.float64)
+        strangers[f"spoilt: {name}"] = extract_all(extract, changed)
 
     shares: dict[str, dict[str, float]] = {}
     for name, fit in ways.items():
@@ -227,20 +229,20 @@ def compare_ways(
 
 def try_cells(table: pd.DataFrame, photos: np.ndarray, features: Array, extract: StageFeatures, early: slice, *, most: int) -> str:
     """What is decided, and how much of it is right, in each cell of corruption and severity; both questions together."""
-    pictures, rows = measure_in_batches(photos), []
+    rows = []
     for bad, good in PAIRS:
         own = table.index[table["kind"].isin((bad, good))].to_numpy()
         is_good, families = (table["kind"][own] == good).to_numpy(), table["family"][own].to_numpy()
         drawn = table.loc[own].sample(frac=1, random_state=0).drop_duplicates("family").index[:most]
         for known, held_out in GroupKFold(FOLDS).split(own, groups=families):
-            decide = fit_rule(features[own[known]], pictures[own[known]], is_good[known], families[known], early)
+            decide = fit_rule(features[own[known]], is_good[known], families[known], early)
             asked = np.intersect1d(own[held_out], drawn)
             good_ones = (table["kind"][asked] == good).to_numpy()
             for kind, severity in [("none", 0), *product(CORRUPTIONS, SEVERITIES)]:
                 seen = photos[asked]
                 if severity:
                     seen = np.stack([corrupt(photos[place], kind, severity, digest=table["path"][place]) for place in asked])
-                said_good, said_bad, passes = decide(frozen_features(extract, seen).astype(np.float64), measure_in_batches(seen))
+                said_good, said_bad, passes = decide(extract_all(extract, seen))
                 right = np.where(said_good, good_ones, ~good_ones)
                 cell = {"corruption": kind, "severity": severity, "said": said_good | said_bad, "right": right, "passes": passes}
                 rows.append(pd.DataFrame(cell))
@@ -264,42 +266,49 @@ def try_cells(table: pd.DataFrame, photos: np.ndarray, features: Array, extract:
 
 
 def fit_rule(
-    features: Array, pictures: Array, good: np.ndarray, families: np.ndarray, early: slice
-) -> Callable[[Array, Array], tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Features and pictures of other photos → which are called good, which bad, and which pass the gate."""
+    features: Array, good: np.ndarray, families: np.ndarray, early: slice
+) -> Callable[[Array], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Features of other photos → which are called good, which bad, and which pass the gate."""
     folds, p_good = [*GroupKFold(3).split(features, groups=families)], np.empty(len(features))
     for known, rest in folds:
         p_good[rest] = fit_probe(features[known], good[known])(features[rest])
     T_high, T_low = lowest_threshold(p_good, good), 1 - lowest_threshold(1 - p_good, ~good)
     answer = fit_probe(features, good)
     known, rest = folds[0]
-    scale, limits = rest[::2], rest[1::2]
-    gate = Gate(
-        fit_gate(
-            early_NC=features[known, early],
-            held_out_early_NC=features[scale, early],
-            held_out_pictures_NQ=pictures[scale],
-        )
-    )
+    strangeness = fit_strangeness(features[known], features[rest[::2]], early)
+    limit = np.quantile(strangeness(features[rest[1::2]]), 1 - SHARE)
 
-    def strangeness(features: Array, pictures: Array) -> Array:
-        pictures_NQ, early_NC = (torch.tensor(array, dtype=torch.float32) for array in (pictures, features[:, early]))
-        return gate.scale(pictures_NQ, early_NC).double().numpy().max(axis=1)
-
-    limit = np.quantile(strangeness(features[limits], pictures[limits]), 1 - SHARE)
-
-    def decide(features: Array, pictures: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        p_good = answer(features)
-        return p_good >= T_high, p_good < T_low, strangeness(features, pictures) < limit
+    def decide(asked: Array) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        p_good = answer(asked)
+        return p_good >= T_high, p_good < T_low, strangeness(asked) < limit
 
     return decide
 
 
+def fit_strangeness(known: Array, held_out: Array, early: slice) -> Strangeness:
+    """The highest measure of the model's gate."""
+    pictures = slice(-PICTURE_COLUMNS, None)
+    gate = Gate(
+        fit_gate(
+            early_NC=known[:, early],
+            pictures_NQ=known[:, pictures],
+            held_out_early_NC=held_out[:, early],
+            held_out_pictures_NQ=held_out[:, pictures],
+        )
+    )
+
+    def strangeness(features: Array) -> Array:
+        pictures_NQ, early_NC = (torch.tensor(features[:, columns], dtype=torch.float32) for columns in (pictures, early))
+        return gate.scale(pictures_NQ, early_NC).double().numpy().max(axis=1)
+
+    return strangeness
+
+
 def fit_probe(features: Array, good: np.ndarray) -> Strangeness:
     """A logistic regression: features → probability of good."""
-    scaler = StandardScaler().fit(features)
-    model = LogisticRegression(C=1e-3, class_weight="balanced", max_iter=500).fit(scaler.transform(features), good)
-    return lambda asked: model.predict_proba(scaler.transform(asked))[:, 1]
+    scaler = StandardScaler().fit(features[:, :-PICTURE_COLUMNS])
+    model = LogisticRegression(C=1e-3, class_weight="balanced", max_iter=500).fit(scaler.transform(features[:, :-PICTURE_COLUMNS]), good)
+    return lambda asked: model.predict_proba(scaler.transform(asked[:, :-PICTURE_COLUMNS]))[:, 1]
 
 
 def lowest_threshold(score: Array, wanted: np.ndarray) -> float:
@@ -309,11 +318,11 @@ def lowest_threshold(score: Array, wanted: np.ndarray) -> float:
     return float(score[order][reached[-1]]) if len(reached) else float("inf")
 
 
-def measure_in_batches(photos: np.ndarray) -> Array:
-    """What `measure_pictures` gives for uint8 photos."""
-    return np.concatenate(
-        [measure_pictures(torch.from_numpy(photos[start : start + 64])).double().numpy() for start in range(0, len(photos), 64)]
-    )
+def extract_all(extract: StageFeatures, photos: np.ndarray) -> Array:
+    """The frozen features, then what `measure_pictures` gives."""
+    batches = (torch.from_numpy(photos[start : start + 64]) for start in range(0, len(photos), 64))
+    pictures = np.concatenate([measure_pictures(batch).numpy() for batch in batches])
+    return np.hstack([frozen_features(extract, photos), pictures]).astype(np.float64)
 
 
 if __name__ == "__main__":

@@ -153,8 +153,10 @@ def _pixelate(photo: np.ndarray, level: int, _: np.random.Generator) -> np.ndarr
 
 def _jpeg(photo: np.ndarray, level: int, _: np.random.Generator) -> np.ndarray:
     pixels = np.ascontiguousarray((photo * 255 + 0.5).astype(np.uint8)[..., ::-1])
-    _, content = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, (25, 18, 15, 10, 7)[level]])
-    return cv2.imdecode(content, cv2.IMREAD_COLOR)[..., ::-1].astype(np.float32) / 255
+    content = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, (25, 18, 15, 10, 7)[level]])[1]
+    decoded = cv2.imdecode(content, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return decoded[..., ::-1].astype(np.float32) / 255
 
 
 CORRUPTIONS: dict[str, Change] = {

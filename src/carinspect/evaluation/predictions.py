@@ -83,7 +83,12 @@ def predict_pixels(network: CarInspectionNetwork, table: pd.DataFrame, pixels: n
 def fit_gate_to(known: Predicted, scored: Predicted) -> GateFit:
     """The gate of training photos, `known`, scaled by the photos of val among `scored`."""
     held_out = (scored.table["split"] == "val").to_numpy()
-    return fit_gate(early_NC=known.early_NC, held_out_early_NC=scored.early_NC[held_out], held_out_pictures_NQ=scored.pictures_NQ[held_out])
+    return fit_gate(
+        early_NC=known.early_NC,
+        pictures_NQ=known.pictures_NQ,
+        held_out_early_NC=scored.early_NC[held_out],
+        held_out_pictures_NQ=scored.pictures_NQ[held_out],
+    )
 
 
 def add_strangeness(table: pd.DataFrame, scored: Predicted, fit: GateFit) -> pd.DataFrame:
