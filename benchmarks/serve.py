@@ -246,7 +246,7 @@ def export_random(backbone: str, side_px: int, folder: Path) -> Path:
     from carinspect.model.calibration import Calibration, QuestionCalibration
     from carinspect.model.checkpoint import Checkpoint
     from carinspect.model.config import ModelRecipe
-    from carinspect.model.gate import fit_gate
+    from carinspect.model.gate import PICTURE_COLUMNS, fit_gate
     from carinspect.model.network import CarInspectionNetwork
 
     torch.manual_seed(0)
@@ -264,8 +264,8 @@ def export_random(backbone: str, side_px: int, folder: Path) -> Path:
     random = np.random.default_rng(0)
     with torch.inference_mode():
         width = network.features_and_early(torch.zeros((1, side_px, side_px, 3), dtype=torch.uint8))[1].shape[1]
-    known_NC, pictures_NQ = random.normal(size=(600, width)), random.normal(size=(100, 5))
-    gate = fit_gate(early_NC=known_NC, held_out_early_NC=known_NC[:100], held_out_pictures_NQ=pictures_NQ)
+    known_NC, pictures_NQ = random.normal(size=(600, width)), random.normal(size=(600, PICTURE_COLUMNS))
+    gate = fit_gate(early_NC=known_NC, pictures_NQ=pictures_NQ, held_out_early_NC=known_NC[:100], held_out_pictures_NQ=pictures_NQ[:100])
     model = to_onnx(AnsweringNetwork(network.eval(), calibration, gate), image_side_px=side_px)
     checkpoint = Checkpoint(questions=questions, model=recipe, image_side_px=side_px, weights={}, lineage={})
     open_gate = GateRule(threshold=1e9, share=0.02, groups=100, measures=list(MEASURES))

@@ -1,8 +1,8 @@
-"""Scores val, calib and test, each photo once, and draws the curves and a gallery of answers.
+"""Scores val, calib and test, each photo once, and some of test corrupted; draws the curves and a gallery of answers.
 
 Reads: models/best.pt, data/car_inspection_dataset.csv, data/probe.csv, data/probe_left_out.csv, the photos. Writes: data/predictions.csv,
-models/calibration.json, models/gate.pt, reports/evaluate/, metrics/evaluate.json. Params: evaluate, data; all of params.yaml where
-evaluate.leave_one_source_out trains again.
+data/corrupted.csv, models/calibration.json, models/gate.pt, reports/evaluate/, metrics/evaluate.json. Params: evaluate, data; all of
+params.yaml where evaluate.leave_one_source_out trains again.
 """
 
 from pathlib import Path
@@ -19,7 +19,17 @@ from carinspect.evaluation.findings import evaluate_predictions
 from carinspect.evaluation.gallery import write_gallery
 from carinspect.evaluation.left_out import leave_sources_out
 from carinspect.evaluation.panels import write_confidence_plot, write_overview
-from carinspect.evaluation.predictions import SCORED_SPLITS, add_spreads, add_strangeness, fit_gate_to, predict, some_of
+from carinspect.evaluation.predictions import (
+    SCORED_SPLITS,
+    add_spreads,
+    add_strangeness,
+    fit_gate_to,
+    predict,
+    predict_pixels,
+    read_pixels,
+    some_of,
+)  # fmt: skip
+from carinspect.evaluation.robustness import measure_drops, say_drops, score_corrupted, write_corrupted, write_drops
 from carinspect.evaluation.temperature import add_probabilities, fit_calibration
 from carinspect.model.checkpoint import build_network, load_checkpoint
 from carinspect.model.gate import save_gate
@@ -37,7 +47,8 @@ def main() -> None:
     train, scored = table[table["split"] == "train"], table[table["split"].isin(SCORED_SPLITS)].reset_index(drop=True)
 
     network = build_network(checkpoint)
-    found = predict(network, scored, root=root, image_side_px=checkpoint.image_side_px)
+    pixels = read_pixels(scored, root=root, image_side_px=checkpoint.image_side_px)
+    found = predict_pixels(network, scored, pixels)
     gate = fit_gate_to(predict(network, some_of(train), root=root, image_side_px=checkpoint.image_side_px), found)
     raw = add_strangeness(found.table, found, gate)
     dropout = plan_dropout(samples=params.dropout_samples, dropout=checkpoint.model.dropout, seed=params.seed)
@@ -55,14 +66,20 @@ def main() -> None:
         )
     report["probe"] = compare_with_probe(predictions, read_table(Path("data/probe.csv"), columns=["image_path"]), questions, params)
     report["alarms"] += probe_alarms(report["probe"])
+    corrupted = score_corrupted(network, scored, pixels, params, calibration=calibration, gate=gate)
+    write_corrupted(corrupted, Path("data/corrupted.csv"))
+    report["corruptions"] = measure_drops(corrupted, questions)
     write_json(Path("metrics/evaluate.json"), report)
     curves = make_curves(predictions, questions)
     write_curves(curves, REPORTS)
     write_overview(curves, questions, REPORTS / "evaluation.png", train_labels=train)
     write_confidence_plot(curves, questions, REPORTS / "confidence.png")
     write_gallery(predictions, questions, root, REPORTS)
+    if params.corruptions:
+        write_drops(report["corruptions"], questions, params.corruptions, REPORTS / "corruptions.png")
     for line in say_comparison(report["probe"]):
         print(line)
+    print(say_drops(report["corruptions"], questions))
     for alarm in report["alarms"]:
         print(f"alarm: {alarm}")
     print(f"{len(predictions):,} photos scored: metrics/evaluate.json, {REPORTS}/evaluation.png, {REPORTS}/answers.png")

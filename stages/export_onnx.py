@@ -1,7 +1,7 @@
 """Exports the trained model as one file with its metadata, checks that it answers as torch does, and makes smaller copies of it.
 
-Reads: models/best.pt, models/calibration.json, models/gate.pt, models/threshold.json, metrics/{split,describe,evaluate}.json,
-data/car_inspection_dataset.csv and its photos. Writes: models/best.onnx, models/variants, reports/model_card.md,
+Reads: models/best.pt, models/calibration.json, models/gate.pt, models/threshold.json, metrics/{split,describe,evaluate,
+select_threshold}.json, data/car_inspection_dataset.csv and its photos. Writes: models/best.onnx, models/variants, reports/model_card.md,
 metrics/export_onnx.json, metrics/headline.json. Params: export_onnx, data.
 """
 
@@ -34,7 +34,7 @@ def main() -> None:
         calibration=read_calibration(FOLDER / "calibration.json"),
         thresholds=read_thresholds(load_json(thresholds), file=str(thresholds)),
         gate=load_gate(FOLDER / "gate.pt"),
-        metrics={stage: load_json(Path(f"metrics/{stage}.json")) for stage in ("split", "describe", "evaluate")},
+        metrics={stage: load_json(Path(f"metrics/{stage}.json")) for stage in ("split", "describe", "evaluate", "select_threshold")},
     )
     questions = trained.checkpoint.questions
     table = read_table(Path("data/car_inspection_dataset.csv"), columns=dataset_columns(questions), questions=questions)

@@ -1,6 +1,6 @@
 """Chooses the gate, and behind it the thresholds of every question that is decided, for a photo and for a whole car; says what they prove.
 
-Reads: data/predictions.csv. Writes: models/threshold.json, metrics/select_threshold.json, reports/select_threshold.
+Reads: data/predictions.csv, data/corrupted.csv. Writes: models/threshold.json, metrics/select_threshold.json, reports/select_threshold.
 Params: questions, select_threshold.
 """
 
@@ -12,13 +12,14 @@ from carinspect.core.programs import run_stage
 from carinspect.core.questions import read_questions
 from carinspect.core.tables import dataset_columns, read_table
 from carinspect.thresholds.config import SelectThresholdParams
+from carinspect.thresholds.corrupted import apply_rules, read_corrupted, say_corrupted, write_corrupted_plot
 from carinspect.thresholds.gate import choose_gate
 from carinspect.thresholds.report import headlines, make_curve, say_rules, write_curve
 from carinspect.thresholds.rule_plots import write_cost_plot, write_threshold_plot
 from carinspect.thresholds.selection import collect_thresholds, select_thresholds
 from carinspect.thresholds.sets import choose_sets
 
-PREDICTIONS = Path("data/predictions.csv")
+PREDICTIONS, CORRUPTED = Path("data/predictions.csv"), Path("data/corrupted.csv")
 REPORTS = Path("reports/select_threshold")
 
 
@@ -30,14 +31,16 @@ def main() -> None:
     sets = choose_sets(table, questions, params, gate=gate)
     thresholds = collect_thresholds(selected, questions, gate=gate, predictions_sha256=sha256_of(PREDICTIONS), sets=sets)
     write_json(Path("models/threshold.json"), thresholds.model_dump(mode="json"))
-    write_json(Path("metrics/select_threshold.json"), headlines(thresholds, table))
+    corruptions = apply_rules(read_corrupted(CORRUPTED), thresholds)
+    write_json(Path("metrics/select_threshold.json"), headlines(thresholds, table) | {"corruptions": corruptions})
     for name, one in selected.items():
         photo = one.rules.photo
         curve = make_curve(one.source, confidence=photo.confidence)
         write_curve(curve, REPORTS / f"{name}_threshold.csv")
         write_threshold_plot(curve, photo, REPORTS / f"{name}_threshold.png")
         write_cost_plot(one.costs, photo, REPORTS / f"{name}_costs.png")
-    print("\n".join(say_rules(thresholds, table)))
+    write_corrupted_plot(corruptions, thresholds.questions, REPORTS / "corruptions.png")
+    print("\n".join([*say_rules(thresholds, table), say_corrupted(corruptions)]))
 
 
 if __name__ == "__main__":

@@ -206,14 +206,14 @@ def make_calibration(
 
 def make_gate(network: "CarInspectionNetwork", *, seed: int = 0) -> "GateFit":
     """A gate of drawn features; with it and `OPEN_GATE` every photo passes."""
-    from carinspect.model.gate import fit_gate
+    from carinspect.model.gate import PICTURE_COLUMNS, fit_gate
     from carinspect.model.network import early_stages
 
     described: Any = network.backbone
     width = sum(described.feature_info[place]["num_chs"] for place in early_stages(network.backbone))
     random = np.random.default_rng(seed)
-    early_NC, pictures_NQ = random.normal(size=(60, width)), random.normal(size=(30, 5))
-    return fit_gate(early_NC=early_NC, held_out_early_NC=early_NC[:30], held_out_pictures_NQ=pictures_NQ)
+    early_NC, pictures_NQ = random.normal(size=(60, width)), random.normal(size=(60, PICTURE_COLUMNS))
+    return fit_gate(early_NC=early_NC, pictures_NQ=pictures_NQ, held_out_early_NC=early_NC[:30], held_out_pictures_NQ=pictures_NQ[:30])
 
 
 def make_model(

@@ -1,7 +1,9 @@
 """The evaluation report, the temperatures, the plots' tables and the pictures, held to what they promise."""
 
+import io
 import json
 from collections.abc import Sequence
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from scipy.special import expit, log_softmax, softmax
 from sklearn import metrics as sk
 
@@ -17,17 +20,28 @@ from carinspect.core.params import parse_section
 from carinspect.core.questions import Question, by_name
 from carinspect.core.tables import dataset_columns, read_table
 from carinspect.evaluation.config import EvaluateParams
+from carinspect.evaluation.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from carinspect.evaluation.curves import make_curves, write_curves
 from carinspect.evaluation.findings import evaluate_predictions
 from carinspect.evaluation.gallery import choose_varied, least_certain, worst_errors, write_gallery
 from carinspect.evaluation.panels import write_confidence_plot, write_overview
-from carinspect.evaluation.predictions import add_spreads, predict
+from carinspect.evaluation.predictions import add_spreads, predict, read_pixels
+from carinspect.evaluation.robustness import draw_to_corrupt, measure_drops, say_drops, score_corrupted, write_drops
 from carinspect.evaluation.temperature import add_probabilities, fit_calibration, fit_temperature
 from carinspect.model.calibration import Calibrated
 from carinspect.model.uncertainty import DropoutSpread
-from conftest import QUESTIONS, make_calibration, make_dataset, untrained_network
+from conftest import QUESTIONS, make_calibration, make_dataset, make_gate, untrained_network
 
-PARAMS = EvaluateParams(bootstrap_samples=200, confidence=0.95, seed=1, dropout_samples=30, slice_min_groups=10, leave_one_source_out=False)
+PARAMS = EvaluateParams(
+    bootstrap_samples=200,
+    confidence=0.95,
+    seed=1,
+    dropout_samples=30,
+    slice_min_groups=10,
+    leave_one_source_out=False,
+    corruptions=[1, 5],
+    corruption_photos=20,
+)
 CLEAN, CLEANLINESS, DAMAGED, DAMAGE, WEATHER = QUESTIONS
 SPREADS = [asked.spread for asked in QUESTIONS]
 LOGITS = WEATHER.raw_columns
@@ -551,9 +565,111 @@ def test_a_photo_that_has_gone_is_named(table: pd.DataFrame, tmp_path: Path) -> 
         ({"dropout_samples": 1}, "evaluate.dropout_samples: has the value 1. A spread needs at least 2 samples"),
         ({"slice_min_groups": 1}, "evaluate.slice_min_groups has the value 1"),
         ({"confidence": 95.0}, "evaluate.confidence: has the value 95.0. It must lie between 0 and 1"),
+        ({"corruptions": [3, 1]}, "evaluate.corruptions: has the value .3, 1.. Severities are 1 to 5"),
+        ({"corruptions": [6]}, "Severities are 1 to 5"),
         ({"sede": 1}, "Did you mean 'seed'"),
     ],
 )
 def test_a_wrong_parameter_is_refused_with_the_reason(changes: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         parse_section("evaluate", EvaluateParams, PARAMS.model_dump() | changes)
+
+
+# ---- corruptions
+
+
+def draw_photo(side_px: int = 96) -> np.ndarray:
+    random = np.random.default_rng(3)
+    rough = gaussian_filter(random.normal(size=(side_px, side_px, 3)), (4, 4, 0))
+    return np.clip(128 + 300 * rough + 12 * random.normal(size=(side_px, side_px, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_a_corruption_is_the_same_each_time_and_changes_more_the_more_severe_it_is(kind: str) -> None:
+    photo = draw_photo()
+    changed = [corrupt(photo, kind, severity, digest="a") for severity in SEVERITIES]
+    assert all(one.shape == photo.shape and one.dtype == np.uint8 for one in changed)
+    assert np.array_equal(changed[2], corrupt(photo, kind, 3, digest="a"))
+    far = [np.abs(one.astype(float) - photo).mean() for one in changed]
+    assert far[0] > 0.5
+    assert far[4] > far[0]
+
+
+def test_what_a_corruption_draws_differs_from_photo_to_photo_and_cell_to_cell() -> None:
+    photo = draw_photo()
+    noise = [
+        corrupt(photo, kind, 3, digest=digest).astype(float) - photo for kind, digest in product(("gaussian_noise", "impulse_noise"), "ab")
+    ]
+    assert all(not np.array_equal(one, other) for one, other in combinations(noise, 2))
+    # The twin: what draws nothing is the same for every photo.
+    assert np.array_equal(corrupt(photo, "jpeg", 3, digest="a"), corrupt(photo, "jpeg", 3, digest="b"))
+
+
+def test_the_corruptions_follow_their_formulas() -> None:
+    photo = draw_photo(224)
+    grey = np.full((224, 224, 3), 128, np.uint8)
+    assert corrupt(grey, "gaussian_noise", 2, digest="a").std() / 255 == pytest.approx(0.12, rel=0.02)
+    # A Poisson count of mean m / c has the variance m / c² in units of 1 / c.
+    assert corrupt(grey, "shot_noise", 1, digest="a").std() / 255 == pytest.approx(np.sqrt(128 / 255 / 60), rel=0.02)
+    assert (corrupt(grey, "impulse_noise", 3, digest="a") != 128).mean() == pytest.approx(0.09, rel=0.05)
+    blurred = gaussian_filter(photo.astype(float), (2, 2, 0), mode="mirror", truncate=4)
+    assert np.abs(corrupt(photo, "gaussian_blur", 2, digest="a") - blurred).mean() < 1
+    mean = photo.mean(axis=(0, 1))
+    assert np.abs(corrupt(photo, "contrast", 4, digest="a") - (0.1 * (photo - mean) + mean)).max() <= 0.51
+    point = np.zeros((224, 224, 3), np.uint8)
+    point[111:114, 111:114] = 255
+    seen = np.argwhere(corrupt(point, "defocus", 3, digest="a")[..., 0])
+    assert np.hypot(*(seen - 112).T).max() == pytest.approx(6 + 1.4, abs=1)
+    with Image.open(io.BytesIO(to_jpeg(photo, quality=10))) as image:
+        assert np.abs(corrupt(photo, "jpeg", 4, digest="a").astype(int) - np.asarray(image)).mean() < 1.5
+
+
+def to_jpeg(photo: np.ndarray, *, quality: int) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(photo).save(content, "JPEG", quality=quality)
+    return content.getvalue()
+
+
+def test_photos_to_corrupt_are_labelled_ones_of_test_and_of_different_groups(table: pd.DataFrame) -> None:
+    drawn = draw_to_corrupt(table, QUESTIONS, PARAMS)
+    assert (len(drawn), set(drawn["split"]), drawn["group"].is_unique) == (20, {"test"}, True)
+    assert drawn.index.equals(draw_to_corrupt(table.sample(frac=1, random_state=0), QUESTIONS, PARAMS).index)
+    blank = table.assign(**dict.fromkeys(LABELS, np.nan))
+    assert draw_to_corrupt(blank, QUESTIONS, PARAMS).empty
+
+
+def test_the_answers_to_corrupted_photos_are_the_networks_and_the_drop_is_that_of_the_metric(tmp_path: Path) -> None:
+    network, root = untrained_network().eval(), tmp_path / "root"
+    scored = read_table(make_dataset(tmp_path), columns=dataset_columns(QUESTIONS)).assign(split="test")
+    pixels, calibration = read_pixels(scored, root=root, image_side_px=32), make_calibration(temperature=2.0)
+    corrupted = score_corrupted(network, scored, pixels, PARAMS, calibration=calibration, gate=make_gate(network))
+    assert len(corrupted) == 20 * (1 + 2 * len(CORRUPTIONS))
+    (row,) = corrupted[(corrupted["corruption"] == "zoom") & (corrupted["severity"] == 5)].head(1).itertuples()
+    place = scored.index[scored["image_path"] == row.image_path][0]
+    photo = corrupt(np.array(pixels[place]), "zoom", 5, digest=scored["sha256"][place])
+    with torch.inference_mode():
+        logit = network(torch.from_numpy(photo[None]))["clean"].item()
+    assert row.p_clean == pytest.approx(expit(logit / 2), abs=1e-5)
+    report = measure_drops(corrupted, QUESTIONS)
+    cell = corrupted[(corrupted["corruption"] == "fog") & (corrupted["severity"] == 1)]
+    sharp = corrupted[corrupted["corruption"] == "none"]
+    errors = [(rows["cleanliness"] - rows["cleanliness_score"]).abs().mean() for rows in (sharp, cell)]
+    assert report["sharp"]["cleanliness"] == pytest.approx(errors[0])
+    assert report["drop"]["fog"]["cleanliness"][0] == pytest.approx(errors[1] - errors[0])
+    assert list(report["drop"]) == list(CORRUPTIONS)
+    text = say_drops(report, QUESTIONS)
+    assert "zoom" in text
+    assert "clean (roc_auc)" in text
+    write_drops(report, QUESTIONS, PARAMS.corruptions, tmp_path / "a.png")
+    write_drops(report, QUESTIONS, PARAMS.corruptions, tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_without_severities_only_the_photos_as_they_are_are_scored(tmp_path: Path) -> None:
+    network = untrained_network().eval()
+    scored = read_table(make_dataset(tmp_path), columns=dataset_columns(QUESTIONS)).assign(split="test")
+    pixels = read_pixels(scored, root=tmp_path / "root", image_side_px=32)
+    none = PARAMS.model_copy(update={"corruptions": []})
+    corrupted = score_corrupted(network, scored, pixels, none, calibration=make_calibration(), gate=make_gate(network))
+    assert set(corrupted["corruption"]) == {"none"}
+    assert measure_drops(corrupted, QUESTIONS)["drop"] == {}

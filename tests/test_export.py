@@ -272,7 +272,7 @@ def report() -> dict[str, Any]:
     return evaluate(table[~table["group"].isin(lot[9:])]) | {"alarms": ["weather: an alarm."], "probe": {"missing": "no weights"}}
 
 
-def card_facts(report: dict[str, Any], **rule: Any) -> tuple[Trained, pd.DataFrame]:
+def card_facts(report: dict[str, Any], corruptions: dict[str, Any] | None = None, **rule: Any) -> tuple[Trained, pd.DataFrame]:
     """What the stage reads, with changes to the rule of photos for `clean`."""
     table = pd.DataFrame(
         {
@@ -292,7 +292,12 @@ def card_facts(report: dict[str, Any], **rule: Any) -> tuple[Trained, pd.DataFra
         calibration=make_calibration(temperature={"clean": 2.0, "damaged": 1.0, "weather": None}),
         thresholds=thresholds,
         gate=make_gate(untrained_network()),
-        metrics={"split": {"leaks": 0}, "describe": {"warnings": ["the source gives it away"]}, "evaluate": report},
+        metrics={
+            "split": {"leaks": 0},
+            "describe": {"warnings": ["the source gives it away"]},
+            "evaluate": {"corruptions": {"photos": 9, "drop": {}}} | report,
+            "select_threshold": {"corruptions": corruptions or {"passed": {}}},
+        },
     )
     return trained, table
 
@@ -348,6 +353,16 @@ def test_the_cards_figures_are_those_of_the_metrics(report: dict[str, Any]) -> N
     assert "This holds for a photo of a new group. The proof rests on 61 groups of the split calib" in card
     assert "On test: precision 0.970 (0.910 to 0.990), recall 0.800, 61 groups called so." in card
     assert "Data `d4ta`, code `c0de`, epoch 7" in card
+
+
+def test_the_card_shows_what_corruptions_cost_and_says_where_they_were_not_measured(report: dict[str, Any]) -> None:
+    lost = {asked.name: [0.1, None, 0.3] for asked in QUESTIONS} | {"weather": [None, None]}
+    drops = {"corruptions": {"photos": 9, "drop": {"gaussian_blur": lost}}}
+    words = {"clean": {"said": [8, 2], "wrong": [1, 1]}, "dirty": {"said": [0, 0], "wrong": [0, 0]}}
+    rules = {"passed": {"none": [1.0], "gaussian_blur": [0.5, 0.25]}, "clean": {"gaussian_blur": {"decided": [0.4, 0.2]} | words}}
+    (row,) = rows_of(draw(*card_facts(report | drops, rules)), first="gaussian blur")
+    assert row[1:] == ["0.375", *["0.200"] * 4, "–", "0.300", "0.800 (n = 10)", "–"]
+    assert "Not measured: `evaluate.corruptions` is empty." in draw(*card_facts(report))
 
 
 def test_the_card_counts_the_photos_and_the_labels_of_the_table(report: dict[str, Any]) -> None:

@@ -22,13 +22,14 @@ from carinspect.inference.rules import Rule, Thresholds
 from carinspect.thresholds.binomial import accepted_needed, interval, lower_bound, p_value
 from carinspect.thresholds.choice import choose_empirical, choose_guaranteed, prove
 from carinspect.thresholds.config import SelectThresholdParams
+from carinspect.thresholds.corrupted import apply_rules
 from carinspect.thresholds.evidence import Target
 from carinspect.thresholds.plan import Reference, cut_points, make_plan
 from carinspect.thresholds.problems import with_p_good
 from carinspect.thresholds.report import MOST_POINTS, headlines, make_curve, say_rules
 from carinspect.thresholds.sample import Sample, count_decisions, count_outcome, take_sample
 from carinspect.thresholds.selection import collect_thresholds, select_thresholds
-from conftest import OPEN_GATE, QUESTIONS
+from conftest import OPEN_GATE, QUESTIONS, make_rule, make_thresholds
 
 TARGET = 0.95
 DRAWS = 500
@@ -483,12 +484,35 @@ def run_stage_script(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
+def test_the_rule_on_corrupted_photos_is_counted_by_hand_and_never_decides_what_the_gate_turns_away() -> None:
+    thresholds = make_thresholds({"clean": (make_rule(QUESTIONS[0], T_high=0.8, T_low=0.3), make_rule(QUESTIONS[0], unit="car"))})
+    rows = pd.DataFrame(
+        [("none", 0, 0.9, 1, 0.0), ("none", 0, 0.1, 1, 0.0), ("fog", 3, 0.9, 0, 0.0), ("fog", 3, 0.85, 1, 0.0), ("fog", 3, 0.95, 0, 1e12),
+         ("fog", 3, 0.5, 1, 0.0), ("fog", 5, 0.9, np.nan, 0.0)],
+        columns=["corruption", "severity", "p_clean", "clean", "strangeness"],
+    )  # fmt: skip
+    rows = rows.assign(image_path=rows.index.astype(str), group=rows.index.astype(str))
+    found = apply_rules(rows, thresholds)
+    assert found["passed"] == {"none": [1.0], "fog": [0.75, 1.0]}
+    assert found["clean"]["none"] == {"decided": [1.0], "clean": {"said": [1], "wrong": [0]}, "dirty": {"said": [1], "wrong": [1]}}
+    # Severity 5 has one photo, which nobody labelled: it is decided, and neither right nor wrong.
+    assert found["clean"]["fog"] == {
+        "decided": [0.5, 1.0], "clean": {"said": [2, 0], "wrong": [1, 0]}, "dirty": {"said": [0, 0], "wrong": [0, 0]},
+    }  # fmt: skip
+    # The twin: behind an open gate the third wrong photo is decided.
+    opened = apply_rules(rows.assign(strangeness=0.0), thresholds)
+    assert opened["clean"]["fog"]["clean"] == {"said": [3, 0], "wrong": [2, 0]}
+
+
 def test_the_stage_writes_the_same_bytes_twice(table: pd.DataFrame, tmp_path: Path) -> None:
     columns = {asked.column: np.nan for asked in QUESTIONS if asked.column not in table.columns}
     columns |= dict.fromkeys(("width_px", "height_px"), 64) | dict.fromkeys(("sha256", "phash", "declared_split"), "")
     strangeness, written = np.random.default_rng(0).normal(size=len(table)).round(6), []
     for name in ("a", "b"):
-        write_table(table.assign(strangeness=strangeness, **columns), tmp_path / name / "data/predictions.csv", QUESTIONS)
+        predictions = table.assign(strangeness=strangeness, **columns)
+        write_table(predictions, tmp_path / name / "data/predictions.csv", QUESTIONS)
+        corrupted = predictions.assign(corruption=np.where(table.index % 2, "fog", "none"), severity=table.index % 2)
+        corrupted.to_csv(tmp_path / name / "data/corrupted.csv", index=False)
         done = run_stage_script(tmp_path / name)
         assert done.returncode == 0, done.stderr
         gate, clean, *_ = done.stdout.splitlines()
@@ -503,7 +527,7 @@ def test_the_stage_writes_the_same_bytes_twice(table: pd.DataFrame, tmp_path: Pa
         for name in ("clean", "damaged")
         for what in ("threshold.csv", "threshold.png", "costs.png")
     }
-    assert outs | reports <= set(written[0])
+    assert outs | reports | {"reports/select_threshold/corruptions.png"} <= set(written[0])
 
 
 def test_the_stage_says_in_one_line_that_predictions_are_missing(tmp_path: Path) -> None:

@@ -21,10 +21,21 @@ class EvaluateParams(Section):
     """A slice of the test split with fewer labelled groups gets no interval, and is marked `too_few`."""
     leave_one_source_out: bool
     """Also train once without each source, and evaluate that model on the source left out."""
+    corruptions: list[int]
+    """Severities, 1 to 5 and ascending, at which photos of test are corrupted and scored; empty: none are."""
+    corruption_photos: int = Field(ge=1)
+    """At most so many photos of test are corrupted, one of a group."""
 
     @field_validator("dropout_samples")
     @classmethod
     def _none_or_a_spread(cls, value: int) -> int:
         if value == 1:
             raise ValueError("has the value 1. A spread needs at least 2 samples, e.g. 30; 0 gives none.")
+        return value
+
+    @field_validator("corruptions")
+    @classmethod
+    def _ascending_severities(cls, value: list[int]) -> list[int]:
+        if value != sorted(set(value)) or not set(value) <= {1, 2, 3, 4, 5}:
+            raise ValueError(f"has the value {value}. Severities are 1 to 5, each once and ascending, e.g. [1, 3, 5]; [] for none.")
         return value

@@ -51,10 +51,19 @@ class Predicted:
     pictures_NQ: Floats
 
 
-@torch.inference_mode()
 def predict(network: CarInspectionNetwork, table: pd.DataFrame, *, root: Path, image_side_px: int) -> Predicted:
     """The network's answers to the photos of `table`."""
-    pixels = open_pixel_cache(root, table["image_path"].tolist(), table["sha256"].tolist(), side_px=image_side_px)
+    return predict_pixels(network, table, read_pixels(table, root=root, image_side_px=image_side_px))
+
+
+def read_pixels(table: pd.DataFrame, *, root: Path, image_side_px: int) -> np.ndarray:
+    """The photos of `table`, uint8 (N, S, S, 3), from the cache of resized photos."""
+    return open_pixel_cache(root, table["image_path"].tolist(), table["sha256"].tolist(), side_px=image_side_px)
+
+
+@torch.inference_mode()
+def predict_pixels(network: CarInspectionNetwork, table: pd.DataFrame, pixels: np.ndarray) -> Predicted:
+    """The network's answers to `pixels`, uint8 (N, S, S, 3), of the rows of `table`."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device).eval()
     starts = tqdm(range(0, len(table), BATCH), desc="predicting", unit="batch", disable=None)
@@ -74,7 +83,12 @@ def predict(network: CarInspectionNetwork, table: pd.DataFrame, *, root: Path, i
 def fit_gate_to(known: Predicted, scored: Predicted) -> GateFit:
     """The gate of training photos, `known`, scaled by the photos of val among `scored`."""
     held_out = (scored.table["split"] == "val").to_numpy()
-    return fit_gate(early_NC=known.early_NC, held_out_early_NC=scored.early_NC[held_out], held_out_pictures_NQ=scored.pictures_NQ[held_out])
+    return fit_gate(
+        early_NC=known.early_NC,
+        pictures_NQ=known.pictures_NQ,
+        held_out_early_NC=scored.early_NC[held_out],
+        held_out_pictures_NQ=scored.pictures_NQ[held_out],
+    )
 
 
 def add_strangeness(table: pd.DataFrame, scored: Predicted, fit: GateFit) -> pd.DataFrame:

@@ -31,6 +31,7 @@ MEASURES: dict[Kind, tuple[tuple[str, str, str | None], ...]] = {
 """Key in metrics/evaluate.json, its name on the card, and the key of the constant answer's figure. Slices and headlines have the first."""
 
 OTHER_CARS = "A car of which another number of photos is shown is decided without a promise."
+SIDES: tuple[Side, Side] = ("good", "bad")
 
 
 def draw_model_card(trained: Trained, table: pd.DataFrame, *, parity: Mapping[str, Any]) -> str:
@@ -47,6 +48,7 @@ def draw_model_card(trained: Trained, table: pd.DataFrame, *, parity: Mapping[st
         measures=MEASURES,
         sources=_counts(table, "source", sorted(table["source"].unique()), questions),
         splits=_counts(table, "split", SPLITS, questions),
+        corrupted=_say_corrupted(evaluate["corruptions"], trained.metrics["select_threshold"]["corruptions"], questions),
         decisions={
             name: [*(_say_rule(rule) for rule in (rules.photo, *rules.cars)), [OTHER_CARS]]
             for name, rules in trained.thresholds.rules.items()
@@ -118,6 +120,30 @@ def _say_side(rule: Rule, side: Side) -> str:
         interval, recall = _interval(test.model_dump(), "precision"), _figure(test.recall)
         said.append(f"On test: precision {_figure(test.precision)} ({interval}), recall {recall}, {test.accepted_groups} groups called so.")
     return " ".join(said)
+
+
+def _say_corrupted(drops: Mapping[str, Any], under_rule: Mapping[str, Any], questions: Sequence[Question]) -> list[list[str]]:
+    """The table on corrupted photos, its head first: all severities of a corruption together. Empty where none were measured.
+
+    drops: metrics/evaluate.json; under_rule: metrics/select_threshold.json, both under `corruptions`.
+    """
+    decided = [asked for asked in questions if asked.name in under_rule]
+    head = ["corruption", "passes the gate", *(f"{asked.name}: loss of {MEASURES[asked.kind][0][1]}" for asked in questions)]
+    head += [words for one in decided for words in (f"{one.name}: decided", *(f"precision of {one.word(side)}" for side in SIDES))]
+    rows = []
+    for kind, lost in drops["drop"].items():
+        row = [kind.replace("_", " "), _mean(under_rule["passed"][kind]), *(_mean(lost[asked.name]) for asked in questions)]
+        for one in decided:
+            found = under_rule[one.name][kind]
+            counts = [(sum(found[word]["said"]), sum(found[word]["wrong"])) for word in (one.word(side) for side in SIDES)]
+            row += [_mean(found["decided"]), *(f"{1 - wrong / said:.3f} (n = {said})" if said else "–" for said, wrong in counts)]
+        rows.append(row)
+    return [head, *rows] if rows else []
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{sum(known) / len(known):.3f}" if known else "–"
 
 
 def _counts(table: pd.DataFrame, column: str, names: Iterable[str], questions: Sequence[Question]) -> list[dict[str, Any]]:

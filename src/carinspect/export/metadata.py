@@ -32,7 +32,7 @@ class Trained:
     thresholds: Thresholds
     gate: GateFit
     metrics: dict[str, Any]
-    """Stage → content of its metrics/<stage>.json: split, describe and evaluate."""
+    """Stage → content of its metrics/<stage>.json: split, describe, evaluate and select_threshold."""
 
 
 def describe_model(model: onnx.ModelProto, trained: Trained, *, image_side_px: int) -> None:
