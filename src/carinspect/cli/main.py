@@ -120,11 +120,14 @@ def drift(
     log: Annotated[Path, typer.Argument(help="The log of histograms that a service wrote.")],
     model: Annotated[Path, typer.Option(help="The model file that answered.")] = Path("models/best.onnx"),
     since: Annotated[str | None, typer.Option(help="Only what was answered after this time, e.g. 2026-11-01T00:00:00 (UTC).")] = None,
+    photos_a_car: Annotated[
+        int | None, typer.Option(min=1, help="Photos of a car, where they are sent one by one. Default: those of a request are of one car.")
+    ] = None,
 ) -> None:
     """Say whether photos in use are still like those on which the promise was proved. Exit status 1: they are not, 2: unknown."""
     from carinspect.cli.drift import report_drift
 
-    raise typer.Exit(status_of(lambda: report_drift(log, model, since=since)))
+    raise typer.Exit(status_of(lambda: report_drift(log, model, since=since, photos_a_car=photos_a_car)))
 
 
 @app.command()

@@ -53,12 +53,14 @@ class Service:
 
     @contextmanager
     def admission(self, photos: int) -> Iterator[None]:
-        """Places in the engine's queue while the block lasts. Raises `RefusalError` when there are too few."""
+        """Places in the engine's queue for one request's photos while the block lasts. Raises `RefusalError` when there are too few."""
         if self.engine.waiting + photos > self.config.queue_limit:
             raise busy("Too many photos are waiting")
         self._count_waiting(photos)
         try:
             yield
+            if self.drift_log is not None:
+                self.drift_log.note_request(photos)
         finally:
             self._count_waiting(-photos)
 
