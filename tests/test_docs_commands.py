@@ -225,7 +225,7 @@ def write_drift_log(project: Path) -> None:
     bundle = open_bundle(project / "models" / "best.onnx")
     reference = bundle.info["reference"]
     line = {"model_sha256": bundle.sha256, "from": "2026-11-02", "until": "2026-11-03"}
-    line |= {"photos": reference["photos"], "histograms": reference["histograms"]}
+    line |= {"photos": reference["photos"], "requests": reference["groups"], "histograms": reference["histograms"]}
     (project / "drift.jsonl").write_text(f"{json.dumps(line)}\n" * 5)
 
 

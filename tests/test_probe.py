@@ -236,7 +236,7 @@ def test_a_source_that_is_left_out_teaches_nothing_about_its_own_answers() -> No
 
 # ---- network against probe
 
-PARAMS = EvaluateParams(bootstrap_samples=300, confidence=0.95, seed=1, dropout_samples=0, slice_min_groups=10, leave_one_source_out=False)
+PARAMS = EvaluateParams(confidence=0.95, seed=1, dropout_samples=0, slice_min_groups=10, leave_one_source_out=False)
 
 
 def answers_of(table: pd.DataFrame, *, noise: float, seed: int) -> pd.DataFrame:
@@ -342,7 +342,6 @@ def prepare_project(folder: Path, *, pretrained: bool) -> None:
     params = load_params(ROOT / "params.yaml")
     params["data"] = {"root": "root", "sources": "none"}
     params["model"] |= {"pretrained": str(weights) if pretrained else False}
-    params["evaluate"] |= {"bootstrap_samples": 100}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     lineage = {"recipe": recipe.model_dump(mode="json"), "priors": {}}
     network = untrained_network()

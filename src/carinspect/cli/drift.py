@@ -1,6 +1,6 @@
 """`carinspect drift`: tests whether the promise still speaks of the photos in use, from a service's log and without labels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -12,11 +12,13 @@ from carinspect.inference.bundle import open_bundle
 from carinspect.inference.drift_log import moment, read_log
 from carinspect.inference.histograms import add_up
 from carinspect.inference.label_shift import QuestionReference, Share, bad_share, design_effect, precision_of
-from carinspect.inference.rules import DecisionRule, Thresholds, rules_in_use, say_promise
+from carinspect.inference.rules import DecisionRule, rules_in_use, say_promise
 from carinspect.inference.shifts import Shift, find_shifts
 
 QUIET, DRIFT, UNKNOWN = 0, 1, 2
 FEWEST_PHOTOS = 100
+NEWEST_PHOTOS = 300
+"""Independent photos of the newest stretch, at least, where the log has them: fewer would leave its share of a class open for ever."""
 ALPHA = 0.05
 """Chance of one or more false alarms, in all daily looks together."""
 SHOWN = 0.05
@@ -110,10 +112,12 @@ def report_drift(log: Path, model: Path, *, since: str | None, photos_a_car: int
         raise UserError(
             f"{log}: {photos} photos answered by {model}. Fewer than {FEWEST_PHOTOS} tell nothing; let the service collect more."
         )
-    looks = look(own, reference, bundle.thresholds, since=since, photos_a_car=photos_a_car)
+    rules = rules_in_use(bundle.thresholds)
+    break_even = {name: bundle.thresholds.rules[name].field.break_even_rate for name in rules}
+    looks = look(own, reference, rules, break_even=break_even, since=since, photos_a_car=photos_a_car)
     for found in looks:
         print_look(found, reference)
-    status, told = conclude(looks, list(rules_in_use(bundle.thresholds).values()))
+    status, told = conclude(looks, list(rules.values()))
     print(told)
     return status
 
@@ -129,9 +133,15 @@ def read_reference(content: Any, model: str) -> Reference:
 
 
 def look(
-    lines: Sequence[dict[str, Any]], reference: Reference, thresholds: Thresholds, *, since: str | None, photos_a_car: int | None
+    lines: Sequence[dict[str, Any]],
+    reference: Reference,
+    rules: Mapping[str, DecisionRule],
+    *,
+    break_even: Mapping[str, float | None],
+    since: str | None = None,
+    photos_a_car: int | None = None,
 ) -> list[Look]:
-    """What each stretch of the lines shows. lines: of one model, in the order of the log.
+    """What each stretch of the lines shows. lines: of one model, in the order of the log. break_even: question → share of the bad class.
 
     On day k the level of an alarm is ALPHA / (k (k + 1)), shared by the stretches: these add up to ALPHA over any number of daily looks.
     Half of it is for the quantities, the other for the promises.
@@ -149,7 +159,6 @@ def look(
         counts, effect = add_up([line["histograms"] for line in stretch.lines]), stretch.design_effect
         shifts = find_shifts(reference.histograms, counts, level=level, design_effects=(reference.design_effect, effect))
         estimates = []
-        rules = rules_in_use(thresholds)
         for name in [name for name in rules if name in reference.classes and any(counts.get(f"p_{name}", ()))]:
             known, used, rule = reference.classes[name], counts[f"p_{name}"], rules[name]
             # Each question may raise an alarm by its share and by the precision of either word.
@@ -164,18 +173,20 @@ def look(
                 )
                 for side, promise in rule.promises.items()
             }
-            estimates.append(Estimate(rule, thresholds.rules[name].field.break_even_rate, shown, sure, precisions))
+            estimates.append(Estimate(rule, break_even[name], shown, sure, precisions))
         looks.append(Look(stretch, shifts, estimates))
     return looks
 
 
 def _newest(lines: Sequence[dict[str, Any]], photos_a_car: int | None) -> Stretch:
-    """The lines of the last 24 hours; earlier ones too until they have `FEWEST_PHOTOS` photos."""
+    """The lines of the last 24 hours; earlier ones too until they have `NEWEST_PHOTOS`."""
     start = moment(lines[-1]["until"]) - timedelta(days=1)
-    first = len(lines)
-    while first and (moment(lines[first - 1]["from"]) >= start or sum(line["photos"] for line in lines[first:]) < FEWEST_PHOTOS):
-        first -= 1
-    return Stretch(f"the newest photos, since {lines[first]['from']}", lines[first:], photos_a_car)
+    for first in reversed(range(len(lines))):
+        found = Stretch(f"the newest photos, since {lines[first]['from']}", lines[first:], photos_a_car)
+        enough = found.photos / found.design_effect >= NEWEST_PHOTOS
+        if first == 0 or (enough and moment(lines[first - 1]["from"]) < start):
+            break
+    return found
 
 
 def print_look(found: Look, reference: Reference) -> None:

@@ -134,13 +134,12 @@ def drift(
 def compare(
     a: Annotated[str, typer.Argument(help="A git revision, an experiment's name, or workspace.")],
     b: Annotated[str, typer.Argument(help="The same, of the model that may be better.")],
-    samples: Annotated[int, typer.Option(help="Resamples of groups behind each interval.", min=1000)] = 10_000,
     json: Annotated[Path | None, typer.Option(help="Also write all figures to this file.")] = None,
 ) -> None:
     """Say whether B is better than A on the same test photos: differences with intervals, tests of the decisions, a verdict in words."""
     from carinspect.cli.compare import compare_revisions
 
-    compare_revisions(a, b, samples=samples, json_file=json)
+    compare_revisions(a, b, json_file=json)
 
 
 @app.command()
@@ -150,13 +149,12 @@ def promote(
     stage: Annotated[str, typer.Option(help="Any word: what the release is for.")] = "production",
     version: Annotated[str | None, typer.Option(help="Version of the release, e.g. v1.0.0. Default: the next patch.")] = None,
     weaker: Annotated[list[str] | None, typer.Option(help="A term that may be weaker, e.g. clean.target; it is noted in the tag.")] = None,
-    samples: Annotated[int, typer.Option(help="Resamples of groups behind each interval.", min=1000)] = 10_000,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say whether it may be released.")] = False,
 ) -> None:
     """Release a model: a version and a stage, as git tags. Exit status 1, with the reasons, unless it is proved and clearly better."""
     from carinspect.cli.promote import promote
 
-    raise typer.Exit(promote(revision, baseline, stage=stage, version=version, weaker=weaker or (), samples=samples, dry_run=dry_run))
+    raise typer.Exit(promote(revision, baseline, stage=stage, version=version, weaker=weaker or (), dry_run=dry_run))
 
 
 @app.command()

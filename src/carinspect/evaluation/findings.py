@@ -77,7 +77,6 @@ def _score_slice(rows: pd.DataFrame, question: Question, params: EvaluateParams)
     groups = int(known["group"].nunique())
     name, metric = headline(question)
     scores = with_intervals(known, {name: metric}, numbers(known, question.column), answers_to(known, question), params)
-    del scores["skipped_resamples"]
     too_few = groups < params.slice_min_groups
     if too_few:
         scores |= {f"{name}_low": None, f"{name}_high": None}
