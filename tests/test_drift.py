@@ -222,8 +222,8 @@ def test_the_interval_of_the_share_holds_for_cars_of_six_photos(bad: float) -> N
 
 def test_the_share_is_the_mixture_that_has_the_mean_in_use() -> None:
     middles = (edges_of("p")[:-1] + edges_of("p")[1:]) / 2
-    good, bad, used = (np.average(middles, weights=counts) for counts in (SHARES["good"], SHARES["bad"], mixture := np.add(
-        np.multiply(SHARES["good"], 3), SHARES["bad"])))  # fmt: skip
+    mixture = np.multiply(SHARES["good"], 3) + SHARES["bad"]
+    good, bad, used = (np.average(middles, weights=counts) for counts in (SHARES["good"], SHARES["bad"], mixture))
     found = bad_share(KNOWN, mixture.tolist(), design_effect=1.0, level=0.05)
     assert found.value == pytest.approx(0.25) == pytest.approx((used - good) / (bad - good))
     assert found.low < 0.25 < found.high
@@ -298,9 +298,9 @@ def test_no_drift_is_never_said_while_the_interval_crosses_the_share_that_is_pro
 def model_with_reference(model_content: bytes, tmp_path: Path) -> Path:
     model = onnx.load_from_string(model_content[:-SEAL_BYTES])
     histograms = count(draw(np.random.default_rng(5), 300))
-    own = dict(histogram=SHARES["good"], said_good=150, said_bad=0), dict(histogram=SHARES["bad"], said_good=4, said_bad=0)
+    own = {side: {"histogram": SHARES[side], "said_good": said, "said_bad": 0} for side, said in (("good", 150), ("bad", 4))}
     reference = {"split": "calib", "photos": 300, "groups": {"1": 300}, "histograms": histograms}
-    amend(model, {"reference": reference | {"classes": {"clean": dict(zip(("good", "bad"), own, strict=True))}}})
+    amend(model, {"reference": reference | {"classes": {"clean": own}}})
     (tmp_path / "best.onnx").write_bytes(seal(model.SerializeToString(deterministic=True)))
     return tmp_path / "best.onnx"
 

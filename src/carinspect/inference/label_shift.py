@@ -17,8 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import beta
-from scipy.stats import t as student_t
+from scipy.special import betaincinv, stdtrit
 
 from carinspect.core.params import Section
 from carinspect.core.questions import Side
@@ -72,7 +71,7 @@ def bad_share(reference: QuestionReference, used: Sequence[int], *, design_effec
     independent = photos / design_effect
     if min(n_good, n_bad) < 2 or independent < 2:
         return Share(float("nan"), 0.0, 1.0)
-    quantile = float(student_t.ppf(1 - level / 2, min(independent, n_good, n_bad) - 1))
+    quantile = float(stdtrit(min(independent, n_good, n_bad) - 1, 1 - level / 2))
     missing = mean - (1 - _SHARES) * good - _SHARES * bad
     variance = spread / independent + (1 - _SHARES) ** 2 * spread_good / n_good + _SHARES**2 * spread_bad / n_bad
     kept = _SHARES[missing**2 <= quantile**2 * variance]
@@ -126,6 +125,6 @@ def _moments(counts: Sequence[int]) -> tuple[float, float, int]:
 
 
 def _rate(hits: int, of: int, *, level: float) -> tuple[float, float, float]:
-    low = float(beta.ppf(level / 2, hits, of - hits + 1)) if hits else 0.0
-    high = float(beta.ppf(1 - level / 2, hits + 1, of - hits)) if hits < of else 1.0
+    low = float(betaincinv(hits, of - hits + 1, level / 2)) if hits else 0.0
+    high = float(betaincinv(hits + 1, of - hits, 1 - level / 2)) if hits < of else 1.0
     return hits / of, low, high
