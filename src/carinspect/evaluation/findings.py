@@ -10,7 +10,7 @@ A slice is {"photos", "groups", <question>: {"photos", "groups", "too_few", <met
 `metrics.headline`. One with fewer labelled groups than `evaluate.slice_min_groups` is `too_few`: its figure is shown, its interval is
 None. Photos without a label are the slice `unknown`.
 
-Intervals: `evaluate.confidence`, percentile bootstrap over groups. None means unknown, never 0.
+Intervals: `evaluate.confidence`, jackknife over groups. None means unknown, never 0.
 """
 
 from collections.abc import Hashable, Iterable, Sequence

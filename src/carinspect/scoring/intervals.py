@@ -77,10 +77,18 @@ def estimate(
     blocks = len(without_B)
     if blocks < 2 or np.isnan(without_B).any():
         return Estimate(value, None, None, None, blocks)
-    error = float(np.sqrt((blocks - 1) / blocks * np.square(without_B - without_B.mean()).sum()))
+    error = _standard_error(without_B)
     reach = float(student_t.ppf((1 + confidence) / 2, blocks - 1))
+    if scale == "correlation" and max(abs(value), np.abs(without_B).max()) < 1:
+        ends = np.arctanh(value) + np.array([-reach, reach]) * _standard_error(np.arctanh(without_B))
+        return Estimate(value, float(np.tanh(ends[0])), float(np.tanh(ends[1])), error, blocks)
     low, high = _interval(value, error, reach, scale, groups=len(np.unique(groups_N)))
     return Estimate(value, low, high, error, blocks)
+
+
+def _standard_error(without_B: Array) -> float:
+    blocks = len(without_B)
+    return float(np.sqrt((blocks - 1) / blocks * np.square(without_B - without_B.mean()).sum()))
 
 
 def leave_out(metric: Metric, labels_N: Array, answers_N: Array, groups_N: npt.NDArray[np.str_]) -> Array:
@@ -104,10 +112,8 @@ def _interval(value: float, error: float, reach: float, scale: Scale, *, groups:
             factor = float(np.exp(reach * error / value)) if value > 0 else 1.0
             return value / factor, value * factor
         case "correlation":
-            if abs(value) >= 1:
-                return value, value
-            ends = np.arctanh(value) + np.array([-reach, reach]) * error / (1 - value**2)
-            return float(np.tanh(ends[0])), float(np.tanh(ends[1]))
+            # Of points on a line, with one group left out or with all.
+            return max(-1.0, value - reach * error), min(1.0, value + reach * error)
         case "difference":
             return value - reach * error, value + reach * error
         case _:
