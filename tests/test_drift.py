@@ -333,6 +333,17 @@ def test_the_command_says_whether_the_promise_stands(model_with_reference: Path,
     assert carinspect("drift", log, "--model", model_with_reference, "--since", "2026-12-01").returncode == 2
 
 
+def test_bad_input_is_one_line(model_with_reference: Path, tmp_path: Path) -> None:
+    log, random = tmp_path / "log.jsonl", np.random.default_rng(6)
+    write_log(log, "another", count(draw(random, 900)), photos=900)
+    for arguments, said in (
+        ([], "0 photos answered by"),
+        (["--since", "yesterday"], "--since is 'yesterday'. Give an ISO 8601 time in UTC"),
+    ):
+        done = carinspect("drift", log, "--model", model_with_reference, *arguments)
+        assert (done.returncode, said in done.stderr, len(done.stderr.splitlines())) == (2, True, 1), done.stderr
+
+
 def test_a_model_without_a_reference_says_how_to_get_one(model_file: Path, tmp_path: Path) -> None:
     done = carinspect("drift", tmp_path / "log.jsonl", "--model", model_file)
     assert done.returncode == 2
