@@ -8,12 +8,13 @@ from threading import Thread
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 from scipy.stats import ks_2samp
 
 from carinspect.cli.drift import conclude, look
 from carinspect.core.errors import UserError
-from carinspect.export.metadata import amend
+from carinspect.export.metadata import amend, describe_classes
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.drift_log import FEWEST_PHOTOS, DriftLog, read_log
 from carinspect.inference.histograms import Counts, add_up, count, edges_of, measure, measure_answers
@@ -21,6 +22,7 @@ from carinspect.inference.label_shift import ClassReference, QuestionReference, 
 from carinspect.inference.predictor import Answer, BinaryAnswer, ClassesAnswer, ScoreAnswer
 from carinspect.inference.seal import SEAL_BYTES, seal
 from carinspect.inference.shifts import find_shifts, kolmogorov_smirnov, stability_index
+from conftest import QUESTIONS
 from test_cli import carinspect
 
 SPEC = importlib.util.spec_from_file_location("simulate_drift", Path(__file__).parents[1] / "benchmarks/drift.py")
@@ -255,6 +257,18 @@ def test_photos_of_one_request_count_as_one() -> None:
     assert design_effect({"6": 10}) == 6.0
     assert design_effect({"1": 6, "6": 1}) == pytest.approx((6 + 36) / 12)
     assert design_effect({}) == 1.0
+
+
+def test_the_reference_counts_one_labelled_photo_of_each_group_by_class() -> None:
+    rows = pd.DataFrame({"image_path": list("abcdef"), "group": list("111234"), "clean": [1.0, 1.0, 1.0, 0.0, np.nan, 1.0]})
+    answers = [{"clean": replace(answer(p)["clean"], side=side)} for p, side in zip(
+        (0.9, 0.9, 0.9, 0.1, 0.5, 0.7), ("good", "good", "good", "bad", None, None), strict=True)]  # fmt: skip
+    found = describe_classes(rows, answers, QUESTIONS[0])
+    assert (sum(found["good"]["histogram"]), found["good"]["said_good"], found["good"]["said_bad"]) == (2, 1, 0)
+    assert (sum(found["bad"]["histogram"]), found["bad"]["said_good"], found["bad"]["said_bad"]) == (1, 0, 1)
+    assert found["bad"]["histogram"][4] == 1
+    nobody = describe_classes(rows.assign(clean=np.nan), answers, QUESTIONS[0])
+    assert sum(nobody["good"]["histogram"]) == sum(nobody["bad"]["histogram"]) == 0
 
 
 # ---- many looks

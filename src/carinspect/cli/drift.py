@@ -159,8 +159,10 @@ def look(
         counts, effect = add_up([line["histograms"] for line in stretch.lines]), stretch.design_effect
         shifts = find_shifts(reference.histograms, counts, level=level, design_effects=(reference.design_effect, effect))
         estimates = []
-        for name in [name for name in rules if name in reference.classes and any(counts.get(f"p_{name}", ()))]:
-            known, used, rule = reference.classes[name], counts[f"p_{name}"], rules[name]
+        for name, known in reference.classes.items():
+            if name not in rules or min(known.good.photos, known.bad.photos) < 2 or not any(counts.get(f"p_{name}", ())):
+                continue
+            used, rule = counts[f"p_{name}"], rules[name]
             # Each question may raise an alarm by its share and by the precision of either word.
             strict = level / len(rules) / 3
             shown, halved = (bad_share(known, used, design_effect=effect, level=part) for part in (SHOWN, SHOWN / 2))
