@@ -250,7 +250,7 @@ def probe_table(table: pd.DataFrame) -> pd.DataFrame:
     return table[["image_path", *(column for asked in QUESTIONS for column in asked.raw_columns)]]
 
 
-def test_the_difference_is_that_of_both_models_on_the_same_resamples_of_groups() -> None:
+def test_the_difference_is_that_of_both_models_and_its_interval_that_of_a_paired_bootstrap_over_groups() -> None:
     table = make_table()
     network, probe = completed(answers_of(table, noise=6, seed=1)), answers_of(table, noise=3, seed=2)
     found = compare_with_probe(network, probe_table(probe).sample(frac=1, random_state=0), QUESTIONS, PARAMS)
