@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit, softmax
-from scipy.stats import binomtest, bootstrap, norm
+from scipy.stats import binomtest, ttest_rel
 from sklearn.metrics import roc_auc_score
 
-from carinspect.comparison.differences import FEWEST_GROUPS, Comparison, Model, compare_predictions, expanded, one_of_each_group
+from carinspect.comparison.differences import FEWEST_GROUPS, Comparison, Model, compare_predictions, one_of_each_group
 from carinspect.comparison.words import say, tell
 from carinspect.core.errors import UserError
 from carinspect.core.files import write_json
@@ -56,8 +56,8 @@ def draw_sides(*, groups: int = 100, seed: int = 0, noise: tuple[float, float] =
     return sides[0], sides[1]
 
 
-def compare(a: Model, b: Model, *, samples: int = 2000) -> Comparison:
-    return compare_predictions(a, b, samples=samples, confidence=0.95, seed=1)
+def compare(a: Model, b: Model) -> Comparison:
+    return compare_predictions(a, b, confidence=0.95)
 
 
 def changed(side: Model, **columns: object) -> Model:
@@ -91,9 +91,10 @@ def test_better_in_one_question_and_worse_in_another_is_mixed() -> None:
     assert "but worse in mae of damage" in say(found)
 
 
-def test_noise_is_called_a_difference_in_at_most_one_comparison_in_twenty() -> None:
+@pytest.mark.parametrize("groups", [FEWEST_GROUPS, 40])
+def test_noise_is_called_a_difference_in_at_most_one_comparison_in_twenty(groups: int) -> None:
     draws = 100
-    verdicts = Counter(compare(*draw_sides(groups=40, seed=seed), samples=1000).verdict for seed in range(draws))
+    verdicts = Counter(compare(*draw_sides(groups=groups, seed=seed)).verdict for seed in range(draws))
     wrong = draws - verdicts["no clear difference"]
     # As many as a rate of 5 % itself would show in 99 of 100 such tests.
     assert binomtest(wrong, draws, 0.05, alternative="greater").pvalue > 0.01, verdicts
@@ -116,24 +117,45 @@ def test_the_figures_are_scikit_learns_and_the_test_is_mcnemars() -> None:
     assert decisions.p_value == pytest.approx(min(1.0, 2 * tail))
 
 
-def test_the_interval_is_scipys_paired_percentile_interval_over_groups() -> None:
+def test_the_interval_is_scipys_paired_one_over_groups() -> None:
     a, b = draw_sides(groups=60)
-    mae = next(metric for metric in compare(a, b, samples=20_000).metrics if metric.question == "damage")
+    mae = next(metric for metric in compare(a, b).metrics if metric.question == "damage")
     errors = [(side.predictions["damage"] - side.predictions["damage_score"]).abs() for side in (a, b)]
-    of_group = (errors[1] - errors[0]).groupby(a.predictions["group"]).mean()
-    level = 1 - expanded(0.05 / 9, groups=60)
-    theirs = bootstrap((of_group,), np.mean, n_resamples=20_000, confidence_level=level, method="percentile", rng=1).confidence_interval
-    width = theirs.high - theirs.low
-    assert (mae.low, mae.high) == pytest.approx((theirs.low, theirs.high), abs=0.06 * width)
+    first, second = (error.groupby(a.predictions["group"]).mean() for error in errors)
+    theirs = ttest_rel(second, first).confidence_interval(1 - 0.05 / 9)
+    assert (mae.low, mae.high) == pytest.approx((theirs.low, theirs.high))
 
 
-def test_few_groups_widen_the_interval_and_very_few_give_none() -> None:
-    assert expanded(0.05, groups=10) < expanded(0.05, groups=30) < 0.05
-    assert expanded(0.05, groups=10**6) == pytest.approx(0.05, rel=1e-4)
-    # From a printed table: t is 2.2622 for 9 degrees of freedom.
-    assert expanded(0.05, groups=10) == pytest.approx(2 * norm.cdf(-np.sqrt(10 / 9) * 2.2622), rel=1e-3)
+def test_very_few_groups_give_no_interval() -> None:
     found = compare(*draw_sides(groups=FEWEST_GROUPS - 1, noise=(1.0, 0.1)))
-    assert {(metric.low, metric.verdict) for metric in found.metrics} == {(None, "no clear difference")}
+    assert {(metric.low, metric.detectable, metric.verdict) for metric in found.metrics} == {(None, None, "no clear difference")}
+
+
+def test_a_difference_of_the_stated_size_is_found_in_about_four_of_five() -> None:
+    found = []
+    sizes = [one.detectable for seed in range(10) for one in compare(*draw_sides(groups=40, seed=seed)).metrics if one.question == "damage"]
+    size = float(np.mean(sizes))
+    for seed in range(60):
+        a, b = draw_sides(groups=40, seed=seed)
+        error = b.predictions["damage"] - b.predictions["damage_score"]
+        # The absolute error grows by exactly that much.
+        b = changed(b, damage=b.predictions["damage"] + np.where(error < 0, -size, size))
+        found.append(next(one for one in compare(a, b).metrics if one.question == "damage").verdict == "worse")
+    assert 0.65 <= np.mean(found) <= 0.95
+
+
+def test_the_lead_that_is_needed_is_the_smallest_clear_one() -> None:
+    a, b = draw_sides(noise=(1.0, 0.6))
+    decisions = compare(a, b).decisions[0]
+    differing, alpha = decisions.only_a_right + decisions.only_b_right, 0.05 / 9
+    lead = decisions.detectable
+    assert binomtest((differing - lead) // 2, differing).pvalue < alpha <= binomtest((differing - lead) // 2 + 1, differing).pvalue
+    nothing = compare(a, replace(a, name="b")).decisions[0]
+    assert nothing.detectable is None
+
+
+def test_no_clear_difference_says_what_could_have_been_found() -> None:
+    assert "would have shown a difference of roc_auc of clean by 0." in say(compare(*draw_sides()))
 
 
 def test_the_rule_decides_not_the_score_alone() -> None:
@@ -181,7 +203,7 @@ def test_what_is_printed_and_written_is_what_was_found(tmp_path: Path) -> None:
     text = tell(found)
     assert text.startswith("A = a, B = b: 200 test photos in 100 groups")
     mae = next(metric for metric in found.metrics if metric.question == "damage")
-    assert f"{mae.difference:+.4f}  {mae.low:+.4f} to {mae.high:+.4f}  better" in text
+    assert f"{mae.difference:+.4f}  {mae.low:+.4f} to {mae.high:+.4f}" in text
     assert text.splitlines()[-1] == say(found)
     assert "B (b) is better than A (a) in " in text
     write_json(tmp_path / "comparison.json", found.as_dict())

@@ -33,7 +33,6 @@ from carinspect.model.uncertainty import DropoutSpread
 from conftest import QUESTIONS, make_calibration, make_dataset, make_gate, untrained_network
 
 PARAMS = EvaluateParams(
-    bootstrap_samples=200,
     confidence=0.95,
     seed=1,
     dropout_samples=30,
@@ -199,7 +198,7 @@ def test_the_report_has_its_documented_keys(report: dict) -> None:
         assert set(report[split]) == {"photos", "groups", *by_name(QUESTIONS)}
         for asked in QUESTIONS:
             wanted = {f"{name}{end}" for name in intervals[asked.kind] | {"aurc"} for end in ("", "_low", "_high")}
-            counts = {"photos", "groups", "labelled_share", "skipped_resamples", "aurc_oracle", "aurc_random"}
+            counts = {"photos", "groups", "labelled_share", "aurc_oracle", "aurc_random"}
             assert set(report[split][asked.name]) == wanted | others[asked.kind] | counts
             for name in intervals[asked.kind]:
                 scores = report[split][asked.name]
@@ -561,7 +560,7 @@ def test_a_photo_that_has_gone_is_named(table: pd.DataFrame, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"bootstrap_samples": 10}, "evaluate.bootstrap_samples has the value 10. Input should be greater than or equal to 100"),
+        ({"dropout_samples": -1}, "evaluate.dropout_samples has the value -1. Input should be greater than or equal to 0"),
         ({"dropout_samples": 1}, "evaluate.dropout_samples: has the value 1. A spread needs at least 2 samples"),
         ({"slice_min_groups": 1}, "evaluate.slice_min_groups has the value 1"),
         ({"confidence": 95.0}, "evaluate.confidence: has the value 95.0. It must lie between 0 and 1"),

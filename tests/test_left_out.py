@@ -31,7 +31,6 @@ ROOT = Path(__file__).parents[1]
 COLUMNS = dataset_columns(QUESTIONS)
 CLEAN, CLEANLINESS, DAMAGED, DAMAGE, WEATHER = QUESTIONS
 PARAMS = EvaluateParams(
-    bootstrap_samples=200,
     confidence=0.95,
     seed=1,
     dropout_samples=0,
@@ -150,7 +149,7 @@ def run_stage(workspace: Path, name: str) -> str:
 def set_option(workspace: Path, *, leave_one_source_out: bool) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params |= {"hardware": "cpu", "data": {"root": "root", "sources": "none"}}
-    params["evaluate"] |= {"leave_one_source_out": leave_one_source_out, "bootstrap_samples": 200}
+    params["evaluate"] |= {"leave_one_source_out": leave_one_source_out}
     params["profiles"]["cpu"]["runtime"]["processes"] = 1
     (workspace / "params.yaml").write_text(yaml.safe_dump(params))
 

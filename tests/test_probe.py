@@ -237,7 +237,6 @@ def test_a_source_that_is_left_out_teaches_nothing_about_its_own_answers() -> No
 # ---- network against probe
 
 PARAMS = EvaluateParams(
-    bootstrap_samples=300,
     confidence=0.95,
     seed=1,
     dropout_samples=0,
@@ -259,7 +258,7 @@ def probe_table(table: pd.DataFrame) -> pd.DataFrame:
     return table[["image_path", *(column for asked in QUESTIONS for column in asked.raw_columns)]]
 
 
-def test_the_difference_is_that_of_both_models_on_the_same_resamples_of_groups() -> None:
+def test_the_difference_is_that_of_both_models_and_its_interval_that_of_a_paired_bootstrap_over_groups() -> None:
     table = make_table()
     network, probe = completed(answers_of(table, noise=6, seed=1)), answers_of(table, noise=3, seed=2)
     found = compare_with_probe(network, probe_table(probe).sample(frac=1, random_state=0), QUESTIONS, PARAMS)
@@ -352,7 +351,6 @@ def prepare_project(folder: Path, *, pretrained: bool) -> None:
     params = load_params(ROOT / "params.yaml")
     params["data"] = {"root": "root", "sources": "none"}
     params["model"] |= {"pretrained": str(weights) if pretrained else False}
-    params["evaluate"] |= {"bootstrap_samples": 100}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     lineage = {"recipe": recipe.model_dump(mode="json"), "priors": {}}
     network = untrained_network()

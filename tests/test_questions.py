@@ -204,7 +204,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["questions"] |= {"glass_ok": GLASS, "body": BODY}
     params["data"] = {"root": "data/own", "sources": "data/own/sources.yaml"}
     params["train"] |= {"epochs": 4, "image_side_px": 32}
-    params["evaluate"] |= {"bootstrap_samples": 100}
     params["select_threshold"]["car_sources"] = []
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     for name in ("dvc.lock", "data/split_ledger.json"):

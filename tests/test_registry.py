@@ -83,7 +83,7 @@ def test_only_a_clear_gain_takes_a_place() -> None:
     a, b = draw_sides(noise=(3.0, 0.5))
 
     def gain(first: Model, second: Model) -> list[str]:
-        return not_better(compare_predictions(first, second, samples=1000, confidence=0.95, seed=1))
+        return not_better(compare_predictions(first, second, confidence=0.95))
 
     assert gain(a, b) == []
     assert "is worse than" in gain(b, a)[0]

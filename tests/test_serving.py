@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.testclient import TestClient
 
+from carinspect.audit.ledger import Verdict, append
 from carinspect.core.errors import UserError
 from carinspect.images.decode import load_image
 from carinspect.inference.bundle import open_bundle
@@ -643,6 +645,43 @@ def test_answered_photos_come_into_the_drift_log_each_with_the_model_that_answer
     lines = read_log(log)
     assert [line["photos"] for line in lines] == [25, 30]
     assert lines[0]["model_sha256"] != lines[1]["model_sha256"] == open_bundle(path).sha256
+
+
+def test_requests_are_counted_by_their_photos_and_refused_ones_are_not(model: Path, tmp_path: Path) -> None:
+    log = tmp_path / "drift.jsonl"
+    with client_of(model, drift_log=log) as client:
+        for seed in range(15):
+            send(client, photo_bytes(seed=seed))
+        send(client, b"no photo")
+        for start in (20, 30):
+            files = [("files", (f"{seed}.jpg", photo_bytes(seed=seed))) for seed in range(start, start + 6)]
+            assert client.post("/predict/batch", files=files).status_code == 200
+    (line,) = read_log(log)
+    assert (line["photos"], line["requests"]) == (27, {"1": 15, "6": 2})
+
+
+def test_figures_show_what_the_verdicts_of_people_say(model: Path, tmp_path: Path) -> None:
+    ledger, digest = tmp_path / "ledger.jsonl", open_bundle(model).sha256
+
+    def figure(client: TestClient, name: str) -> float:
+        return float(next(line for line in client.get("/metrics").text.splitlines() if line.startswith(name)).split()[-1])
+
+    def judge(said: str, first: int) -> None:
+        verdicts = [
+            Verdict(str(photo), str(photo), digest, "clean", "clean", said, "Ada", "2026-11-01", "") for photo in range(first, first + 12)
+        ]
+        append(ledger, [*verdicts, replace(verdicts[0], model_sha256="another", verdict="dirty")])
+
+    holds, broken = (f'carinspect_audit_state{{question="clean",state="{state}",word="clean"}}' for state in ("holds so far", "broken"))
+    with client_of(model, audit_ledger=ledger) as client:
+        assert figure(client, "carinspect_audit_ledger_unreadable") == 1
+        judge("clean", 0)
+        assert (figure(client, holds), figure(client, broken), figure(client, "carinspect_audit_verdicts{")) == (1, 0, 12)
+        judge("dirty", 100)
+        assert (figure(client, holds), figure(client, broken), figure(client, "carinspect_audit_ledger_unreadable")) == (0, 1, 0)
+        ledger.write_bytes(ledger.read_bytes().replace(b"Ada", b"Eve", 1))
+        # No old finding is shown for a ledger that somebody edited.
+        assert (figure(client, broken), figure(client, "carinspect_audit_ledger_unreadable")) == (0, 1)
 
 
 def test_without_the_setting_nothing_is_logged(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from carinspect.audit.ledger import Ledger, Verdict, append, count_once, read_ledger
-from carinspect.audit.martingale import Finding, judge
+from carinspect.audit.ledger import Verdict, append, read_ledger
+from carinspect.audit.martingale import Finding
 from carinspect.audit.sheet import ANSWERS, KEY, Drawn, describe_photo, draw, read_rows, write_sheet
+from carinspect.audit.state import audit_promises, verdicts_on
 from carinspect.core.errors import UserError, did_you_mean
 from carinspect.core.questions import Side
 from carinspect.inference.bundle import open_bundle
@@ -36,7 +37,7 @@ def draw_sheet(scores: Path, options: DrawOptions) -> int:
     rule, side, _ = promise_of(rules_in_use(bundle.thresholds), options.word)
     question, decision = rule.question.name, f"{rule.question.name}_decision"
     columns = ["image_path", decision, *([options.car_column] if options.car_column else [])]
-    judged = {verdict.car for verdict in _own(read_ledger(options.ledger), bundle.sha256, question, options.word)}
+    judged = {verdict.car for verdict in verdicts_on(read_ledger(options.ledger), bundle.sha256, question, options.word)}
     called: dict[str, list[str]] = {}
     for row in read_rows(scores, columns):
         car = row[options.car_column] if options.car_column else row["image_path"]
@@ -111,18 +112,12 @@ def report_state(ledger: Path, model: Path) -> int:
     if read.torn:
         print(f"{ledger}: its last line is unfinished and left out. Take those answers in again.")
     status, seen = HOLDS, 0
-    for rule in rules_in_use(bundle.thresholds).values():
-        for side, promise in rule.promises.items():
-            word = rule.say(side)
-            own = _own(read, bundle.sha256, rule.question.name, word)
-            counted = count_once(own)
-            seen += len(counted)
-            if len(counted) < len(own):
-                print(f"{word}: {len(own) - len(counted)} verdicts on further photos of a car are not counted.")
-            level = 1 - promise.confidence
-            finding = judge([verdict.verdict != word for verdict in counted], target=promise.precision, level=level)
-            print(f"{rule.question.name}, {word}: {say_finding(finding, promise)}")
-            status = BROKEN if finding.state == "broken" else status
+    for one in audit_promises(read, rules_in_use(bundle.thresholds), bundle.sha256):
+        seen += one.finding.verdicts
+        if one.not_counted:
+            print(f"{one.word}: {one.not_counted} verdicts on further photos of a car are not counted.")
+        print(f"{one.question}, {one.word}: {say_finding(one.finding, one.promise)}")
+        status = BROKEN if one.finding.state == "broken" else status
     if not seen:
         raise UserError(f"{ledger}: no verdict on a promised word of {model} ({bundle.sha256[:12]}). Draw some: carinspect audit draw")
     return status
@@ -150,9 +145,3 @@ def promise_of(rules: dict[str, DecisionRule], word: str) -> tuple[DecisionRule,
     if word not in found:
         raise UserError(f"--word is '{word}'. The model promises: {', '.join(found) or 'nothing, so there is nothing to audit'}.")
     return found[word]
-
-
-def _own(ledger: Ledger, model_sha256: str, question: str, word: str) -> list[Verdict]:
-    return [
-        verdict for verdict in ledger.verdicts if (verdict.model_sha256, verdict.question, verdict.word) == (model_sha256, question, word)
-    ]

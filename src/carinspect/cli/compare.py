@@ -22,17 +22,17 @@ THRESHOLD = Path("models/threshold.json")
 WORKSPACE = "workspace"
 
 
-def compare_revisions(a: str, b: str, *, samples: int, json_file: Path | None) -> None:
+def compare_revisions(a: str, b: str, *, json_file: Path | None) -> None:
     """Print the table and the verdict; `a` and `b` are git revisions, names of experiments, or `workspace`."""
-    comparison = compare_at(a, b, samples=samples, params=read_section("evaluate", EvaluateParams))
+    comparison = compare_at(a, b, params=read_section("evaluate", EvaluateParams))
     if json_file is not None:
         write_json(json_file, comparison.as_dict())
     print(tell(comparison))
 
 
-def compare_at(a: str, b: str, *, samples: int, params: EvaluateParams) -> Comparison:
-    """The comparison of two revisions, with the confidence and the seed of `params`."""
-    return compare_predictions(fetch(a), fetch(b), samples=samples, confidence=params.confidence, seed=params.seed)
+def compare_at(a: str, b: str, *, params: EvaluateParams) -> Comparison:
+    """The comparison of two revisions, with the confidence of `params`."""
+    return compare_predictions(fetch(a), fetch(b), confidence=params.confidence)
 
 
 def fetch(revision: str) -> Model:

@@ -120,24 +120,26 @@ def drift(
     log: Annotated[Path, typer.Argument(help="The log of histograms that a service wrote.")],
     model: Annotated[Path, typer.Option(help="The model file that answered.")] = Path("models/best.onnx"),
     since: Annotated[str | None, typer.Option(help="Only what was answered after this time, e.g. 2026-11-01T00:00:00 (UTC).")] = None,
+    photos_a_car: Annotated[
+        int | None, typer.Option(min=1, help="Photos of a car, where they are sent one by one. Default: those of a request are of one car.")
+    ] = None,
 ) -> None:
     """Say whether photos in use are still like those on which the promise was proved. Exit status 1: they are not, 2: unknown."""
     from carinspect.cli.drift import report_drift
 
-    raise typer.Exit(status_of(lambda: report_drift(log, model, since=since)))
+    raise typer.Exit(status_of(lambda: report_drift(log, model, since=since, photos_a_car=photos_a_car)))
 
 
 @app.command()
 def compare(
     a: Annotated[str, typer.Argument(help="A git revision, an experiment's name, or workspace.")],
     b: Annotated[str, typer.Argument(help="The same, of the model that may be better.")],
-    samples: Annotated[int, typer.Option(help="Resamples of groups behind each interval.", min=1000)] = 10_000,
     json: Annotated[Path | None, typer.Option(help="Also write all figures to this file.")] = None,
 ) -> None:
     """Say whether B is better than A on the same test photos: differences with intervals, tests of the decisions, a verdict in words."""
     from carinspect.cli.compare import compare_revisions
 
-    compare_revisions(a, b, samples=samples, json_file=json)
+    compare_revisions(a, b, json_file=json)
 
 
 @app.command()
@@ -147,13 +149,12 @@ def promote(
     stage: Annotated[str, typer.Option(help="Any word: what the release is for.")] = "production",
     version: Annotated[str | None, typer.Option(help="Version of the release, e.g. v1.0.0. Default: the next patch.")] = None,
     weaker: Annotated[list[str] | None, typer.Option(help="A term that may be weaker, e.g. clean.target; it is noted in the tag.")] = None,
-    samples: Annotated[int, typer.Option(help="Resamples of groups behind each interval.", min=1000)] = 10_000,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say whether it may be released.")] = False,
 ) -> None:
     """Release a model: a version and a stage, as git tags. Exit status 1, with the reasons, unless it is proved and clearly better."""
     from carinspect.cli.promote import promote
 
-    raise typer.Exit(promote(revision, baseline, stage=stage, version=version, weaker=weaker or (), samples=samples, dry_run=dry_run))
+    raise typer.Exit(promote(revision, baseline, stage=stage, version=version, weaker=weaker or (), dry_run=dry_run))
 
 
 @app.command()

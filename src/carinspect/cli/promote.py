@@ -20,9 +20,7 @@ CERTIFICATE = Path("metrics/split.json")
 MODEL = Path("models/best.onnx")
 
 
-def promote(
-    revision: str, baseline: str | None, *, stage: str, version: str | None, weaker: Sequence[str], samples: int, dry_run: bool
-) -> int:
+def promote(revision: str, baseline: str | None, *, stage: str, version: str | None, weaker: Sequence[str], dry_run: bool) -> int:
     """Release the model, or print the reasons against it; returns the exit status, 1 for a refusal.
 
     baseline: revision of a model that is tested in place of the one that has `stage`, since the test photos changed. When no model has
@@ -46,7 +44,7 @@ def promote(
         if candidate.model_sha256 == released.model_sha256:
             reasons.append(f"It is the model that is in {stage}.")
         else:
-            reasons += _judge_gain(candidate, commit, released, holder, baseline=baseline, samples=samples)
+            reasons += _judge_gain(candidate, commit, released, holder, baseline=baseline)
     if reasons:
         print("\n".join([f"Refused: {revision} ({commit[:7]}) is not promoted to {stage}.", *(f"- {reason}" for reason in reasons)]))
         return 1
@@ -72,7 +70,7 @@ def _judge_promise(candidate: Candidate, released: Candidate, weaker: Sequence[s
     return reasons, [sentence for term in found if term in weaker for sentence in found[term]]
 
 
-def _judge_gain(candidate: Candidate, commit: str, released: Candidate, holder: str, *, baseline: str | None, samples: int) -> list[str]:
+def _judge_gain(candidate: Candidate, commit: str, released: Candidate, holder: str, *, baseline: str | None) -> list[str]:
     """Reasons against replacing the released model: the baseline is none, or the candidate is not clearly better."""
     rival = holder
     if baseline is not None:
@@ -80,7 +78,7 @@ def _judge_gain(candidate: Candidate, commit: str, released: Candidate, holder: 
         faults = no_baseline(read_candidate(rival), holder=released, candidate=candidate)
         if faults:
             return [f"{baseline} is no baseline: {fault}" for fault in faults]
-    return _compare(rival, commit, holder=holder, samples=samples)
+    return _compare(rival, commit, holder=holder)
 
 
 def find_holder(stage: str) -> str | None:
@@ -103,11 +101,11 @@ def read_candidate(commit: str) -> Candidate:
     )
 
 
-def _compare(rival: str, commit: str, *, holder: str, samples: int) -> list[str]:
+def _compare(rival: str, commit: str, *, holder: str) -> list[str]:
     # The released model's own section `evaluate`: a lower confidence in the workspace or in the candidate must not make a gain clear.
     params = yaml.safe_load(read_at(PARAMS_FILE, holder))
     try:
-        comparison = compare_at(rival, commit, samples=samples, params=read_section("evaluate", EvaluateParams, params))
+        comparison = compare_at(rival, commit, params=read_section("evaluate", EvaluateParams, params))
     except UserError as error:
         return [f"It cannot be compared with {rival[:7]}: {error}"]
     print(tell(comparison))

@@ -1,9 +1,9 @@
 """Tests whether model B is better than model A, from the predictions of both for the same test photos.
 
-Each metric's difference B - A gets an interval from a paired bootstrap over groups: both models are scored on the same resamples, so that
-the difficulty of a photo, which affects both, cancels out. Decisions get McNemar's exact test (McNemar 1947): of the photos that exactly
-one model decides correctly, equal models get half each in expectation. The errors of one group are clustered, so only one photo drawn from
-each group counts.
+Each metric's difference B - A gets an interval from a paired jackknife over groups: without each group both models are scored on the same
+photos, so that the difficulty of a photo, which affects both, cancels out. Decisions get McNemar's exact test (McNemar 1947): of the photos
+that exactly one model decides correctly, equal models get half each in expectation. The errors of one group are clustered, so only one
+photo drawn from each group counts.
 
 `confidence` is the joint confidence of all intervals and tests: each is made at 1 - (1 - confidence) / (their number), Bonferroni's
 correction. If the models are equal, at most a share of 1 - confidence of such comparisons reports a clear difference.
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binomtest, norm
+from scipy.stats import binom, binomtest
 from scipy.stats import t as student_t
 
 from carinspect.comparison.measures import Measure, align_tests, answers_to, both_answered, measures_of, right_decisions
@@ -23,14 +23,16 @@ from carinspect.core.errors import UserError
 from carinspect.core.questions import Question, by_name
 from carinspect.core.seeds import derive_seed
 from carinspect.evaluation.predictions import numbers
-from carinspect.scoring.bootstrap import Metric, estimate, point, resample_groups
-from carinspect.scoring.ranking import Array
+from carinspect.scoring.intervals import estimate, less, point
 
 Verdict = Literal["better", "worse", "no clear difference"]
 """Of B against A."""
 
 FEWEST_GROUPS = 10
-"""With fewer, a bootstrap interval misses the true value more often than its confidence allows, so none is given."""
+"""With fewer, an interval misses the true value more often than its confidence allows, so none is given: benchmarks/comparison.py."""
+
+POWER = 0.8
+"""Chance to find a difference of the size that is said to be detectable."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class MetricDifference:
     difference: float | None
     low: float | None
     high: float | None
+    detectable: float | None
+    """The smallest difference that these photos show as clear with a chance of `POWER`."""
     verdict: Verdict
 
 
@@ -71,6 +75,8 @@ class DecisionDifference:
     only_a_right: int
     only_b_right: int
     p_value: float
+    detectable: int | None
+    """The smallest lead that is clear, where exactly one model is right in as many groups as here; None: no lead would be."""
     verdict: Verdict
 
 
@@ -92,10 +98,10 @@ class Comparison:
         return asdict(self)
 
 
-def compare_predictions(a: Model, b: Model, *, samples: int, confidence: float, seed: int) -> Comparison:
+def compare_predictions(a: Model, b: Model, *, confidence: float) -> Comparison:
     """Compare two models on the test photos of their predictions (data/predictions.csv), in every question that both answer.
 
-    samples: resamples of groups. confidence: of all intervals and tests together, 0..1.
+    confidence: of all intervals and tests together, 0..1.
     Raises `UserError` where the test photos or their labels differ, and where no question is answered by both.
     """
     known_to_b = by_name(b.questions)
@@ -108,11 +114,7 @@ def compare_predictions(a: Model, b: Model, *, samples: int, confidence: float, 
     measures = [measure for asked in asked_both for measure in measures_of(asked)]
     decided = [asked for asked in asked_both if asked.kind == "classes" or (asked.name in a.T_high and asked.name in b.T_high)]
     alpha = (1 - confidence) / (len(measures) + len(decided))
-    weights = {asked.name: _resamples(pairs[asked.name][0], samples=samples, seed=seed) for asked in asked_both}
-    metrics = [
-        _compare_metric(measure, *pairs[measure.question.name], weights_SxN=weights[measure.question.name], alpha=alpha)
-        for measure in measures
-    ]
+    metrics = [_compare_metric(measure, *pairs[measure.question.name], alpha=alpha) for measure in measures]
     decisions = [
         _compare_decisions(asked, *pairs[asked.name], T_high=(a.T_high.get(asked.name), b.T_high.get(asked.name)), alpha=alpha)
         for asked in decided
@@ -129,19 +131,16 @@ def compare_predictions(a: Model, b: Model, *, samples: int, confidence: float, 
     )
 
 
-def _resamples(rows: pd.DataFrame, *, samples: int, seed: int) -> Any:
-    return resample_groups(rows["group"].to_numpy(str), samples=samples, seed=derive_seed(seed, "compare"))
-
-
-def _compare_metric(measure: Measure, a: pd.DataFrame, b: pd.DataFrame, *, weights_SxN: Any, alpha: float) -> MetricDifference:
+def _compare_metric(measure: Measure, a: pd.DataFrame, b: pd.DataFrame, *, alpha: float) -> MetricDifference:
     labels_N = numbers(a, measure.question.column)
     answers_a_N, answers_b_N = answers_to(a, measure.question), answers_to(b, measure.question)
-    difference = _difference_of(measure.metric, answers_a_N)
-    groups = int(a["group"].nunique())
-    found = estimate(difference, labels_N, answers_b_N, weights_SxN=weights_SxN, confidence=1 - expanded(alpha, groups=groups))
-    gain = 0
+    difference, groups_N = less(measure.metric, answers_a_N), a["group"].to_numpy(str)
+    groups = len(np.unique(groups_N))
+    found = estimate(difference, labels_N, answers_b_N, groups_N=groups_N, confidence=1 - alpha, scale="difference")
+    gain, detectable = 0, None
     low, high = (found.low, found.high) if groups >= FEWEST_GROUPS else (None, None)
-    if low is not None and high is not None:
+    if low is not None and high is not None and found.standard_error is not None:
+        detectable = found.standard_error * float(sum(student_t.ppf([1 - alpha / 2, POWER], found.blocks - 1)))
         gain = (1 if low > 0 else -1 if high < 0 else 0) * (1 if measure.higher_is_better else -1)
     return MetricDifference(
         question=measure.question.name,
@@ -154,26 +153,9 @@ def _compare_metric(measure: Measure, a: pd.DataFrame, b: pd.DataFrame, *, weigh
         difference=found.value,
         low=low,
         high=high,
+        detectable=detectable,
         verdict=_word(gain),
     )
-
-
-def expanded(alpha: float, *, groups: int) -> float:
-    """The nominal error rate of a percentile interval over `groups` groups whose real error rate is `alpha`.
-
-    With few groups the bootstrap underestimates the spread. Hesterberg (2015), "What Teachers Should Know About the Bootstrap",
-    section 5.3, the expanded percentile interval: 2 Phi(-sqrt(n / (n - 1)) t), t the quantile of Student's distribution.
-    """
-    if groups < 2:
-        return alpha
-    return float(2 * norm.cdf(-np.sqrt(groups / (groups - 1)) * student_t.ppf(1 - alpha / 2, groups - 1)))
-
-
-def _difference_of(metric: Metric, answers_a_N: Array) -> Metric:
-    def difference(labels_N: Array, answers_b_N: Array, weights_SxN: Array) -> Array:
-        return metric(labels_N, answers_b_N, weights_SxN) - metric(labels_N, answers_a_N, weights_SxN)
-
-    return difference
 
 
 def _compare_decisions(
@@ -193,8 +175,14 @@ def _compare_decisions(
         only_a_right=only_a,
         only_b_right=only_b,
         p_value=float(p_value),
+        detectable=_clear_lead(only_a + only_b, alpha=alpha),
         verdict=_word(int(np.sign(only_b - only_a)) if p_value < alpha else 0),
     )
+
+
+def _clear_lead(differing: int, *, alpha: float) -> int | None:
+    leads = [lead for lead in range(differing % 2, differing + 1, 2) if 2 * binom.cdf((differing - lead) // 2, differing, 0.5) < alpha]
+    return min(leads, default=None)
 
 
 def one_of_each_group(rows: pd.DataFrame) -> np.ndarray:

@@ -10,8 +10,8 @@ import pandas as pd
 from carinspect.core.errors import UserError
 from carinspect.core.questions import Question, label_columns
 from carinspect.evaluation.predictions import answered, chosen_class, numbers
-from carinspect.scoring.bootstrap import Metric
 from carinspect.scoring.classification import accuracy, brier, macro_f1
+from carinspect.scoring.intervals import Metric
 from carinspect.scoring.ranking import Array, average_precision, roc_auc
 from carinspect.scoring.regression import mae
 

@@ -1,14 +1,16 @@
 """Formats a comparison as text: a table, then a verdict."""
 
-from carinspect.comparison.differences import Comparison, DecisionDifference, MetricDifference
+from carinspect.comparison.differences import POWER, Comparison, DecisionDifference, MetricDifference
 
 
 def tell(comparison: Comparison) -> str:
     """The table and the verdict, without a final line break."""
     head = f"A = {comparison.a}, B = {comparison.b}: {comparison.photos:,} test photos in {comparison.groups:,} groups"
-    rows: list[tuple[str, ...]] = [("", "A", "B", "B - A", "interval", "B is")]
+    rows: list[tuple[str, ...]] = [("", "A", "B", "B - A", "interval", "detectable", "B is")]
     rows += [_metric_row(metric) for metric in comparison.metrics]
-    decisions: list[tuple[str, ...]] = [("decisions, one photo a group", "A right", "B right", "only A", "only B", "p", "B is")]
+    decisions: list[tuple[str, ...]] = [
+        ("decisions, one photo a group", "A right", "B right", "only A", "only B", "p", "lead needed", "B is")
+    ]
     decisions += [_decision_row(decision) for decision in comparison.decisions]
     parts = [head, "", *_aligned(rows)]
     if comparison.decisions:
@@ -30,7 +32,9 @@ def say(comparison: Comparison) -> str:
         case "mixed":
             return f"B ({comparison.b}) is better than A ({comparison.a}) in {better}, but worse in {worse}. {together}"
         case _:
-            return f"No clear difference: these {comparison.groups:,} groups of test photos cannot tell A and B apart. {together}"
+            sizes = [f"{one.metric} of {one.question} by {one.detectable:.3f}" for one in comparison.metrics if one.detectable is not None]
+            could = f" With a chance of {POWER:g} they would have shown a difference of {', '.join(sizes)}." if sizes else ""
+            return f"No clear difference: these {comparison.groups:,} groups of test photos cannot tell A and B apart.{could} {together}"
 
 
 def _metric_row(found: MetricDifference) -> tuple[str, ...]:
@@ -42,13 +46,24 @@ def _metric_row(found: MetricDifference) -> tuple[str, ...]:
         _number(found.b),
         "–" if found.difference is None else f"{found.difference:+.4f}",
         interval,
+        "–" if found.detectable is None else f"{found.detectable:.4f}",
         found.verdict,
     )
 
 
 def _decision_row(found: DecisionDifference) -> tuple[str, ...]:
     counts = (found.a_right, found.b_right, found.only_a_right, found.only_b_right)
-    return (f"{found.question}, {found.groups:,} groups", *(f"{count:,}" for count in counts), f"{found.p_value:.3g}", found.verdict)
+    return (
+        f"{found.question}, {found.groups:,} groups",
+        *(f"{count:,}" for count in counts),
+        f"{found.p_value:.3g}",
+        _count(found.detectable),
+        found.verdict,
+    )
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else str(value)
 
 
 def _number(value: float | None) -> str:

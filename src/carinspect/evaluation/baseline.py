@@ -3,8 +3,8 @@
     {"val" | "test": {<question>: {"photos", "groups", "metric", "network", "probe", "difference", "difference_low",
                                    "difference_high", "verdict"}}}, or {"missing": why there is no probe}
 
-`metric` is that of `metrics.headline`. `difference` is the network's figure less the probe's; both are scored on the same resamples of
-groups, so that photos which are hard for both do not matter. With fewer labelled groups than `evaluate.slice_min_groups` there is no
+`metric` is that of `metrics.headline`. `difference` is the network's figure less the probe's, with a paired interval over groups, so that
+photos which are hard for both do not matter. With fewer labelled groups than `evaluate.slice_min_groups` there is no
 interval, and no verdict but "no clear difference".
 """
 
@@ -14,13 +14,11 @@ from typing import Any, Literal
 import pandas as pd
 
 from carinspect.core.questions import Question
-from carinspect.core.seeds import derive_seed
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.metrics import Report, headline
 from carinspect.evaluation.predictions import answered, answers_to, numbers
 from carinspect.evaluation.temperature import add_probabilities, fit_calibration
-from carinspect.scoring.bootstrap import Metric, estimate, point, resample_groups
-from carinspect.scoring.ranking import Array
+from carinspect.scoring.intervals import estimate, less, point
 
 Verdict = Literal["better", "worse", "no clear difference"]
 """Of the network against the probe."""
@@ -57,26 +55,16 @@ def _compare(network: pd.DataFrame, probe: pd.DataFrame, question: Question, par
     network, probe = network.loc[photos], probe.loc[photos]
     name, metric = headline(question)
     labels_N, network_N, probe_N = numbers(network, question.column), answers_to(network, question), answers_to(probe, question)
-    groups = network["group"].to_numpy(str)
-    seed = derive_seed(params.seed, "bootstrap")
-    weights_SxN = resample_groups(groups, samples=params.bootstrap_samples, seed=seed) if len(photos) else None
     report: Report = {"photos": len(photos), "groups": int(network["group"].nunique()), "metric": name}
     report |= {"network": point(metric, labels_N, network_N), "probe": point(metric, labels_N, probe_N)}
     report |= dict.fromkeys(("difference", "difference_low", "difference_high"))
-    if weights_SxN is not None:
-        less_probe = _less(metric, probe_N)
-        found = estimate(less_probe, labels_N, network_N, weights_SxN=weights_SxN, confidence=params.confidence)
+    if len(photos):
+        groups_N, difference = network["group"].to_numpy(str), less(metric, probe_N)
+        found = estimate(difference, labels_N, network_N, groups_N=groups_N, confidence=params.confidence, scale="difference")
         report["difference"] = found.value
         if report["groups"] >= params.slice_min_groups:
             report |= {"difference_low": found.low, "difference_high": found.high}
     return report | {"verdict": _judge(report, question)}
-
-
-def _less(metric: Metric, probe_N: Array) -> Metric:
-    def difference(labels_N: Array, network_N: Array, weights_SxN: Array) -> Array:
-        return metric(labels_N, network_N, weights_SxN) - metric(labels_N, probe_N, weights_SxN)
-
-    return difference
 
 
 def _judge(report: Report, question: Question) -> Verdict:

@@ -9,12 +9,10 @@ from carinspect.core.questions import Share
 class EvaluateParams(Section):
     """How the evaluation computes intervals and spreads."""
 
-    bootstrap_samples: int = Field(ge=100)
-    """Number of bootstrap resamples of groups for every interval."""
     confidence: Share
     """Confidence of the intervals: the share of repeated data sets whose interval contains the true metric."""
     seed: int
-    """Seed of the resampling and of the dropout masks."""
+    """Seed of the dropout masks."""
     dropout_samples: int = Field(ge=0)
     """Number of Monte-Carlo dropout masks for every `*_std`; 0: no spreads."""
     slice_min_groups: int = Field(ge=2)

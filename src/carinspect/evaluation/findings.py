@@ -10,7 +10,7 @@ A slice is {"photos", "groups", <question>: {"photos", "groups", "too_few", <met
 `metrics.headline`. One with fewer labelled groups than `evaluate.slice_min_groups` is `too_few`: its figure is shown, its interval is
 None. Photos without a label are the slice `unknown`.
 
-Intervals: `evaluate.confidence`, percentile bootstrap over groups. None means unknown, never 0.
+Intervals: `evaluate.confidence`, jackknife over groups. None means unknown, never 0.
 """
 
 from collections.abc import Hashable, Iterable, Sequence
@@ -77,7 +77,6 @@ def _score_slice(rows: pd.DataFrame, question: Question, params: EvaluateParams)
     groups = int(known["group"].nunique())
     name, metric = headline(question)
     scores = with_intervals(known, {name: metric}, numbers(known, question.column), answers_to(known, question), params)
-    del scores["skipped_resamples"]
     too_few = groups < params.slice_min_groups
     if too_few:
         scores |= {f"{name}_low": None, f"{name}_high": None}

@@ -1,7 +1,7 @@
 """Computes the metrics of one question on the rows of one split.
 
 Every question has `photos` and `groups` (labelled and answered), `labelled_share` (of the split's photos), the metrics of `metrics_of`
-and `aurc`, each with `<name>_low` and `<name>_high`, and `skipped_resamples`, the most resamples left out of an interval. Also:
+and `aurc`, each with `<name>_low` and `<name>_high`. Also:
 
 | kind | figures without an interval |
 |---|---|
@@ -32,12 +32,11 @@ import numpy as np
 import pandas as pd
 
 from carinspect.core.questions import Kind, Question
-from carinspect.core.seeds import derive_seed
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.predictions import answered, answers_to, chosen_class, class_probabilities, numbers
 from carinspect.evaluation.temperature import probabilities_of
-from carinspect.scoring.bootstrap import NOTHING, Estimate, Metric, estimate, point, resample_groups
 from carinspect.scoring.classification import accuracy, brier, ece, macro_f1
+from carinspect.scoring.intervals import NOTHING, Metric, Scale, estimate, point
 from carinspect.scoring.ranking import Array, average_precision, roc_auc
 from carinspect.scoring.regression import mae, pearson, relative_mae, rmse, spearman
 from carinspect.scoring.selective import aurc
@@ -46,6 +45,12 @@ Report = dict[str, Any]
 
 CONSTANT: dict[Kind, tuple[str, ...]] = {"binary": ("brier",), "score": ("mae", "rmse"), "classes": ("accuracy", "macro_f1")}
 """Metrics that are also computed for the constant answer, as `constant_<name>`."""
+
+SCALES: dict[str, Scale] = {
+    "brier": "error", "mae": "error", "rmse": "error", "mae_over_constant": "error", "aurc": "error",
+    "pearson": "correlation", "spearman": "correlation",
+}  # fmt: skip
+"""Of the intervals; a metric that is not named is a share."""
 
 
 def score_question(rows: pd.DataFrame, question: Question, *, params: EvaluateParams, train_labels: pd.DataFrame | None) -> Report:
@@ -109,19 +114,13 @@ def constant_answer(labels: pd.DataFrame, question: Question) -> float | None:
 
 
 def with_intervals(known: pd.DataFrame, metrics: Mapping[str, Metric], labels_N: Array, answers_N: Array, params: EvaluateParams) -> Report:
-    """`<name>`, `<name>_low` and `<name>_high` of each metric, None where unknown, and `skipped_resamples`, the largest of any.
-
-    The interval is a bootstrap over groups, because the errors of photos of one group are clustered.
-    """
-    estimates: dict[str, Estimate] = dict.fromkeys(metrics, NOTHING)
-    if len(known):
-        # One draw of groups for all metrics of these rows, so that they can be compared.
-        seed = derive_seed(params.seed, "bootstrap")
-        weights_SxN = resample_groups(known["group"].to_numpy(str), samples=params.bootstrap_samples, seed=seed)
-        for name, metric in metrics.items():
-            estimates[name] = estimate(metric, labels_N, answers_N, weights_SxN=weights_SxN, confidence=params.confidence)
-    report: Report = {"skipped_resamples": max(found.skipped_resamples for found in estimates.values())}
-    for name, found in estimates.items():
+    """`<name>`, `<name>_low` and `<name>_high` of each metric, None where unknown."""
+    report: Report = {}
+    groups_N = known["group"].to_numpy(str)
+    for name, metric in metrics.items():
+        found = NOTHING
+        if len(known):
+            found = estimate(metric, labels_N, answers_N, groups_N=groups_N, confidence=params.confidence, scale=SCALES.get(name, "share"))
         report |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
     return report
 
@@ -165,7 +164,6 @@ def _score_confidence(known: pd.DataFrame, question: Question, params: EvaluateP
     losses_N, found = losses_of(known, question), confidences_of(known, question)
     scored = known if "dropout" in found else known.head(0)
     report = with_intervals(scored, {"aurc": aurc}, losses_N, found.get("dropout", losses_N), params)
-    del report["skipped_resamples"]
     for order in orders_of(question)[1:]:
         report[f"aurc_{order}"] = point(aurc, losses_N, found[order])
     return report | {"aurc_random": float(losses_N.mean()) if len(known) else None}

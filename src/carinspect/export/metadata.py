@@ -1,6 +1,7 @@
 """Writes the metadata of a model file: what its answers depend on, its origin and its metrics."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import numpy as np
 import onnx
 import pandas as pd
 
+from carinspect.core.questions import Question, Side
+from carinspect.core.seeds import derive_seed
 from carinspect.images.decode import RESIZE_CONTRACT
 from carinspect.images.pixel_cache import load_photos
 from carinspect.inference.bundle import FORMAT, METADATA_KEY, ModelBundle
-from carinspect.inference.histograms import count, measure
-from carinspect.inference.predictor import without_rules
+from carinspect.inference.histograms import count, edges_of, measure
+from carinspect.inference.predictor import Answer, BinaryAnswer, make_predictor
 from carinspect.inference.rules import Thresholds
 from carinspect.model.calibration import Calibration
 from carinspect.model.checkpoint import Checkpoint
@@ -65,19 +68,49 @@ def without_promise(model: onnx.ModelProto, reason: str) -> None:
 
 
 def describe_reference(bundle: ModelBundle, table: pd.DataFrame, root: Path, *, split: str) -> dict[str, Any]:
-    """The reference histograms of `carinspect drift`, from at most `MOST_PHOTOS` photos of `split`, evenly spaced in the sorted rows."""
+    """What `carinspect drift` compares with, from at most `MOST_PHOTOS` photos of `split`, evenly spaced in the sorted rows.
+
+    Histograms of all of them, how many photos the groups have, and for each decided question those of its labelled photos by class.
+    """
     rows = table[table["split"] == split].sort_values("image_path")
     rows = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, MOST_PHOTOS).astype(int))] if len(rows) > MOST_PHOTOS else rows
-    predictor = without_rules(bundle)
+    predictor = make_predictor(bundle)
     loaded = load_photos(root, rows["image_path"].tolist(), side_px=predictor.image_side_px)
+    answers: list[Answer] = []
     measured: list[dict[str, float]] = []
     for start in range(0, len(rows), BATCH):
         part = rows.iloc[start : start + BATCH]
         photos = np.stack([next(loaded) for _ in range(len(part))])
         sizes = zip(part["width_px"], part["height_px"], strict=True)
         for answer, pixels, (width_px, height_px) in zip(predictor.answer(photos), photos, sizes, strict=True):
+            answers.append(answer)
             measured.append(measure(answer, pixels, width_px=int(width_px), height_px=int(height_px)))
-    return {"split": split, "photos": len(measured), "histograms": count(measured)}
+    groups = rows["group"].value_counts().value_counts()
+    return {
+        "split": split,
+        "photos": len(measured),
+        "groups": {str(size): int(number) for size, number in groups.sort_index().items()},
+        "histograms": count(measured),
+        "classes": {name: describe_classes(rows, answers, rule.question) for name, rule in predictor.rules.items()},
+    }
+
+
+def describe_classes(rows: pd.DataFrame, answers: Sequence[Answer], question: Question) -> dict[str, Any]:
+    """The answers to a binary question by class, of one labelled photo of each group: the fields of `QuestionReference`.
+
+    answers: of the rows, in their order.
+    """
+    labelled = np.flatnonzero(rows[question.column].notna())
+    lot = pd.Series([derive_seed("reference of drift", rows["image_path"].iloc[place]) for place in labelled], dtype=object)
+    drawn = labelled[(lot == lot.groupby(rows["group"].to_numpy()[labelled]).transform("min")).to_numpy(bool)]
+    found: dict[str, Any] = {}
+    sides: tuple[Side, Side] = ("good", "bad")
+    for side in sides:
+        places = drawn[(rows[question.column].to_numpy()[drawn] == question.label_of(side)).astype(bool)]
+        own = [one for one in (answers[place][question.name] for place in places) if isinstance(one, BinaryAnswer)]
+        histogram = np.histogram([one.p for one in own], edges_of("p"))[0].tolist()
+        found[side] = {"histogram": histogram, **{f"said_{said}": sum(one.side == said for one in own) for said in sides}}
+    return found
 
 
 def _entry(model: onnx.ModelProto) -> onnx.StringStringEntryProto:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,8 @@ class DriftLog:
         self._clock, self._lock = clock, Lock()
         self._counts: Counts = {}
         self._photos = 0
+        self._requests: Counter[int] = Counter()
+        self._requests_lock = Lock()
         self._since = self._next = clock()
         self._next += window_s
         self.failures = 0
@@ -48,6 +51,11 @@ class DriftLog:
             if self._clock() >= self._next:
                 self._write()
 
+    def note_request(self, photos: int) -> None:
+        """Count a request of `photos` photos: they may show one car, and then tell no more than one photo. Never waits for the disk."""
+        with self._requests_lock:
+            self._requests[photos] += 1
+
     def close(self) -> None:
         """Write the last, shorter window."""
         with self._lock:
@@ -57,9 +65,11 @@ class DriftLog:
         if self._photos < FEWEST_PHOTOS:
             return
         now = self._clock()
+        with self._requests_lock:
+            requests = self._requests.copy()
         line = {
             "model_sha256": self.model_sha256, "from": _utc(self._since), "until": _utc(now), "photos": self._photos,
-            "histograms": self._counts,
+            "requests": {str(photos): number for photos, number in sorted(requests.items())}, "histograms": self._counts,
         }  # fmt: skip
         try:
             _append(self.path, f"{json.dumps(line)}\n".encode())
@@ -69,6 +79,8 @@ class DriftLog:
             self.last_failure = error.strerror or type(error).__name__
         else:
             self._counts, self._photos, self._since = {}, 0, now
+            with self._requests_lock:
+                self._requests -= requests
         self._next = now + self.window_s
 
 
@@ -106,13 +118,20 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         try:
             line = json.loads(text)
             sound = all(len(line["histograms"][name]) == len(edges_of(name)) - 1 for name in line["histograms"])
-            sound = sound and {"model_sha256", "until", "photos"} <= set(line)
-        except (ValueError, KeyError, TypeError):
+            sound = sound and all(int(size) > 0 for size in line["requests"]) and isinstance(line["model_sha256"], str)
+            sound = sound and moment(line["from"]) <= moment(line["until"]) and line["photos"] > 0
+        except (ValueError, KeyError, TypeError, AttributeError):
             sound = False
         if not sound:
-            raise UserError(f"{path}: line {number} is no line of a drift log. Take it out.")
+            raise UserError(f"{path}: line {number} is no line of this version's drift log. Take it out.")
         lines.append(line)
     return lines
+
+
+def moment(text: str) -> datetime:
+    """An ISO 8601 time; without a zone it is UTC. Raises ValueError for another text."""
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _utc(seconds: float) -> str:

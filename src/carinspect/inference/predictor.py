@@ -132,11 +132,6 @@ def make_predictor(bundle: ModelBundle) -> Predictor:
     return Predictor(bundle, rules_in_use(bundle.thresholds))
 
 
-def without_rules(bundle: ModelBundle) -> Predictor:
-    """A predictor that decides nothing."""
-    return Predictor(bundle, {})
-
-
 def override_lead(predictor: Predictor, *, T_label: float | None, T_low: float | None, T_high: float | None) -> Predictor:
     """The predictor with an operator's thresholds for its lead question. Raises `UserError` as `DecisionRule.override` does."""
     lead = predictor.lead

@@ -10,8 +10,6 @@ from carinspect.inference.histograms import Counts, edges_of
 
 FEW, MANY = 0.1, 0.25
 """Population stability index from which a shift counts as slight, and as drift: the usual limits in credit scoring (Siddiqi 2006)."""
-ALPHA = 0.01
-"""Chance of one or more false alarms, shared by all quantities."""
 GROUPS = 10
 
 Floats = npt.NDArray[np.float64]
@@ -31,20 +29,24 @@ class Shift:
     """0 none, 1 slight, 2 drift."""
 
 
-def find_shifts(reference: Counts, found: Counts) -> list[Shift]:
-    """Each quantity that both have.
+def find_shifts(reference: Counts, found: Counts, *, level: float, design_effects: tuple[float, float] = (1.0, 1.0)) -> list[Shift]:
+    """Each quantity that both have. level: chance of one or more false alarms, shared by all quantities.
+
+    design_effects: of the reference and of the photos in use, `label_shift.design_effect`: photos of one car are alike, and count as one.
 
     A shift needs both a PSI of at least `FEW` or `MANY`, so that the difference is large, and a significant Kolmogorov-Smirnov test, so
     that it is more than chance. PSI alone is high for small samples; the test alone is significant for any difference in very large ones.
     """
     # A quantity without a photo on one side has no distribution to compare.
     names = [name for name in reference if name in found and any(reference[name]) and any(found[name])]
-    return [_compare(name, np.array(reference[name], float), np.array(found[name], float), tests=len(names)) for name in names]
+    expected, actual = ({name: np.array(counts[name], float) / effect for name in names}
+                        for counts, effect in zip((reference, found), design_effects, strict=True))  # fmt: skip
+    return [_compare(name, expected[name], actual[name], level=level / len(names)) for name in names]
 
 
-def _compare(name: str, expected: Floats, actual: Floats, *, tests: int) -> Shift:
+def _compare(name: str, expected: Floats, actual: Floats, *, level: float) -> Shift:
     psi, (ks, p_value) = stability_index(expected, actual), kolmogorov_smirnov(expected, actual)
-    sure = p_value < ALPHA / tests
+    sure = p_value < level
     edges = edges_of(name)
     middles = (edges[:-1] + edges[1:]) / 2
     higher = bool(np.average(middles, weights=actual) > np.average(middles, weights=expected))

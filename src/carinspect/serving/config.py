@@ -106,6 +106,8 @@ class ServiceConfig(BaseSettings):
     """File that histograms of answers are appended to, for `carinspect drift`; no photo, name or address. None: nothing is logged."""
     drift_window_s: float = Field(default=3600.0, gt=0)
     """Seconds that one line of the log covers."""
+    audit_ledger: Path | None = None
+    """Ledger of `carinspect audit`, whose findings for the served model /metrics then shows. It may appear later. None: it shows none."""
 
     feedback_dir: Path | None = None
     """Folder that keeps what people say of answers, with the photos, for `carinspect review`. None: nobody is asked."""

@@ -1,10 +1,14 @@
 """The service's figures for Prometheus, over all of its worker processes."""
 
 import os
+from collections.abc import Iterable
 from functools import cache
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
+from carinspect.audit.martingale import State
+from carinspect.audit.state import Audited
 from carinspect.inference.predictor import BinaryAnswer
 from carinspect.serving.engine import Seen
 
@@ -29,6 +33,18 @@ class Monitor:
         self.reloads = Counter("carinspect_model_reloads", "Replacements of the model by outcome.", ["outcome"], registry=registry)
         self.drift_log_failures = Counter("carinspect_drift_log_failures", "Lines of the drift log not written at once.", registry=registry)
         self.waiting = Gauge("carinspect_photos_waiting", "Photos not yet answered.", multiprocess_mode="livesum", registry=registry)
+        self._audited: set[tuple[str, str]] = set()
+        self._audit = Gauge(
+            "carinspect_audit_state", "1 for the state of a promise by the verdicts of people.", ["question", "word", "state"],
+            multiprocess_mode="mostrecent", registry=registry,
+        )  # fmt: skip
+        self._verdicts = Gauge(
+            "carinspect_audit_verdicts", "Counted verdicts of people.", ["question", "word"],
+            multiprocess_mode="mostrecent", registry=registry,
+        )  # fmt: skip
+        self.audit_unreadable = Gauge(
+            "carinspect_audit_ledger_unreadable", "1 while the ledger cannot be read.", multiprocess_mode="mostrecent", registry=registry
+        )
         self._model = Gauge("carinspect_model_info", "1 for the model served.", ["version"], multiprocess_mode="livemax", registry=registry)
         self._version: str | None = None
         # To look a figure up by its labels takes longer than to count.
@@ -42,6 +58,17 @@ class Monitor:
             self._model.labels(self._version).set(0)
         self._version = version
         self._model.labels(version).set(1)
+
+    def note_audit(self, findings: Iterable[Audited]) -> None:
+        """Say what the ledger's verdicts mean for each promise of the model served, and of no other."""
+        found = {(one.question, one.word): one.finding for one in findings}
+        self._audited |= set(found)
+        # A label that was shown once stays in the files of several processes.
+        for words in self._audited:
+            finding = found.get(words)
+            for state in get_args(State):
+                self._audit.labels(*words, state).set(finding is not None and state == finding.state)
+            self._verdicts.labels(*words).set(finding.verdicts if finding else 0)
 
     def note_request(self, route: str, status: int, seconds: float) -> None:
         """Count a request and what it took."""

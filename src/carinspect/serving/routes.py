@@ -288,7 +288,7 @@ async def readyz(request: Request) -> dict[str, str]:
 @protected_routes.get("/metrics", response_class=Response, tags=["state"])
 async def metrics(request: Request) -> Response:
     """Figures for Prometheus."""
-    return Response(_service(request).monitor.text(), media_type=CONTENT_TYPE_LATEST)
+    return Response(await _service(request).figures(), media_type=CONTENT_TYPE_LATEST)
 
 
 @open_routes.get("/", include_in_schema=False)

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from carinspect.audit.inbox import FullError, Inbox, Remark
+from carinspect.audit.ledger import read_ledger
+from carinspect.audit.state import audit_promises
 from carinspect.core.errors import UserError
 from carinspect.inference.drift_log import DriftLog, check_writable
 from carinspect.inference.predictor import Answer, BinaryAnswer
@@ -43,6 +45,8 @@ class Service:
         self._measurer = Threads(1, name="measure")
         self.inbox = _open_inbox(config)
         self._failures_known = 0
+        self._ledger_known: object = None
+        """State of the ledger whose findings the monitor has."""
         self.page, self.page_policy = read_page()
         self.memory = UploadMemory(int(config.max_buffered_mb * 1_000_000))
         self.monitor.note_model(self.engine.model.version)
@@ -55,12 +59,14 @@ class Service:
 
     @contextmanager
     def admission(self, photos: int) -> Iterator[None]:
-        """Places in the engine's queue while the block lasts. Raises `RefusalError` when there are too few."""
+        """Places in the engine's queue for one request's photos while the block lasts. Raises `RefusalError` when there are too few."""
         if self.engine.waiting + photos > self.config.queue_limit:
             raise busy("Too many photos are waiting")
         self._count_waiting(photos)
         try:
             yield
+            if self.drift_log is not None:
+                self.drift_log.note_request(photos)
         finally:
             self._count_waiting(-photos)
 
@@ -143,6 +149,30 @@ class Service:
         self.close()
         self.drift_log, self._failures_known = self._open_drift_log(), 0
         return model.describe()
+
+    async def figures(self) -> bytes:
+        """The figures in Prometheus' text format. The ledger is read again, off the event loop, when it or the model has changed."""
+        if self.config.audit_ledger is not None:
+            await self._measurer.run(partial(self._read_ledger, self.config.audit_ledger))
+        return self.monitor.text()
+
+    def _read_ledger(self, path: Path) -> None:
+        predictor = self.engine.model.predictor
+        try:
+            status = path.stat()
+            known: object = (status.st_mtime_ns, status.st_size, predictor.bundle.sha256)
+            if known == self._ledger_known:
+                return
+            self.monitor.note_audit(list(audit_promises(read_ledger(path), predictor.rules, predictor.bundle.sha256)))
+            self.monitor.audit_unreadable.set(0)
+        except (OSError, UserError) as error:
+            # An old finding would look like a present one.
+            known = str(error)
+            self.monitor.note_audit([])
+            self.monitor.audit_unreadable.set(1)
+            if known != self._ledger_known:
+                log.error("The ledger of CARINSPECT_AUDIT_LEDGER cannot be read: %s", error)
+        self._ledger_known = known
 
     def close(self) -> None:
         """Write what is still to be written."""

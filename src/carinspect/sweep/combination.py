@@ -14,7 +14,7 @@ from carinspect.evaluation.retraining import retrain
 from carinspect.evaluation.temperature import add_probabilities, fit_calibration
 from carinspect.model.backbones import check_backbone
 from carinspect.model.checkpoint import Checkpoint, build_network
-from carinspect.scoring.bootstrap import point
+from carinspect.scoring.intervals import point
 from carinspect.training.config import Recipe
 from carinspect.training.resume import code_revision
 
