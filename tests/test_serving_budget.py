@@ -26,7 +26,7 @@ from carinspect.serving.fetching import Fetcher
 from carinspect.serving.refusals import RefusalError
 from carinspect.serving.uploads import Reservation, UploadMemory
 from conftest import free_port
-from serving_tools import SIDE, heic_bytes, model_bytes, photo_bytes, ready, running_service, wait_until
+from serving_tools import SIDE, model_bytes, photo_bytes, ready, running_service, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def empty_scans(width: int, height: int, count: int) -> bytes:
 
 
 def many_scans(width: int, height: int, refined: int) -> bytes:
-    """A sound, plain grey JPEG of 64 + 13 x `refined` scans: so many of its coefficients come bit by bit. Source: ITU-T T.81, annexes B and G."""
+    """A sound, plain grey JPEG of 64 + 13 x `refined` scans: so many of its coefficients come bit by bit. Source: ITU-T T.81, B and G."""
 
     def segment(marker: int, content: bytes) -> bytes:
         return struct.pack(">BBH", 0xFF, marker, 2 + len(content)) + content
@@ -148,7 +148,7 @@ def test_a_photo_beyond_its_memory_is_ended(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_a_heic_photo_is_always_decoded_apart(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = heic_bytes(Image.new("RGB", (64, 48), "red"))
+    content = photo_bytes(kind="HEIF")
     assert heavy(content)
     apart: list[int] = []
     real = photo_checks.decode_apart

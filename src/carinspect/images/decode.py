@@ -98,6 +98,7 @@ def decode_photo(source: Path | bytes | Image.Image, *, at_least_px: int | None 
 
 def _decode(image: Image.Image) -> Image.Image:
     """All of the picture, in its own mode. Raises many kinds of errors where part of it is missing."""
+    assert isinstance(image, ImageFile.ImageFile)
     assert isinstance(image.fp, io.BytesIO)
     # The same bytes, not a copy.
     content = image.fp.getvalue()

@@ -39,7 +39,8 @@ class _Scan(NamedTuple):
 def decode_jpeg(content: bytes, opened: Image.Image) -> Image.Image | None:
     """The picture at the size that `opened` has after its `draft`, and in its mode.
 
-    opened: what Pillow read of the header of `content`. None: odd headers or sampling that only Pillow decodes; libjpeg's warnings are unknown then.
+    opened: what Pillow read of the header of `content`. None: odd headers or sampling that only Pillow decodes; libjpeg's warnings
+    are unknown then.
     Raises `ValueError` with what libjpeg or this module found wrong.
     """
     _check_scans(content)
