@@ -1,5 +1,6 @@
 """What several test files share: tiny data roots and a recipe that trains in seconds."""
 
+import io
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -79,6 +80,18 @@ def make_recipe(questions: Sequence[Question] = QUESTIONS) -> Recipe:
         batch_size=16, accumulate_steps=1, norm_batch_size=8, image_side_px=32, precision="fp32",
     )  # fmt: skip
     return Recipe(questions=tuple(questions), model=model, train=train)
+
+
+def encode_photo(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """A photo's file in one of `images.decode.FORMATS`."""
+    buffer = io.BytesIO()
+    if kind == "HEIF":
+        import pillow_heif  # noqa: PLC0415 - only the tests have an encoder
+
+        pillow_heif.from_pillow(image).save(buffer, **options)
+    else:
+        image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def free_port() -> int:

@@ -1,6 +1,5 @@
 """What the tests of the service share: a tiny model file, photos, and the service on a port of its own."""
 
-import io
 import os
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from PIL import Image
 from carinspect.export.metadata import amend
 from carinspect.inference.rules import Promise, Thresholds
 from carinspect.inference.seal import seal
-from conftest import QUESTIONS, make_calibration, make_model, make_rule, make_thresholds, untrained_network
+from conftest import QUESTIONS, encode_photo, make_calibration, make_model, make_rule, make_thresholds, untrained_network
 
 ROOT = Path(__file__).parent.parent
 SIDE = 32
@@ -72,9 +71,7 @@ def model_bytes(*, seed: int = 0, rules: Thresholds | dict[str, Any] | None = No
 def photo_bytes(*, seed: int = 0, kind: str = "JPEG", width: int = 96, height: int = 64) -> bytes:
     """A photo of coarse noise."""
     small = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(buffer, kind)
-    return buffer.getvalue()
+    return encode_photo(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC), kind)
 
 
 @contextmanager

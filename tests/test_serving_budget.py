@@ -17,9 +17,9 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from carinspect.images.decode import load_image, open_photo
+from carinspect.images.decode import PhotoError, load_image, open_photo
 from carinspect.inference import drift_log
-from carinspect.serving import heavy_photos
+from carinspect.serving import heavy_photos, photo_checks
 from carinspect.serving.app import create_app
 from carinspect.serving.config import ServiceConfig
 from carinspect.serving.fetching import Fetcher
@@ -56,6 +56,29 @@ def empty_scans(width: int, height: int, count: int) -> bytes:
     return photo[:-2] + scan * count + photo[-2:]
 
 
+def many_scans(width: int, height: int, refined: int) -> bytes:
+    """A sound, plain grey JPEG of 64 + 13 x `refined` scans: so many of its coefficients come bit by bit. Source: ITU-T T.81, B and G."""
+
+    def segment(marker: int, content: bytes) -> bytes:
+        return struct.pack(">BBH", 0xFF, marker, 2 + len(content)) + content
+
+    def table(kind: int, symbol: int) -> bytes:
+        return segment(0xC4, bytes([kind, 1, *bytes(15), symbol]))  # of one symbol: its code is the bit 0
+
+    def scan(place: int, high: int, low: int, bits: int) -> bytes:
+        return segment(0xDA, bytes([1, 1, 0, place, place, high << 4 | low])) + bytes(bits // 8) + bytes([0xFF >> bits % 8])
+
+    blocks = -(-width // 8) * -(-height // 8)
+    # "Nothing more in this block and the next 2^14 - 1" (G.1.2.2): the code and 14 bits.
+    ends = -(-blocks // 2**14) * 15
+    frame = segment(0xC2, struct.pack(">BHHBBBB", 8, height, width, 1, 1, 0x11, 0))
+    scans = [scan(0, 0, 0, blocks)]
+    for place in range(1, 64):
+        first = 13 if place <= refined else 0
+        scans += [scan(place, 0 if low == first else low + 1, low, ends) for low in range(first, -1, -1)]
+    return b"\xff\xd8" + segment(0xDB, bytes([0] + [1] * 64)) + frame + table(0, 0) + table(0x10, 0xE0) + b"".join(scans) + b"\xff\xd9"
+
+
 def heavy(content: bytes) -> bool:
     return heavy_photos.is_heavy(open_photo(content), content)
 
@@ -70,6 +93,7 @@ def heavy(content: bytes) -> bool:
         (saved(7000, 5000, "JPEG", progressive=True), True),
         (empty_scans(500, 400, 50), False),
         (empty_scans(500, 400, 20_000), True),
+        (many_scans(4000, 3000, 0), True),
         (saved(4000, 3000, "PNG"), False),
         (saved(6000, 4000, "PNG"), True),
         (saved(2500, 2000, "PNG", "I;16"), True),
@@ -100,10 +124,18 @@ def test_a_large_sound_photo_is_answered_and_a_large_damaged_one_refused(client:
 
 def test_a_photo_beyond_its_seconds_is_ended(client: TestClient) -> None:
     before = {child.pid for child in psutil.Process().children()}
-    found = send(client, empty_scans(8000, 7000, 40_000))
+    found = send(client, many_scans(8000, 7000, 60))
     assert (found.status_code, "to decode the photo takes more than" in found.json()["error"]) == (413, True)
     assert {child.pid for child in psutil.Process().children()} <= before
     assert client.get("/readyz").status_code == 200
+
+
+def test_a_jpeg_of_empty_scans_or_of_more_than_any_encoder_makes_is_refused(client: TestClient) -> None:
+    assert send(client, many_scans(800, 600, 60)).status_code == 200
+    for bomb in (empty_scans(8000, 7000, 40_000), empty_scans(500, 400, 50)):
+        assert send(client, bomb).status_code == 422
+    with pytest.raises(PhotoError, match="more than 1,000 scans"):
+        load_image(many_scans(80, 60, 60)[:-2] + many_scans(80, 60, 60)[2:], SIDE)
 
 
 def test_a_photo_beyond_its_memory_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -113,6 +145,17 @@ def test_a_photo_beyond_its_memory_is_ended(monkeypatch: pytest.MonkeyPatch, tmp
     content = saved(6000, 4000, "PNG")
     done = subprocess.run([sys.executable, package, "32", str(os.getpid())], input=content, capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stdout) == (1, b"")
+
+
+def test_a_heic_photo_is_always_decoded_apart(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = photo_bytes(kind="HEIF")
+    assert heavy(content)
+    apart: list[int] = []
+    real = photo_checks.decode_apart
+    monkeypatch.setattr(photo_checks, "decode_apart", lambda content, side: apart.append(side) or real(content, side))
+    assert send(client, content).status_code == 200
+    assert send(client, content[:-20]).status_code in (415, 422)
+    assert apart[:1] == [SIDE]
 
 
 def test_a_batch_of_bombs_is_refused_undecoded(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:

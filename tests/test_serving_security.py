@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import io
+import socket
 import ssl
 import struct
 import threading
@@ -14,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import schemathesis
 from cryptography import x509
@@ -29,6 +31,7 @@ from PIL import Image
 from pydantic import SecretStr
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from carinspect.images.decode import FORMATS
 from carinspect.serving import routes
 from carinspect.serving.app import create_app
 from carinspect.serving.config import ServiceConfig
@@ -101,7 +104,10 @@ HOSTILE: dict[str, tuple[bytes, set[int]]] = {
     "a strip of 20 x 10,000": (flat_png(20, 10_000), {422}),
     "a single pixel": (flat_png(1, 1), {422}),
     "a JPEG cut short": (photo_bytes()[:-100], {422}),
+    "a JPEG cut short and closed": (photo_bytes(width=320, height=240)[:-1500] + b"\xff\xd9", {422}),
     "a PNG cut short": (photo_bytes(kind="PNG")[:200], {415, 422}),
+    "a PNG without its rows": (png_header(64, 64), {422}),
+    "a HEIC cut short": (photo_bytes(kind="HEIF")[:-100], {415, 422}),
     "a JPEG with an archive behind it": (photo_bytes() + archive(), {422}),
     "a JPEG with a script behind it": (photo_bytes() + b"<SCRIPT>alert(1)</SCRIPT>", {422}),
     "a PNG with PHP behind it": (photo_bytes(kind="PNG") + b"<?php system($_GET[0]); ?>", {422}),
@@ -128,8 +134,8 @@ def test_a_hostile_photo_gets_a_reason_and_nothing_of_the_inside(client: TestCli
 
 
 def test_sound_photos_are_still_taken_after_all_of_them(client: TestClient) -> None:
-    for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF"):
-        assert send(client, photo_bytes(kind=kind)).status_code == 200
+    for kind in FORMATS:
+        assert send(client, photo_bytes(kind=kind)).status_code == 200, kind
     assert send(client, photo_bytes(kind="PNG"), "application/octet-stream").status_code == 200
     # Phones put a video behind a photo.
     assert send(client, photo_bytes() + b"\0\0\0\x18ftypmp42" + bytes(3000)).status_code == 200
@@ -553,6 +559,169 @@ def test_every_redirect_is_resolved_once_and_checked_again() -> None:
         assert "cookie" not in _Handler.seen[1]
         with pytest.raises(RefusalError, match="not on the public internet"):
             fetch(url, hosts=hosts, resolver=rebinding, allows=lambda _: len(asked) < 4)
+
+
+# ---- tricks with URLs, against a fake resolver and a fake network
+
+OUTSIDE = "93.184.216.34"
+_CLIENT, _TRUST = httpx.AsyncClient, ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+INSIDE = ("127.0.0.1", "10.1.2.3", "172.16.9.1", "192.168.1.1", "169.254.169.254", "100.100.100.200", "192.0.0.192", "168.63.129.16")
+NAMES = {"localhost": "127.0.0.1", "metadata.google.internal": "169.254.169.254", "ip6-localhost": "::1", "intranet": "10.1.2.3"}
+BROKEN = ("http://[", "http://[::1", "//[::1", "http://]/", "http://xn--a/", "http://xn--/", "http://\x00/", "http://a\x7f/", "http://a:99999/",
+          "http://a:x/", "http://a:-1/", "http://" + "a" * 64 + "/", "http://a..b/", "http://[v1.a]/", "http://[::1%25]/", "http://%00/",
+          "http://\ud800/", "http://a b/", "http:///", "http://", "http:", "", "//", "http://?x", "http://#x", "http://./",
+          "http://.")  # fmt: skip
+
+
+def notations(address: str) -> Iterator[str]:
+    """What means this IPv4 address to one resolver or another, as the host of a URL."""
+    a, b, c, d = parts = [int(part) for part in address.split(".")]
+    number = int.from_bytes(bytes(parts), "big")
+    hexes = f"{number >> 16:x}:{number & 0xFFFF:x}"
+    yield address
+    yield f"{address}."
+    yield from (f"{number}", f"{number:#x}", f"{number:#X}", f"0{number:o}", f"{number:#014x}")
+    yield from (f"{a}.{number & 0xFFFFFF}", f"{a}.{b}.{number & 0xFFFF}", f"{a:#x}.{number & 0xFFFFFF:#x}")
+    yield ".".join(f"0{part:o}" for part in parts)
+    yield ".".join(f"{part:04o}" for part in parts)
+    yield ".".join(f"{part:#x}" for part in parts)
+    yield f"{a:#x}.0{b:o}.{c}.{d:#x}"
+    yield from (
+        f"[::ffff:{address}]",
+        f"[::ffff:{hexes}]",
+        f"[0:0:0:0:0:ffff:{hexes}]",
+        f"[::FFFF:{address}]",
+        f"[::ffff:{address}%25eth0]",
+    )
+    yield from (
+        f"[::{address}]",
+        f"[::{hexes}]",
+        f"[2002:{hexes}::]",
+        f"[64:ff9b::{address}]",
+        f"[64:ff9b:1::{hexes}]",
+        f"[2001:0:{hexes}::]",
+    )
+    for dot in "\u3002\uff0e\uff61":
+        yield address.replace(".", dot)
+    yield address.translate({ord("0") + digit: 0xFF10 + digit for digit in range(10)})
+    yield address.translate({ord("0") + digit: 0x1D7CE + digit for digit in range(10)})
+    yield f"{address}.nip.io"
+
+
+LITERALS_INSIDE = ("[::1]", "[::]", "[0:0:0:0:0:0:0:1]", "[fe80::1]", "[fe80::1%25eth0]", "[fe80::1%eth0]", "[fc00::1]", "[fd00:ec2::254]",
+                   "[fec0::1]", "[ff02::1]", "[2001:db8::1]", "0", "0.0.0.0", "127.1", "127.255.255.254", "0x7f.1",
+                   "017700000001")  # fmt: skip
+SCHEMES = ("file", "ftp", "gopher", "dict", "ldap", "jar", "data", "javascript", "ws", "unix", "netdoc", "tftp", "HTTP+UNIX", "\thttp")
+LEADS_INSIDE = (
+    *(f"http://{host}/" for address in INSIDE for host in notations(address)),
+    *(f"https://{host}/photo.jpg" for host in LITERALS_INSIDE),
+    *(f"http://{name}/" for name in (*NAMES, "LOCALHOST", "localhost.", "loc\u00adalhost")),
+    f"http://{'localhost'.translate({place: place - 97 + 0x24D0 for place in range(97, 123)})}/",
+    *(f"{scheme}://127.0.0.1/" for scheme in SCHEMES[:-1]),
+    *(f"http://{user}@127.0.0.1/" for user in ("a", "a:b", ":", "%40", "photos.example.org", "a.example.org:80", "example.org%2f")),
+    *(f"http://127.0.0.1:{port}/" for port in (22, 80, 443, 6379, 8000, 11211)),
+    "\thttp://127.0.0.1/", "http:\\\\127.0.0.1\\", "http:/127.0.0.1/", "///127.0.0.1/", "http://127.0.0.1\\@photos.example.org/",
+    "http://127.0.0.1#@photos.example.org/", "http://127.0.0.1?@photos.example.org/", "ht\ntp://127.0.0.1/", "http://127.0.0.1\t/",
+)  # fmt: skip
+AMBIGUOUS = (
+    *(f"http://photos.example.org{rest}127.0.0.1/" for rest in ("#@", "?@", "/@", "\\@", ";", "/..//")),
+    *BROKEN, "\\\\127.0.0.1\\", "//127.0.0.1", "/photo@127.0.0.1", "?u=http://127.0.0.1", "http://127.0.0.1%2f.example.org/", "http://127%2e0%2e0%2e1/",
+    "http://photos.example.org%00.127.0.0.1/", "http://[photos.example.org]/", "http://photos.example.org\r\nHost: 127.0.0.1/",
+)  # fmt: skip
+
+
+def resolve_like_a_system(host: str) -> str:
+    """Any number that the C library takes for an address is one; other names are outside, unless they are known."""
+    if host in NAMES:
+        return NAMES[host]
+    if host.endswith(".nip.io"):
+        return host.removesuffix(".nip.io")
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except (OSError, ValueError):
+        return host if ":" in host else OUTSIDE
+
+
+class Network:
+    """Where connections go, as a stand-in for the network. `redirect` is what the first answer leads to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, redirect: str | None = None) -> None:
+        self.reached: list[str] = []
+        self.answers: dict[str, list[str]] = {}
+        self._redirect = redirect
+        network = self
+
+        class Client(_CLIENT):  # type: ignore[valid-type, misc]
+            def __init__(self, **options: Any) -> None:
+                super().__init__(transport=httpx.MockTransport(network.answer), **options)
+
+        monkeypatch.setattr("carinspect.serving.fetching.httpx.AsyncClient", Client)
+
+    async def resolve(self, host: str, _: int) -> list[str]:
+        """A name of `answers` has another address each time it is asked for."""
+        return [self.answers[host].pop(0)] if host in self.answers else [resolve_like_a_system(host)]
+
+    async def answer(self, request: httpx.Request) -> httpx.Response:
+        """A name, where one gets here, is resolved once more, as a connection would."""
+        first = not self.reached
+        host = request.url.host
+        self.reached += [host] if host.replace(".", "").isdigit() or ":" in host else await self.resolve(host, 80)
+        if first and self._redirect is not None:
+            return httpx.Response(302, headers=[(b"Location", self._redirect.encode("utf-8", "surrogatepass"))])
+        return httpx.Response(200, stream=httpx.ByteStream(b"photo"))
+
+    def fetch(self, url: str, *, allows: Callable[[str], bool] = is_public, kind: type[Fetcher] = Fetcher) -> str:
+        """The word for what came of it."""
+        fetcher = kind(ServiceConfig(allow_urls=True), resolver=self.resolve, allows=allows, trust=_TRUST)
+        try:
+            return asyncio.run(fetcher.fetch(url, Reservation(UploadMemory(1000)))).decode()
+        except RefusalError as refusal:
+            return "refused" if 400 <= refusal.status < 500 and not leaks(refusal.reason) else refusal.reason
+
+
+def test_no_trick_with_a_url_leads_inside_directly_or_by_a_redirect(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(set(LEADS_INSIDE)) + len(set(AMBIGUOUS)) >= 280
+    for url in LEADS_INSIDE:
+        network = Network(monkeypatch)
+        assert (network.fetch(url), network.reached) == ("refused", []), url
+        network = Network(monkeypatch, redirect=url)
+        network.fetch("http://photos.example.org/")
+        assert set(network.reached) == {OUTSIDE}, url
+    for url in AMBIGUOUS:
+        for redirect in (None, url):
+            network = Network(monkeypatch, redirect)
+            outcome = network.fetch("http://photos.example.org/" if redirect else url)
+            assert set(network.reached) <= {OUTSIDE}, url
+            assert outcome == "refused" or network.reached, url
+
+
+def test_without_the_check_of_addresses_the_tricks_lead_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = []
+    for url in LEADS_INSIDE:
+        network = Network(monkeypatch)
+        network.fetch(url, allows=lambda _: True)
+        reached += network.reached
+    assert sum(address != OUTSIDE for address in reached) > 200
+    assert set(reached) > set(INSIDE)
+
+
+class _Forgetful(Fetcher):
+    """Checks the address, and connects to the name."""
+
+    async def _checked_address(self, host: str, port: int) -> str:
+        await super()._checked_address(host, port)
+        return host
+
+
+@pytest.mark.parametrize("inside", [*INSIDE, "::1", "fd00:ec2::254"])
+def test_a_name_that_points_elsewhere_a_moment_later_is_not_followed(monkeypatch: pytest.MonkeyPatch, inside: str) -> None:
+    found = {}
+    for kind in (Fetcher, _Forgetful):
+        network = Network(monkeypatch, redirect="http://rebinding.example.org/second")
+        network.answers["rebinding.example.org"] = [OUTSIDE, inside, inside]
+        assert network.fetch("http://rebinding.example.org/first", kind=kind) == "refused"
+        found[kind] = network.reached
+    assert found == {Fetcher: [OUTSIDE], _Forgetful: [inside]}
 
 
 def certificate(name: str, folder: Path) -> ssl.SSLContext:

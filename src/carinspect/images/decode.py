@@ -6,9 +6,11 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+import pi_heif
+from PIL import ExifTags, Image, ImageFile
 
 from carinspect.core.errors import UserError, one_line
+from carinspect.images import jpeg, png
 
 RESIZE_CONTRACT = "rgb, exif-transposed, jpeg-draft, stretched to a square by antialiased bilinear (Pillow)"
 """Written into every model file. A stretch, not a letterbox: bars would show the model the photo's shape, which often tells its source."""
@@ -16,10 +18,25 @@ RESIZE_CONTRACT = "rgb, exif-transposed, jpeg-draft, stretched to a square by an
 MAX_PIXELS = 200_000_000
 """A header that claims more is refused before anything is decoded."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "MPO", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF", "HEIF")
+"""Pillow's words. A JPEG may hold several pictures (Pillow's MPO), of which the first counts. HEIF: what phones call HEIC."""
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"})
 
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # ISO/IEC 23008-12; AVIF's are others
+CODE = (__file__, jpeg.__file__, png.__file__)
+"""The files whose code decides what is seen of a photo, and the packages that do."""
+LIBRARIES = ("pillow", "simplejpeg", "pi-heif-decoder", "numpy")
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → what turns the picture upright (EXIF 2.32, tag 0x0112)."""
 
 
 class PhotoError(UserError):
@@ -34,6 +51,8 @@ def _set_up_pillow() -> None:
     # Our own limit applies: Pillow refuses from twice its own on, and below that only warns.
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    # One thread a photo, as the other decoders: whoever reads many photos has threads or processes of their own.
+    pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
 
 def open_photo(source: Path | bytes) -> Image.Image:
@@ -53,8 +72,6 @@ def open_photo(source: Path | bytes) -> Image.Image:
     except Image.DecompressionBombError:
         raise PhotoError(f"more than {MAX_PIXELS:,} pixels") from None
     except Exception:  # Pillow's parsers raise many kinds of errors on broken headers
-        if source[4:8] == b"ftyp" and source[8:12] in _HEIF_BRANDS:
-            raise PhotoError("a HEIC photo, which Pillow cannot read: convert it to JPEG") from None
         raise PhotoError(f"not a photo in a known format ({', '.join(FORMATS)})") from None
     width_px, height_px = image.size
     if width_px * height_px > MAX_PIXELS:
@@ -71,14 +88,37 @@ def decode_photo(source: Path | bytes | Image.Image, *, at_least_px: int | None 
     try:
         if at_least_px is not None:
             image.draft("RGB", (at_least_px, at_least_px))
-        image.load()
-        # In place and without a conversion to the mode that it has: either would copy all of the photo.
-        ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
-    except PhotoError:
-        raise
+        decoded = _decode(image)
+        # Read after decoding, for some formats of Pillow know it only then or have turned the picture themselves.
+        turn = _UPRIGHT.get(orientation(image))
+        return _to_rgb(decoded.transpose(turn) if turn is not None else decoded)
     except Exception as error:  # a broken body shows itself only while decoding, in as many ways as there are formats
         raise PhotoError(f"cannot be decoded: {one_line(error)}") from None
+
+
+def _decode(image: Image.Image) -> Image.Image:
+    """All of the picture, in its own mode. Raises many kinds of errors where part of it is missing."""
+    assert isinstance(image, ImageFile.ImageFile)
+    assert isinstance(image.fp, io.BytesIO)
+    # The same bytes, not a copy.
+    content = image.fp.getvalue()
+    if image.format in ("JPEG", "MPO") and (decoded := jpeg.decode_jpeg(content, image)) is not None:
+        return decoded
+    if image.format == "PNG":
+        png.check_checksums(content)
+    image.load()
+    if image.format == "PNG":
+        png.check_rows(content, image)
+    return image
+
+
+def orientation(photo: Image.Image) -> int:
+    """The EXIF orientation of an opened photo, 1..8; 0 where it states none, or nothing that can be read."""
+    try:
+        stated = photo.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # Pillow raises many kinds of errors on odd EXIF, and a sound picture is not to be refused for it
+        return 0
+    return stated if isinstance(stated, int) and 1 <= stated <= 8 else 0
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from carinspect.images import decode, statistics
-from carinspect.images.decode import decode_photo, open_photo
+from carinspect.images.decode import decode_photo, open_photo, orientation
 from carinspect.images.memory import Memory
 from carinspect.images.reading import Readings, read_photos
-from carinspect.images.statistics import STATISTICS, measure_photo, orientation, view_photo
+from carinspect.images.statistics import STATISTICS, measure_photo, view_photo
 
 LAYOUT_SIDE = 6
 """The layout is the photo stretched to this many places square."""
@@ -31,11 +31,11 @@ Sizes are those that a person sees."""
 
 def read_properties(root: Path, image_paths: Sequence[str], *, processes: int | None = None) -> Readings:
     """The records, of the type `PROPERTIES`, of photos below `root`; see `read_photos`."""
-    memory = Memory("properties", PROPERTIES, code=[__file__, decode.__file__, statistics.__file__], libraries=_LIBRARIES)
+    memory = Memory("properties", PROPERTIES, code=[__file__, *decode.CODE, statistics.__file__], libraries=_LIBRARIES)
     return read_photos([root / path for path in image_paths], memory, properties_of, processes=processes)
 
 
-_LIBRARIES = ("pillow", "imagehash", "numpy", "opencv-python-headless", "scipy")
+_LIBRARIES = (*decode.LIBRARIES, "imagehash", "opencv-python-headless", "scipy")
 
 
 def properties_of(content: bytes) -> tuple[Any, ...]:

@@ -3,7 +3,9 @@
 import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image
+from PIL import Image
+
+from carinspect.images.decode import orientation
 
 STATISTICS: dict[str, str] = {
     "width_px": "width",
@@ -64,12 +66,6 @@ def view_photo(photo: Image.Image) -> Image.Image:
     seen = photo.copy()
     seen.thumbnail((_SEEN_PX, _SEEN_PX), Image.Resampling.BILINEAR)
     return seen
-
-
-def orientation(file: Image.Image) -> int:
-    """The EXIF orientation, 1..8; 0 when the file states none."""
-    stated = file.getexif().get(ExifTags.Base.Orientation)
-    return stated if isinstance(stated, int) and 1 <= stated <= 8 else 0
 
 
 def colourfulness(planes: npt.NDArray[np.float64]) -> float:

@@ -121,7 +121,8 @@ class Fetcher:
                     url = _join(url, following)
         except TimeoutError:
             raise RefusalError(422, f"The photo did not come within {self._config.url_timeout_s:g} s.") from None
-        except (httpx.HTTPError, httpx.InvalidURL, OSError):
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
+            # ValueError: httpx reads where an answer redirects to, though it is not to follow, and raises idna's errors on broken names.
             raise RefusalError(422, "The photo could not be fetched from that URL.") from None
         raise RefusalError(422, f"The URL redirects more than {MAX_REDIRECTS} times.")
 

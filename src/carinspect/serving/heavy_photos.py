@@ -34,6 +34,9 @@ def is_heavy(photo: Image.Image, content: bytes) -> bool:
     """Whether the opened, not yet decoded photo may cost more than a thread should spend; content: of its file."""
     width_px, height_px = photo.size
     pixels = width_px * height_px * _WIDE_MODES.get(photo.mode, 1)
+    if photo.format == "HEIF":
+        # Whatever its size: libheif and libde265 had errors in 2026 by which a photo could run code, and take a second for a phone's photo.
+        return True
     if photo.format not in ("JPEG", "MPO"):
         return pixels > LIGHT_PIXELS
     scans = _scans(photo, content)

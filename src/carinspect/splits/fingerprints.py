@@ -79,7 +79,7 @@ FINGERPRINT = np.dtype([
 
 def read_fingerprints(paths: Sequence[Path]) -> Fingerprints:
     """Read each photo once, or recall what was read. Raises `UserError` that names a photo which cannot be read."""
-    memory = Memory("fingerprints", FINGERPRINT, code=[__file__, decode.__file__], libraries=_LIBRARIES)
+    memory = Memory("fingerprints", FINGERPRINT, code=[__file__, *decode.CODE], libraries=_LIBRARIES)
     found = read_photos(paths, memory, fingerprint_photo)
     for path, problem in zip(paths, found.problems, strict=True):
         if problem:
@@ -87,7 +87,7 @@ def read_fingerprints(paths: Sequence[Path]) -> Fingerprints:
     return Fingerprints(found.records["thumbnail"], found.records["layout"], np.ascontiguousarray(found.records["hashes"]))
 
 
-_LIBRARIES = ("pillow", "numpy", "opencv-python-headless", "scipy")
+_LIBRARIES = (*decode.LIBRARIES, "opencv-python-headless", "scipy")
 
 
 def fingerprint_photo(content: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
