@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from carinspect.core.errors import UserError
 
@@ -25,8 +26,13 @@ def run_program(main: Callable[[], None], name: str) -> None:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print(f"{name}: ended by Ctrl-C", file=sys.stderr)
-        sys.exit(130)
+        end_by_ctrl_c(name)
+
+
+def end_by_ctrl_c(name: str) -> NoReturn:
+    """End this process with one line and exit status 130, as shells expect it."""
+    print(f"{name}: ended by Ctrl-C", file=sys.stderr)
+    sys.exit(130)
 
 
 def die_with_parent(parent_pid: int) -> None:
