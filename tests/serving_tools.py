@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import onnx
+import psutil
 from PIL import Image
 
 from carinspect.export.metadata import amend
@@ -100,9 +101,25 @@ def ready(address: str) -> bool:
         return False
 
 
-def wait_until(condition: Any, *, at_most_s: float = 60) -> None:
+def wait_until(condition: Any, *, at_most_s: float = 180) -> None:
     """Return as soon as `condition()` holds; fail when it never does."""
     end = time.monotonic() + at_most_s
     while not condition():
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.05)
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The workers of the service whose parent has this process id."""
+    workers = []
+    for child in psutil.Process(pid).children():
+        # One that was just killed may still be listed.
+        with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+            if "spawn_main" in " ".join(child.cmdline()):
+                workers.append(child)
+    return workers
+
+
+def kill_a_worker(pid: int) -> None:
+    """Kill one of `workers_of` at once."""
+    workers_of(pid)[0].kill()
