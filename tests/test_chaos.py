@@ -378,8 +378,8 @@ def test_killed_actors_of_ray_lose_no_score(model: Path, tmp_path: Path, record_
 
 
 def test_a_model_larger_than_tmp_is_served_by_several_workers(model: Path, tmp_path: Path, record_property: Record) -> None:
-    with small_disk(tmp_path / "tmp", size_kb=1024) as small:
-        assert model.stat().st_size > 1024 * 1024
+    with small_disk(tmp_path / "tmp", size_kb=1280) as small:
+        assert model.stat().st_size > 1280 * 1024
         with running_service(model, free_port(), CARINSPECT_WORKERS="2", TMPDIR=str(small)) as (address, process):
             before = httpx.get(f"{address}/readyz", timeout=30).json()["model_version"]
             other = tmp_path / "best.onnx"
@@ -388,7 +388,7 @@ def test_a_model_larger_than_tmp_is_served_by_several_workers(model: Path, tmp_p
             assert httpx.get(f"{address}/readyz", timeout=30).json()["model_version"] == before
             used_kb = sum(path.stat().st_blocks for path in small.rglob("*")) // 2
     assert not other.exists()
-    record_property("a model beside a /tmp of 1,049 KB", f"{model.stat().st_size // 1000} KB, served by 2 workers, {used_kb} KB used there")
+    record_property("a model beside a /tmp of 1,311 KB", f"{model.stat().st_size // 1000} KB, served by 2 workers, {used_kb} KB used there")
 
 
 def test_a_full_disk_stops_a_score_without_loss(model: Path, tmp_path: Path, record_property: Record) -> None:

@@ -82,6 +82,9 @@ def _settings(app: object, config: ServiceConfig, *, host: str, port: int) -> Gu
         limit_concurrency=config.connection_limit,
         timeout_keep_alive=config.keep_alive_s,
         timeout_graceful_shutdown=config.shutdown_timeout_s,
+        # A worker that is still importing answers no ping. On a busy machine uvicorn's own 5 s are over before, so that workers would be
+        # killed and begun again for ever. One that died is seen at once, whatever this is.
+        timeout_worker_healthcheck=60,
     )
     settings.service = config
     return settings
