@@ -83,14 +83,15 @@ def running_service(model: Path, port: int, **settings: str) -> Iterator[tuple[s
     """`carinspect serve` as a process, ready; its address and the process. Stopped afterwards if it still runs."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "MODEL_PATH": str(model), "CARINSPECT_THREADS": "1"} | settings
     command = [sys.executable, "-m", "carinspect.cli.main", "serve", "--port", str(port)]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    # Its log goes where this process's goes: into a pipe that nobody empties it would block.
+    process = subprocess.Popen(command, env=environment)
     address = f"http://127.0.0.1:{port}"
     try:
         wait_until(lambda: ready(address) or process.poll() is not None)
         yield address, process
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        process.wait(60)
 
 
 def ready(address: str) -> bool:

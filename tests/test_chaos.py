@@ -9,6 +9,7 @@ import http.client
 import io
 import json
 import os
+import select
 import signal
 import socket
 import statistics
@@ -160,13 +161,16 @@ def _is_cut(kind: str, connection: socket.socket, cut: Counter[str]) -> bool:
     try:
         if kind == "trickling":
             connection.send(b"a")
-        alive = kind == "unread" or connection.recv(65536)
         if kind == "unread":
-            connection.send(b"x")
+            events = select.poll()
+            events.register(connection)
+            alive = not any(event & (select.POLLHUP | select.POLLERR) for _, event in events.poll(0))
+        else:
+            alive = connection.recv(65536) != b""
     except BlockingIOError:
         return False
     except OSError:
-        alive = b""
+        alive = False
     if not alive:
         cut[kind] += 1
         connection.close()
@@ -297,7 +301,8 @@ def test_normal_photos_beside_two_who_send_the_costliest(model: Path, record_pro
     record_property("p99 of normal photos alone", f"{1000 * p99(alone):.0f} ms")
     record_property("beside two attackers", f"{1000 * p99(beside):.0f} ms, {ratio:.1f} times, {len(beside)} photos")
     assert client.statuses == Counter({200: 220 + len(beside)})
-    assert {status for _, status in found} <= {413, 503}
+    # 0: on a machine so busy that the deadline of the request is over first.
+    assert {status for _, status in found} <= {0, 413, 503}
     # The goal is 3 on a machine that does nothing else; other tests may run beside this one.
     assert ratio < 15
 
