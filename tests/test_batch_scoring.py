@@ -1,8 +1,12 @@
 """Batch scoring and the decision: every photo once, in order, whatever kills the command; never another device, model or rule than said."""
 
+import contextlib
+import csv
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +24,7 @@ from PIL import Image
 from carinspect.core.errors import UserError
 from carinspect.inference import journal, predictor, session
 from carinspect.inference.bundle import open_bundle
-from carinspect.inference.photo_list import list_column, list_photos
+from carinspect.inference.photo_list import list_column, list_photos, name_of_text
 from carinspect.inference.predictor import BinaryAnswer, ClassesAnswer, ScoreAnswer, make_predictor
 from carinspect.inference.rows import columns_of
 from carinspect.inference.rules import DecisionRule, read_thresholds, rule_in_use
@@ -163,6 +167,36 @@ def test_folders_globs_and_files_give_each_photo_once_in_one_order(photos: Path)
     assert list(list_photos([str(photos / "notes.txt")]).names) == [str(photos / "notes.txt")]
 
 
+def test_a_photo_counts_once_although_several_links_lead_to_it(photos: Path) -> None:
+    once = list_photos([str(photos)])
+    (photos / "again").symlink_to(".")
+    (photos / "front" / "latest.jpg").symlink_to("0000.jpg")
+    assert list_photos([str(photos)]).names == once.names
+    assert len(list_photos([str(photos / "**" / "*.jpg")]).names) == 20
+    # A table's rows are its own affair.
+    pd.DataFrame({"photo": ["front/0000.jpg", "again/front/0000.jpg"]}).to_csv(photos / "fleet.csv", index=False)
+    assert len(list_column(photos / "fleet.csv", "photo", root=None).names) == 2
+
+
+def test_what_is_no_file_is_a_row_with_its_reason_and_nobody_waits_for_it(photos: Path, model_file: Path, tmp_path: Path) -> None:
+    os.mkfifo(photos / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as listener, contextlib.chdir(photos):
+        listener.bind("socket.jpg")
+    (photos / "device.jpg").symlink_to("/dev/zero")
+    (photos / "circle.jpg").symlink_to("circle.jpg")
+    (photos / "nothing.jpg").symlink_to("missing.jpg")
+    command = [sys.executable, "-m", "carinspect.cli.main", "score", photos, "--model", model_file, "--out", tmp_path / "scores.csv"]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, "6 unreadable" in done.stdout) == (1, True), done.stderr
+    table = pd.read_csv(tmp_path / "scores.csv")
+    why = {Path(row.image_path).stem: row.error for row in table[table["error"].notna()].itertuples()}
+    assert all("a named pipe, a socket or a device instead of a file" in why[name] for name in ("pipe", "socket", "device"))
+    assert "symbolic links" in why["circle"]
+    assert why["nothing"] == "no such file"
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_tables_column_is_relative_to_the_table_or_to_root(photos: Path, suffix: str) -> None:
     names = ["rear/0001.jpg", "front/0000.jpg", "rear/0001.jpg"]
@@ -233,15 +267,44 @@ def test_workers_and_threads_change_no_byte(photos: Path, model_file: Path, tmp_
     assert (tmp_path / "11.csv").read_bytes() == (tmp_path / "41.csv").read_bytes() == (tmp_path / "22.csv").read_bytes()
 
 
-def test_all_scored_is_status_0_and_a_file_name_need_not_be_utf_8(model_file: Path, tmp_path: Path) -> None:
-    folder = draw_photos(tmp_path / "photos", 4)
-    (folder / "rear" / "0003.jpg").unlink()
-    (folder / "front" / "0000.jpg").rename(folder / "front" / os.fsdecode(b"caf\xe9.jpg"))
-    for suffix in ("csv", "jsonl", "parquet"):
-        done = carinspect("score", folder, "--model", model_file, "--out", tmp_path / f"scores.{suffix}")
+NAMES = (
+    b"new\nline", b"carriage\rreturn", b"both\r\n", b'quote"s', b"comma, semicolon;", b" blanks ", b"tab\t", b"back\\slash", b"\xff\xfe",
+    b"caf\xe9", "caf\u00e9".encode(), "cafe\u0301".encode(), b"caf\\xe9", b"\\x5c", b"\\\xe9", b"\\x\xe9", b"=1+1", b"'", b"\x01\x7f",
+    "\u2028".encode(),
+)  # fmt: skip
+"""Two of them are one name in Unicode's two forms, and some look like what stands for a byte that is no text."""
+
+
+def test_any_file_name_survives_every_format_and_all_scored_is_status_0(model_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    files = [os.fsdecode(bytes(tmp_path / "photos" / "") + b"/" + name + b".png") for name in NAMES]
+    for place, file in enumerate(files):
+        Image.new("RGB", (64, 48), (place, 0, 0)).save(file)
+    read = {
+        "csv": lambda path: pd.read_csv(path)["image_path"].tolist(),
+        "jsonl": lambda path: [json.loads(line)["image_path"] for line in path.read_bytes().splitlines()],
+        "parquet": lambda path: pq.read_table(path)["image_path"].to_pylist(),
+    }
+    for suffix, texts_of in read.items():
+        out = tmp_path / f"scores.{suffix}"
+        done = carinspect("score", tmp_path / "photos", "--model", model_file, "--out", out)
         assert done.returncode == 0, done.stderr
-    assert b"caf\xe9.jpg" in (tmp_path / "scores.csv").read_bytes()
-    assert "caf\\xe9.jpg" in pq.read_table(tmp_path / "scores.parquet")["image_path"][1].as_py()
+        assert sorted(map(name_of_text, texts_of(out))) == sorted(files)
+        assert out.read_bytes().isascii() or suffix != "jsonl"
+    with (tmp_path / "scores.csv").open(encoding="utf-8", newline="") as file:
+        assert sorted(name_of_text(row["image_path"]) for row in csv.DictReader(file)) == sorted(files)
+    # A table of scores names the photos of the next run.
+    again = carinspect(
+        "score", tmp_path / "scores.csv", "--column", "image_path", "--root", "/", "--model", model_file, "--out", tmp_path / "again.csv"
+    )
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "scores.csv").read_bytes()
+
+
+def test_a_row_cut_in_two_by_a_carriage_return_would_be_seen(tmp_path: Path) -> None:
+    with (tmp_path / "plain.csv").open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([["image_path", "label"], ["a\rb", "clean"]])
+    assert len(pd.read_csv(tmp_path / "plain.csv")) == 2
 
 
 def test_no_more_photos_are_in_memory_than_the_workers_hold(photos: Path, model_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,6 +399,7 @@ def test_what_is_scored_is_not_scored_again(photos: Path, model_file: Path, tmp_
     assert [str(path) for path in sorted(read)] == sorted(list_photos([str(photos)]).names[12:])
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 def test_kill_9_at_several_moments_then_the_same_command(model_file: Path, tmp_path: Path) -> None:
     folder = draw_photos(tmp_path / "photos", 300)
@@ -386,6 +450,116 @@ def test_a_foreign_file_in_the_journals_place_is_left_alone(photos: Path, model_
     done = carinspect("score", photos, "--model", model_file, "--out", tmp_path / "scores.csv")
     assert done.returncode == 2
     assert place.read_text() == "my notes\n"
+
+
+# ---- faults of the machine
+
+
+LIMITED = """
+import resource, sys
+from carinspect.cli import main, score
+from carinspect.inference import journal
+limit, value, module, function = sys.argv.pop(1), int(sys.argv.pop(1)), *sys.argv.pop(1).split(".")
+holder = {"score": score, "journal": journal.Journal}[module]
+real = getattr(holder, function)
+def limited(*arguments, **options):
+    resource.setrlimit(getattr(resource, limit), (value, value))
+    return real(*arguments, **options)
+setattr(holder, function, limited)
+main.run()
+"""
+"""The command with a limit of the machine that holds from the call of one function on."""
+
+
+def score_limited(limit: str, value: int, at: str, photos: Path, model: Path, out: Path, *, runner: str = LIMITED) -> Any:
+    words = ["score", photos, "--model", model, "--out", out, "--batch", 3, "--device", "cpu", "--workers", 2]
+    return subprocess.run(
+        [sys.executable, "-c", runner, limit, str(value), at, *map(str, words)],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def said_in_one_line(done: Any) -> bool:
+    return done.returncode == 2 and done.stderr.splitlines()[-1].startswith("carinspect: ") and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "at", "suffix", "some"),
+    [
+        ("RLIMIT_FSIZE", 2000, "journal.append", "csv", True),
+        ("RLIMIT_FSIZE", 100, "journal.finish", "csv", True),
+        ("RLIMIT_FSIZE", 100, "journal.finish", "jsonl", True),
+        ("RLIMIT_FSIZE", 100, "journal.finish", "parquet", True),
+        ("RLIMIT_NOFILE", 4, "journal.append", "csv", True),
+        ("RLIMIT_NOFILE", 4, "score.score_batches", "csv", False),
+        ("RLIMIT_NOFILE", 4, "journal.finish", "parquet", True),
+    ],
+)
+def test_a_limit_of_the_machine_is_one_line_and_no_score_is_lost(
+    photos: Path, model_file: Path, tmp_path: Path, limit: str, value: int, at: str, suffix: str, some: bool
+) -> None:
+    out = tmp_path / "limited" / f"scores.{suffix}"
+    done = score_limited(limit, value, at, photos, model_file, out)
+    assert said_in_one_line(done), done.stderr
+    assert {"RLIMIT_FSIZE": "File too large", "RLIMIT_NOFILE": "Too many open files"}[limit] in done.stderr
+    # No row says of a sound photo that it cannot be read, and what was scored is there.
+    left = journal.journal_path(out).read_bytes()
+    rows = [row for line in left.splitlines(keepends=True)[1:] for row in journal._parse(line) or []]
+    assert (len(rows) > 0) is some
+    assert [row[0] for row in rows if row[-1] is not None] == [str(photos / "rear" / "0003.jpg")] * (len(rows) > 11)
+    assert [path.name for path in out.parent.iterdir()] == [journal.journal_path(out).name]
+    score(photos, model_file, out)
+    score(photos, model_file, tmp_path / f"uninterrupted.{suffix}")
+    assert out.read_bytes() == (tmp_path / f"uninterrupted.{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+def test_a_disk_that_fills_up_is_one_line(photos: Path, model_file: Path, tmp_path: Path, monkeypatch: Any, fault: int) -> None:
+    write: Callable[..., None] = journal.Journal._write
+
+    def write_until_full(self: journal.Journal, content: Any) -> None:
+        if self._file.tell() > 3000:
+            raise OSError(fault, os.strerror(fault))
+        write(self, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "_write", write_until_full)
+        done = carinspect("score", photos, "--model", model_file, "--out", tmp_path / "scores.csv", "--batch", 3)
+    assert said_in_one_line(done), done.stderr
+    assert os.strerror(fault) in done.stderr
+    assert "going on after" in carinspect("score", photos, "--model", model_file, "--out", tmp_path / "scores.csv", "--batch", 3).stderr
+
+
+@pytest.mark.parametrize("out", ["file/scores.csv", "/proc/scores.csv", "/dev/full/scores.csv"])
+def test_a_place_that_takes_no_table_is_one_line(photos: Path, model_file: Path, tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").touch()
+    done = carinspect("score", photos, "--model", model_file, "--out", tmp_path / out)
+    assert said_in_one_line(done), done.stderr
+    assert f"--out is '{tmp_path / out}'" in done.stderr
+
+
+def test_a_model_replaced_half_way_changes_no_row_and_is_not_mixed_in(
+    photos: Path, model_file: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    score(photos, model_file, tmp_path / "expected.csv")
+    content, append = model_file.read_bytes(), journal.Journal.append
+
+    def append_and_replace(self: journal.Journal, rows: list[Any]) -> None:
+        append(self, rows)
+        model_file.write_bytes(content[: len(content) // 2])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal.Journal, "append", append_and_replace)
+        score(photos, model_file, tmp_path / "scores.csv")
+    assert (tmp_path / "scores.csv").read_bytes() == (tmp_path / "expected.csv").read_bytes()
+    # Whoever continues with half a file is told, and the whole one continues.
+    model_file.write_bytes(content)
+    left = whole_journal(photos, model_file, tmp_path / "s.csv", monkeypatch)
+    model_file.write_bytes(content[: len(content) // 2])
+    done = carinspect("score", photos, "--model", model_file, "--out", tmp_path / "s.csv", "--batch", 3)
+    assert said_in_one_line(done), done.stderr
+    model_file.write_bytes(content)
+    assert resumed(photos, model_file, tmp_path / "s.csv", left) == (tmp_path / "expected.csv").read_bytes()
 
 
 # ---- the device

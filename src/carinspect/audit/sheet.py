@@ -18,6 +18,7 @@ from PIL import Image
 from carinspect.core.errors import UserError
 from carinspect.core.files import sha256_of, write_bytes
 from carinspect.images.decode import PhotoError, decode_photo
+from carinspect.inference.photo_list import name_of_text
 
 PICTURE_PX = 900
 ANSWERS = ("photo_sha256", "verdict", "by", "comment")
@@ -47,7 +48,7 @@ def draw(called: Mapping[str, Sequence[str]], photos: int, *, seed: int) -> list
 def describe_photo(root: Path, image_path: str, *, car: str | None, model_sha256: str, question: str, word: str) -> Drawn:
     """The line of the key. Raises `UserError` when the photo is missing."""
     try:
-        digest = sha256_of(root / image_path)
+        digest = sha256_of(root / name_of_text(image_path))
     except OSError as error:
         raise UserError(f"{root / image_path}: {error.strerror}. --root names the folder that the table's paths start from.") from None
     return Drawn(digest, image_path, digest if car is None else car, model_sha256, question, word)
@@ -55,7 +56,7 @@ def describe_photo(root: Path, image_path: str, *, car: str | None, model_sha256
 
 def write_sheet(out: Path, drawn: Sequence[Drawn], *, root: Path, title: str, words: Sequence[str]) -> None:
     """Write `out` (the page), and beside it .csv (the empty sheet) and .key.csv (what the model said). words: what may be answered."""
-    photos = [{"sha256": one.photo_sha256, "picture": _picture(root / one.image_path)} for one in drawn]
+    photos = [{"sha256": one.photo_sha256, "picture": _picture(root / name_of_text(one.image_path))} for one in drawn]
     # "</" would end the script that holds it.
     content = json.dumps({"title": title, "words": list(words), "photos": photos}).replace("</", "<\\/")
     page = resources.files("carinspect.audit").joinpath("sheet.html").read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ from carinspect.audit.state import audit_promises, verdicts_on
 from carinspect.core.errors import UserError, did_you_mean
 from carinspect.core.questions import Side
 from carinspect.inference.bundle import open_bundle
+from carinspect.inference.photo_list import name_of_text
 from carinspect.inference.predictor import BinaryAnswer, make_predictor
 from carinspect.inference.rules import DecisionRule, Promise, rules_in_use
 
@@ -58,7 +59,7 @@ def draw_sheet(scores: Path, options: DrawOptions) -> int:
         )
         if one.car in judged or one.car in drawn:
             continue
-        answer = predictor.answer(predictor.load(options.root / path)[None])[0][question]
+        answer = predictor.answer(predictor.load(options.root / name_of_text(path))[None])[0][question]
         if not isinstance(answer, BinaryAnswer) or answer.side != side:
             raise UserError(f"{scores}: {options.model} does not call '{path}' {options.word}. Score the photos by this model again.")
         drawn[one.car] = one

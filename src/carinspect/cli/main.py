@@ -3,17 +3,30 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from carinspect.core.errors import UserError
-from carinspect.core.programs import run_program
+from carinspect.core.programs import end_by_ctrl_c, run_program
 
 USAGE_ERROR = 2
 """Exit status of a user's mistake in the commands where 1 is a result; typer uses it too."""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+class _Commands(TyperGroup):
+    """Says of Ctrl-C what `run_program` says of it. Typer would end without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that `ctx` names."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            end_by_ctrl_c("carinspect")
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 @app.callback()

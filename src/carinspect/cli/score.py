@@ -11,12 +11,12 @@ from typing import Any, Literal
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from carinspect.core.errors import UserError
+from carinspect.core.errors import UserError, one_line
 from carinspect.core.machine import usable_cores
 from carinspect.inference.batching import batch_count, score_batches
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.journal import Journal
-from carinspect.inference.photo_list import Listing, list_column, list_photos
+from carinspect.inference.photo_list import Listing, list_column, list_photos, text_of_name
 from carinspect.inference.predictor import Predictor, make_predictor
 from carinspect.inference.ray_engine import connect, score_shards
 from carinspect.inference.rows import FORMATS, Row, check_format, columns_of
@@ -45,10 +45,19 @@ class ScoreOptions:
 
 
 def score_photos(photos: list[str], options: ScoreOptions) -> int:
-    """Score photos and print the counts; returns 0 if every photo was scored, 1 if some could not be read, 130 if interrupted."""
+    """Score photos and print the counts; returns 0 if every photo was scored, 1 if some could not be read, 130 if interrupted.
+
+    Raises `UserError` also for a fault of the machine, such as a full disk.
+    """
     listing = _list(photos, options)
-    if options.engine == "ray":
-        return _score_on_ray(listing, options)
+    try:
+        return _score_on_ray(listing, options) if options.engine == "ray" else _score_here(listing, options)
+    except (OSError, MemoryError) as error:
+        fix = "Nothing scored is lost: make room, raise the limit or correct --out, and the same command continues."
+        raise UserError(f"--out is {text_of_name(str(options.out))!r}, and the machine failed: {one_line(error)}. {fix}") from None
+
+
+def _score_here(listing: Listing, options: ScoreOptions) -> int:
     check_format(options.out)
     predictor = make_predictor(open_bundle(options.model, device=options.device, threads=options.threads))
     workers = options.workers or usable_cores()
@@ -147,7 +156,7 @@ def _count(batches: Iterable[list[Row]], columns: list[str]) -> Counter[str]:
 
 def _conclude(counts: Counter[str], out: Path, speed: str) -> int:
     said = ", ".join(f"{count:,} {word}" for word, count in sorted(counts.items()))
-    print(f"{out}: {counts.total():,} photos: {said}{speed}")
+    print(f"{text_of_name(str(out))}: {counts.total():,} photos: {said}{speed}")
     return SOME_UNREADABLE if counts["unreadable"] else ALL_SCORED
 
 

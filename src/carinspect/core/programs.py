@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from carinspect.core.errors import UserError
 
@@ -25,8 +26,18 @@ def run_program(main: Callable[[], None], name: str) -> None:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print(f"{name}: ended by Ctrl-C", file=sys.stderr)
-        sys.exit(130)
+        end_by_ctrl_c(name)
+
+
+def end_by_ctrl_c(name: str) -> NoReturn:
+    """End this process with one line and exit status 130, as shells expect it."""
+    print(f"{name}: ended by Ctrl-C", file=sys.stderr)
+    sys.exit(130)
+
+
+def die_by_ctrl_c() -> None:
+    """For a process of a pool: Ctrl-C, which a terminal sends to all processes of a command, ends it at once and without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def die_with_parent(parent_pid: int) -> None:

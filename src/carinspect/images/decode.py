@@ -60,6 +60,9 @@ def open_photo(source: Path | bytes) -> Image.Image:
     _set_up_pillow()
     if isinstance(source, Path):
         try:
+            if source.exists() and not source.is_file():
+                # Opening a named pipe would wait until somebody writes into it.
+                raise PhotoError("a folder, a named pipe, a socket or a device instead of a file")
             source = source.read_bytes()
         except FileNotFoundError:
             raise PhotoError("no such file") from None

@@ -1,8 +1,10 @@
 """Scores batches of photos on this machine in parallel, with results in order and bounded memory."""
 
+import errno
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeGuard
 
 import numpy as np
 
@@ -24,7 +26,10 @@ def score_listing(predictor: Predictor, listing: Listing, *, batch: int) -> list
 
 
 def score_batch(predictor: Predictor, listing: Listing, number: int, *, batch: int) -> list[Row]:
-    """The rows of batch `number`. Its photos depend only on the listing and `batch`, so the answers are the same to the last bit."""
+    """The rows of batch `number`. Its photos depend only on the listing and `batch`, so the answers are the same to the last bit.
+
+    Raises `OSError` or `MemoryError` if a photo cannot be read through a fault of the machine: with a row, it would never be tried again.
+    """
     places = range(number * batch, min((number + 1) * batch, len(listing.names)))
     photos: dict[int, np.ndarray] = {}
     rows: dict[int, Row] = {}
@@ -32,11 +37,22 @@ def score_batch(predictor: Predictor, listing: Listing, number: int, *, batch: i
         try:
             photos[place] = predictor.load(listing.path(place))
         except PhotoError as error:
+            if is_of_the_machine(error.__context__):
+                raise error.__context__ from None
             rows[place] = row_of_error(listing.names[place], str(error), predictor)
     if photos:
         for place, answer in zip(photos, predictor.answer(np.stack(list(photos.values()))), strict=True):
             rows[place] = row_of(listing.names[place], answer, predictor)
     return [rows[place] for place in places]
+
+
+_FAULTS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOTCONN, errno.ESTALE}
+"""No files left to open, no memory, a file system that is gone. None of them is about one photo."""
+
+
+def is_of_the_machine(cause: BaseException | None) -> TypeGuard[Exception]:
+    """Whether a photo could not be read for a reason that will be over when the command is repeated."""
+    return isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in _FAULTS)
 
 
 def score_batches(predictor: Predictor, listing: Listing, numbers: range, *, batch: int, workers: int) -> Iterator[list[Row]]:

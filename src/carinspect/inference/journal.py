@@ -55,7 +55,12 @@ class Journal:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError:
+            # It tries again to write what could not be written; that error is on its way already.
+            if error is None:
+                raise
 
     def append(self, rows: list[Row]) -> None:
         """Add the next batch."""
@@ -71,10 +76,13 @@ class Journal:
     def finish(self) -> None:
         """Write `out` atomically, and delete the journal."""
         finishing = self.out.with_name(f"{self.out.name}.finishing")
-        write_rows(self.rows(), finishing, columns=self.columns, suffix=self.out.suffix.lower())
-        with finishing.open("rb") as file:
-            os.fsync(file.fileno())
-        finishing.replace(self.out)
+        try:
+            write_rows(self.rows(), finishing, columns=self.columns, suffix=self.out.suffix.lower())
+            with finishing.open("rb") as file:
+                os.fsync(file.fileno())
+            finishing.replace(self.out)
+        finally:
+            finishing.unlink(missing_ok=True)
         self.path.unlink()
 
     def _go_on(self, header: dict[str, Any]) -> int:

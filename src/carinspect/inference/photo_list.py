@@ -1,8 +1,13 @@
-"""Lists the photos to score: files, folders, globs or a column of a table, in the same order on every machine."""
+"""Lists the photos to score: files, folders, globs or a column of a table, in the same order on every machine.
+
+A file name need not be text. In every table a byte of it that is not UTF-8 is written as `\\xNN`, so that any reader can read the table,
+and a backslash that would look like the beginning of that as `\\x5c`. `name_of_text` gives the name back.
+"""
 
 import glob
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,6 +18,18 @@ from carinspect.core.errors import UserError, did_you_mean, one_line
 from carinspect.images.decode import SUFFIXES
 
 TABLES = (".csv", ".parquet")
+_ESCAPED = re.compile(r"\\x([89a-f][0-9a-f]|5c)")
+
+
+def text_of_name(name: str) -> str:
+    """A file name, as Python has it, for a table."""
+    plain = _ESCAPED.sub(r"\\x5cx\1", name)
+    return plain.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def name_of_text(text: str) -> str:
+    """The file name that `text_of_name` wrote as `text`."""
+    return _ESCAPED.sub(lambda escaped: os.fsdecode(bytes.fromhex(escaped[1])), text)
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,9 @@ def list_photos(words: Sequence[str]) -> Listing:
     """Files as they come, folders with all below them and globs (`**` too) sorted by name; a photo that occurs twice is listed once.
 
     Folders and globs give only files with a photo's suffix, and folders skip names with a leading dot; a file named directly is always
-    listed. Links to folders are not followed. Raises `UserError` for a word that matches nothing, and when no photo is found.
+    listed. Folders follow no links to folders, globs do; a photo that several links lead to is listed by the first of its names.
+
+    Raises `UserError` for a word that matches nothing, and when no photo is found.
     """
     names: list[str] = []
     skipped = 0
@@ -58,7 +77,7 @@ def list_photos(words: Sequence[str]) -> Listing:
             skipped += others
     if not names:
         raise UserError(f"no photo in {', '.join(words)} ({skipped:,} other files). Suffixes of photos: {' '.join(sorted(SUFFIXES))}.")
-    return Listing(_each_once(names), Path(), skipped)
+    return Listing(tuple(_one_name_each(names)), Path(), skipped)
 
 
 def _refuse_table(word: str) -> None:
@@ -79,13 +98,13 @@ def list_column(table: Path, column: str, *, root: Path | None) -> Listing:
         raise UserError(f"{table}: not a readable table: {one_line(error)}") from None
     if column not in rows.columns:
         raise UserError(f"{table}: no column '{column}'. {did_you_mean(column, map(str, rows.columns))}")
-    names = rows[column].fillna("").astype(str).tolist()
+    names = [name_of_text(name) for name in rows[column].fillna("").astype(str)]
     if not names:
         raise UserError(f"{table}: no row, so no photo to score.")
     for row, name in enumerate(names, start=1):
         if not name.strip() or "\0" in name:
             raise UserError(f"{table}: {column} has the value {name!r} in row {row}, which names no photo.")
-    return Listing(_each_once(names), table.parent if root is None else root, 0)
+    return Listing(tuple(dict.fromkeys(names)), table.parent if root is None else root, 0)
 
 
 def _photos_below(folder: str) -> tuple[list[str], int]:
@@ -104,5 +123,16 @@ def _photos_of(files: list[str]) -> tuple[list[str], int]:
     return photos, len(files) - len(photos)
 
 
-def _each_once(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(names))
+def _one_name_each(names: Iterable[str]) -> Iterator[str]:
+    """The first name of each file."""
+    folders: dict[str, str] = {}
+    seen: set[str] = set()
+    for name in names:
+        folder, file = os.path.split(name)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        path = os.path.join(folders[folder], file)  # noqa: PTH118 - a Path for each of a million photos takes seconds
+        real = os.path.realpath(path) if os.path.islink(path) else path  # noqa: PTH114
+        if real not in seen:
+            seen.add(real)
+            yield name

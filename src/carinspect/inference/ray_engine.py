@@ -12,7 +12,7 @@ from typing import Any
 from carinspect.core.errors import UserError, one_line
 from carinspect.inference.batching import score_listing
 from carinspect.inference.bundle import open_bundle
-from carinspect.inference.photo_list import Listing
+from carinspect.inference.photo_list import Listing, name_of_text, text_of_name
 from carinspect.inference.predictor import make_predictor
 from carinspect.inference.rows import Row, columns_of
 from carinspect.inference.session import Device
@@ -33,8 +33,8 @@ class ShardScorer:
         self.predictor = make_predictor(bundle)
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
-        """Score `{number, names}` and write it; returns its number."""
-        listing = Listing(tuple(shard["names"]), Path(self.settings["folder"]), 0)
+        """Score `{number, names}`, names as tables have them, and write it; returns its number."""
+        listing = Listing(tuple(map(name_of_text, shard["names"])), Path(self.settings["folder"]), 0)
         rows: list[Row] = score_listing(self.predictor, listing, batch=self.settings["batch"])
         write_shard(rows, shard_path(Path(self.settings["out"]), int(shard["number"])), columns_of(self.predictor))
         return {"number": shard["number"], "photos": len(rows)}
@@ -71,7 +71,11 @@ def score_shards(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     listings = enumerate(split_listing(listing, shard=shard))
-    waiting = [{"number": number, "names": list(part.names)} for number, part in listings if not shard_path(out, number).is_file()]
+    waiting = [
+        {"number": number, "names": list(map(text_of_name, part.names))}
+        for number, part in listings
+        if not shard_path(out, number).is_file()
+    ]
     if not waiting:
         return
     settings = {

@@ -4,12 +4,13 @@ import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, TextIO, assert_never
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from carinspect.core.errors import UserError
+from carinspect.inference.photo_list import text_of_name
 from carinspect.inference.predictor import Answer, BinaryAnswer, ClassesAnswer, Predictor, ScoreAnswer
 
 FORMATS = (".csv", ".jsonl", ".parquet")
@@ -65,14 +66,14 @@ def flat_answer(predictor: Predictor, answer: Answer) -> dict[str, Any]:
 
 def row_of(name: str, answer: Answer, predictor: Predictor) -> Row:
     """One scored photo. Numbers are rounded to six decimals, as in all tables, after the label and the decision were made."""
-    values = {"image_path": name} | flat_answer(predictor, answer)
+    values = {"image_path": text_of_name(name)} | flat_answer(predictor, answer)
     rounded = {key: round(value, 6) if isinstance(value, float) and key != "threshold" else value for key, value in values.items()}
     return [rounded.get(column) for column in columns_of(predictor)]
 
 
 def row_of_error(name: str, reason: str, predictor: Predictor) -> Row:
     """One photo that could not be read."""
-    return [{"image_path": name, "error": reason}.get(column) for column in columns_of(predictor)]
+    return [{"image_path": text_of_name(name), "error": reason}.get(column) for column in columns_of(predictor)]
 
 
 def check_format(out: Path) -> None:
@@ -87,9 +88,8 @@ def write_rows(batches: Iterable[list[Row]], path: Path, *, columns: Mapping[str
     """Write all rows to `path` in the format that `suffix` names, batch by batch."""
     match suffix:
         case ".csv":
-            # A file name need not be UTF-8: its bytes are written unchanged.
-            with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                writer = csv.writer(file, lineterminator="\n")
+            with path.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(_Lines(file), lineterminator="\r\n")
                 writer.writerow(columns)
                 for rows in batches:
                     writer.writerows(rows)
@@ -106,17 +106,23 @@ def write_rows(batches: Iterable[list[Row]], path: Path, *, columns: Mapping[str
 
 
 def table_of(rows: list[Row], columns: Mapping[str, type]) -> pa.Table:
-    """The rows as Arrow holds them. Text that is no UTF-8 is written with \\xNN in its place."""
-    values = [[_sound(value) for value in column] for column in zip(*rows, strict=True)]
-    return pa.table(dict(zip(columns, values, strict=True)), schema=_schema(columns))
+    """The rows as Arrow holds them."""
+    return pa.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True)), schema=_schema(columns))
+
+
+class _Lines:
+    """Ends lines by a newline alone. Python's writer, told to do so, would leave a name with a carriage return unquoted."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, line: str) -> None:
+        """Write a line that ends in CR and LF."""
+        self._file.write(line[:-2] + "\n")
 
 
 def _schema(columns: Mapping[str, type]) -> pa.Schema:
     return pa.schema([(name, pa.string() if kind is str else pa.float64()) for name, kind in columns.items()])
-
-
-def _sound(value: Any) -> Any:
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") if isinstance(value, str) else value
 
 
 def _grouped(batches: Iterable[list[Row]], *, rows_each: int) -> Iterator[list[Row]]:
