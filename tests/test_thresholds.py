@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 from scipy.stats import binomtest
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, f1_score
 
 from carinspect.core.errors import UserError
@@ -22,9 +23,14 @@ from carinspect.inference.rules import Rule, Thresholds
 from carinspect.thresholds.binomial import accepted_needed, interval, lower_bound, p_value
 from carinspect.thresholds.choice import choose_empirical, choose_guaranteed, prove
 from carinspect.thresholds.config import SelectThresholdParams
+<<<<<<< HEAD
 from carinspect.thresholds.corrupted import apply_rules
 from carinspect.thresholds.evidence import Target
 from carinspect.thresholds.plan import Reference, cut_points, make_plan
+=======
+from carinspect.thresholds.evidence import Evidence, Target
+from carinspect.thresholds.plan import Reference, cut_points, fit_forecast, foretold_power, make_plan
+>>>>>>> rules
 from carinspect.thresholds.problems import with_p_good
 from carinspect.thresholds.report import MOST_POINTS, headlines, make_curve, say_rules
 from carinspect.thresholds.sample import Sample, count_decisions, count_outcome, take_sample
@@ -309,8 +315,29 @@ def test_the_labels_of_calib_move_no_candidate(table: pd.DataFrame) -> None:
     plan = make_plan(as_reference(reference), groups=400, target=make_target(), side="good")
     assert (np.diff(plan.thresholds) < 0).all()
     assert not np.isin(plan.thresholds, reference).any()
-    assert 0 in plan.starts
     assert len(plan.starts) <= 2
+
+
+def test_the_foretold_power_is_the_share_of_draws_that_pass() -> None:
+    random, foretold = np.random.default_rng(3), Evidence(np.array([80.0, 200.0]), np.array([0.4, 4.0]), 250.0, 250.0)
+    accepted = random.binomial(500, np.array([80.4, 204.0]) / 500, (20_000, 2))
+    wrong = random.binomial(accepted, np.array([0.4 / 80.4, 4 / 204]))
+    passed = (p_value(accepted, wrong, target=TARGET) <= 0.025).mean(axis=0)
+    assert foretold_power(foretold, make_target(), side="good") == pytest.approx(passed, abs=0.04)
+    assert passed[0] < 0.8, "80 groups are expected where 72 are needed, and one error is too many"
+
+
+def test_the_forecast_repairs_log_odds_that_are_off_as_logistic_regression_does() -> None:
+    random = np.random.default_rng(4)
+    x = random.normal(0, 2, 4000)
+    good = (random.random(4000) < expit(x)).astype(float)
+    score = expit(3 * x + 1)
+    line = LogisticRegression(C=1e6).fit(np.log(score / (1 - score))[:, None], good)
+    at = np.array([0.1, 0.5, 0.99])
+    found = fit_forecast(score, good)(at)
+    assert found == pytest.approx(line.predict_proba(np.log(at / (1 - at))[:, None])[:, 1], abs=0.005)
+    assert found == pytest.approx(expit((np.log(at / (1 - at)) - 1) / 3), abs=0.03)
+    assert (fit_forecast(score, np.ones(4000))(at) == at).all(), "one class alone calibrates nothing"
 
 
 def test_the_empirical_threshold_is_the_lowest_that_met_the_target(table: pd.DataFrame) -> None:
