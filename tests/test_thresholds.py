@@ -23,14 +23,9 @@ from carinspect.inference.rules import Rule, Thresholds
 from carinspect.thresholds.binomial import accepted_needed, interval, lower_bound, p_value
 from carinspect.thresholds.choice import choose_empirical, choose_guaranteed, prove
 from carinspect.thresholds.config import SelectThresholdParams
-<<<<<<< HEAD
 from carinspect.thresholds.corrupted import apply_rules
-from carinspect.thresholds.evidence import Target
-from carinspect.thresholds.plan import Reference, cut_points, make_plan
-=======
 from carinspect.thresholds.evidence import Evidence, Target
 from carinspect.thresholds.plan import Reference, cut_points, fit_forecast, foretold_power, make_plan
->>>>>>> rules
 from carinspect.thresholds.problems import with_p_good
 from carinspect.thresholds.report import MOST_POINTS, headlines, make_curve, say_rules
 from carinspect.thresholds.sample import Sample, count_decisions, count_outcome, take_sample
