@@ -218,7 +218,7 @@ def compare_ways(
         for kind in UNUSUAL:
             both = held_out | (classes == kind)
             shares[name][f"AUC: {kind}"] = float(roc_auc_score(classes[both] == kind, measure(features[both])))
-        for source in sorted(set(table["source_repo"])):
+        for source in sorted(set(table["source_repo"][usual])):
             own = (table["source_repo"] == source).to_numpy() & usual
             known, held_out = usual & ~own & (lot < 70), usual & ~own & (lot >= 70)
             measure = fit(features[known], classes[known], features[held_out])
