@@ -391,7 +391,7 @@ def test_an_experiment_in_a_temporary_copy_runs_the_copy_and_leaves_the_workspac
 def test_two_experiments_are_compared_by_their_names(experiments: Path, workspace: Path) -> None:
     carinspect = ("env", "PYTHONPATH=src", sys.executable, "-m", "carinspect.cli.main")
     names = ("other-backbone", "longer")
-    output = run(workspace, *carinspect, "compare", *names, "--samples", "1000", "--json", "comparison.json")
+    output = run(workspace, *carinspect, "compare", *names, "--json", "comparison.json")
     comparison = json.loads((workspace / "comparison.json").read_text())
     (workspace / "comparison.json").unlink()
     metrics = json.loads(run(workspace, "git", "show", f"{reference_of(workspace, 'longer')}:metrics/evaluate.json"))["test"]

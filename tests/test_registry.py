@@ -246,7 +246,7 @@ class Project:
         return run(self.folder, "git", "rev-parse", "HEAD")
 
     def promote(self, *words: str) -> Done:
-        return carinspect("promote", *words, "--samples", "1000", folder=self.folder)
+        return carinspect("promote", *words, folder=self.folder)
 
     def tags(self) -> list[str]:
         return run(self.folder, "git", "tag").split()

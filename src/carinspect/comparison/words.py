@@ -32,7 +32,7 @@ def say(comparison: Comparison) -> str:
         case "mixed":
             return f"B ({comparison.b}) is better than A ({comparison.a}) in {better}, but worse in {worse}. {together}"
         case _:
-            sizes = [f"{one.metric} of {one.question} by {one.detectable:.3f}" for one in comparison.metrics if one.detectable is not None]
+            sizes = [f"{one.metric} of {one.question} by {one.detectable:.3f}" for one in comparison.metrics if one.detectable]
             could = f" With a chance of {POWER:g} they would have shown a difference of {', '.join(sizes)}." if sizes else ""
             return f"No clear difference: these {comparison.groups:,} groups of test photos cannot tell A and B apart.{could} {together}"
 
