@@ -29,7 +29,7 @@ from carinspect.core.questions import dump_questions, label_columns
 from carinspect.core.tables import annotation_columns, read_table, write_table
 from carinspect.images import properties
 from carinspect.images.decode import decode_photo
-from conftest import QUESTIONS
+from conftest import QUESTIONS, encode_photo
 
 REPOSITORY = Path(__file__).parents[1]
 PARAMS = {
@@ -525,20 +525,23 @@ def test_unusable_photos_are_rejected_each_with_its_reason() -> None:
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "text.jpg").write_text("no photo")
     draw(folder / "moving.jpg", format="GIF")
-    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    (folder / "closed.jpg").write_bytes(sound.read_bytes()[:-400] + b"\xff\xd9")
+    (folder / "phone.heic").write_bytes(encode_photo(Image.new("RGB", (64, 48), "red"), "HEIF"))
+    (folder / "header.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     draw(folder / "small.png", width_px=7, height_px=90)
     draw(folder / "tab\there.png")
     found = run({"name": "f", "format": "folders", "categories": {"clean": {"clean": 1}}})
-    assert found.table["image_path"].tolist() == ["f/clean/sound.jpg"]
+    assert found.table["image_path"].tolist() == ["f/clean/phone.heic", "f/clean/sound.jpg"]
     reasons = dict(zip(found.rejected["image_path"], found.rejected["reason"], strict=True))
-    assert "truncated" in reasons["f/clean/truncated.jpg"]
+    assert "Premature end of JPEG file" in reasons["f/clean/truncated.jpg"]
+    assert "premature end of data segment" in reasons["f/clean/closed.jpg"]
     assert "empty file" in reasons["f/clean/empty.jpg"]
     assert "not a photo" in reasons["f/clean/text.jpg"]
     assert "not a photo in a known format (JPEG, PNG" in reasons["f/clean/moving.jpg"]
-    assert reasons["f/clean/phone.heic"] == "a HEIC photo, which Pillow cannot read: convert it to JPEG"
+    assert "not a photo" in reasons["f/clean/header.heic"]
     assert "7 x 90 px: a side is shorter than 8 px" in reasons["f/clean/small.png"]
     assert "rename it" in reasons["f/clean/tab\\there.png"]
-    assert found.metrics["rejected"] == {"unreadable": 6, "too_small": 1}
+    assert found.metrics["rejected"] == {"unreadable": 7, "too_small": 1}
 
 
 def test_a_name_that_is_not_unicode_is_rejected_and_the_tables_can_be_written() -> None:

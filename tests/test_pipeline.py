@@ -254,7 +254,7 @@ def make_small_demo(folder: Path) -> None:
             shutil.copy(ROOT / name, folder / name)
     for name in ("dvc.lock", "data/split_ledger.json"):
         (folder / name).unlink(missing_ok=True)
-    set_param(folder, "photos: 960 ", "photos: 240 ")
+    set_param(folder, "photos: 1440 ", "photos: 240 ")
     line = next(line for line in (folder / "params.yaml").read_text().splitlines() if line.strip().startswith("epochs: "))
     set_param(folder, line, "  epochs: 2")
     set_param(folder, "image_side_px:\n", "image_side_px: 32\n")

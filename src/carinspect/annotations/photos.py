@@ -6,14 +6,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import pandas as pd
-from PIL import Image
 
 from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.annotations.listing import show_name
 from carinspect.annotations.records import REJECTED_COLUMNS, LabelledPhoto, Rejection
 from carinspect.annotations.sources import Source
 from carinspect.core.questions import Question, label_columns
+<<<<<<< HEAD
 from carinspect.core.tables import ONLY_TRAIN, annotation_columns
+=======
+from carinspect.core.tables import annotation_columns
+from carinspect.images.decode import format_of
+>>>>>>> photos
 from carinspect.images.properties import read_properties
 
 
@@ -74,7 +78,7 @@ def read_properties_by_path(root: Path, image_paths: Sequence[str], *, processes
 
 def is_misnamed(path: str, kind: str) -> bool:
     """Whether the suffix of `path` says another format than `kind`, Pillow's word. Cameras call an MPO, a JPEG with more inside, .jpg."""
-    return Image.registered_extensions().get(PurePosixPath(path).suffix.lower()) != ("JPEG" if kind == "MPO" else kind)
+    return format_of(PurePosixPath(path).suffix) != ("JPEG" if kind == "MPO" else kind)
 
 
 _BEST_MARKED_SCORE = 0.999999

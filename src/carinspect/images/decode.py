@@ -55,6 +55,12 @@ def _set_up_pillow() -> None:
     pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
 
+def format_of(suffix: str) -> str | None:
+    """Pillow's word for the format that a file's suffix says."""
+    _set_up_pillow()
+    return Image.registered_extensions().get(suffix.lower())
+
+
 def open_photo(source: Path | bytes) -> Image.Image:
     """An opened, not yet decoded photo. Raises `PhotoError` for anything that is not a sound photo of a known format."""
     _set_up_pillow()
