@@ -12,12 +12,8 @@ from carinspect.annotations.listing import show_name
 from carinspect.annotations.records import REJECTED_COLUMNS, LabelledPhoto, Rejection
 from carinspect.annotations.sources import Source
 from carinspect.core.questions import Question, label_columns
-<<<<<<< HEAD
 from carinspect.core.tables import ONLY_TRAIN, annotation_columns
-=======
-from carinspect.core.tables import annotation_columns
 from carinspect.images.decode import format_of
->>>>>>> photos
 from carinspect.images.properties import read_properties
 
 
