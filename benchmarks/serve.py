@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--backbone", help="export this timm model with random weights, in place of --model")
     parser.add_argument("--side", type=int, default=256, help="its photos' side in pixels")
     parser.add_argument("--photos", type=Path, default=Path("data/demo"))
-    parser.add_argument("--requests", type=int, default=400, help="of each way in each round")
+    parser.add_argument("--requests", type=int, help="of each way in each round; default: 5 s of the bare loop, 64 to 400")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     if find_spec("litserve") is None:
@@ -80,20 +80,25 @@ def main() -> None:
         compare(model, arguments.photos, requests=arguments.requests, rounds=arguments.rounds)
 
 
-def compare(model: Path, folder: Path, *, requests: int, rounds: int) -> None:
+def compare(model: Path, folder: Path, *, requests: int | None, rounds: int) -> None:
     predictor = make_predictor(open_bundle(model, threads=1))
+    if requests is None:
+        # 400 requests of 7 ways in 4 rounds, of a large model, would take a quarter of an hour.
+        bare_loop(predictor, (few := sound_photos(folder, predictor, 16))[:4])
+        requests = min(400, max(64, int(5 * bare_loop(predictor, few).photos_per_s)))
     photos = sound_photos(folder, predictor, requests)
+    few = photos[:32]
     with run_server("service", model) as service, run_server("LitServe", model) as litserve:
-        ways: dict[str, Callable[[], Found]] = {"bare loop": lambda: bare_loop(predictor, photos)}
+        ways: dict[str, Callable[[list[bytes]], Found]] = {"bare loop": lambda photos: bare_loop(predictor, photos)}
         for clients in CLIENTS:
-            ways[f"service, {clients} clients"] = lambda clients=clients: load(service, photos, clients=clients)
-            ways[f"LitServe, {clients} clients"] = lambda clients=clients: load(litserve, photos, clients=clients)
+            ways[f"service, {clients} clients"] = lambda photos, clients=clients: load(service, photos, clients=clients)
+            ways[f"LitServe, {clients} clients"] = lambda photos, clients=clients: load(litserve, photos, clients=clients)
         for way in ways.values():
-            way()  # to warm up
+            way(few)  # to warm up
         found: dict[str, list[Found]] = {name: [] for name in ways}
         for _ in range(rounds):
             for name, way in ways.items():
-                found[name].append(way())
+                found[name].append(way(photos))
     bare = median(found["bare loop"], "photos_per_cpu_s")
     print(f"{predictor.bundle.file_bytes / 1e6:.1f} MB model, {predictor.image_side_px} px, {len(photos)} photos a round, {rounds} rounds")
     print(f"{'':22} {'photos/s':>9} {'p50 ms':>8} {'p99 ms':>8} {'photos/CPU s':>13} {'of bare':>8}")

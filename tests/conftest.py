@@ -270,3 +270,14 @@ def make_dataset(folder: Path, *, photos: int = 80, seed: int = 0) -> Path:
     table = folder / "dataset.csv"
     write_table(pd.DataFrame(rows)[dataset_columns(QUESTIONS)], table, QUESTIONS)
     return table
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print as a table what tests recorded by `record_property`."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome) if report.when == "call"]
+    lines = [(name, value) for report in reports for name, value in report.user_properties]
+    if lines:
+        width = max(len(name) for name, _ in lines)
+        terminalreporter.section("recorded")
+        for name, value in lines:
+            terminalreporter.write_line(f"{name:{width}}  {value}")

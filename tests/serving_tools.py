@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import onnx
+import psutil
 from PIL import Image
 
 from carinspect.export.metadata import amend
@@ -82,14 +83,15 @@ def running_service(model: Path, port: int, **settings: str) -> Iterator[tuple[s
     """`carinspect serve` as a process, ready; its address and the process. Stopped afterwards if it still runs."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "MODEL_PATH": str(model), "CARINSPECT_THREADS": "1"} | settings
     command = [sys.executable, "-m", "carinspect.cli.main", "serve", "--port", str(port)]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    # Its log goes where this process's goes: into a pipe that nobody empties it would block.
+    process = subprocess.Popen(command, env=environment)
     address = f"http://127.0.0.1:{port}"
     try:
         wait_until(lambda: ready(address) or process.poll() is not None)
         yield address, process
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        process.wait(60)
 
 
 def ready(address: str) -> bool:
@@ -100,9 +102,25 @@ def ready(address: str) -> bool:
         return False
 
 
-def wait_until(condition: Any, *, at_most_s: float = 60) -> None:
+def wait_until(condition: Any, *, at_most_s: float = 180) -> None:
     """Return as soon as `condition()` holds; fail when it never does."""
     end = time.monotonic() + at_most_s
     while not condition():
         assert time.monotonic() < end, "it never came true"
         time.sleep(0.05)
+
+
+def workers_of(pid: int) -> list[psutil.Process]:
+    """The workers of the service whose parent has this process id."""
+    workers = []
+    for child in psutil.Process(pid).children():
+        # One that was just killed may still be listed.
+        with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+            if "spawn_main" in " ".join(child.cmdline()):
+                workers.append(child)
+    return workers
+
+
+def kill_a_worker(pid: int) -> None:
+    """Kill one of `workers_of` at once."""
+    workers_of(pid)[0].kill()

@@ -399,6 +399,7 @@ def test_what_is_scored_is_not_scored_again(photos: Path, model_file: Path, tmp_
     assert [str(path) for path in sorted(read)] == sorted(list_photos([str(photos)]).names[12:])
 
 
+@pytest.mark.chaos
 @pytest.mark.slow
 def test_kill_9_at_several_moments_then_the_same_command(model_file: Path, tmp_path: Path) -> None:
     folder = draw_photos(tmp_path / "photos", 300)

@@ -4,8 +4,10 @@ import contextlib
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 from typing import NamedTuple
@@ -249,3 +251,52 @@ def test_a_root_without_sources_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "sources.yaml" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+# ---- Ctrl-C
+
+
+@pytest.mark.parametrize(
+    ("work", "words"),
+    [
+        ("check_split.report_leaks", ["check-split", "table.csv"]),
+        ("describe.describe_root", ["describe", "."]),
+        ("doctor.report_health", ["doctor"]),
+        ("score.score_photos", ["score", ".", "--out", "scores.csv"]),
+        ("drift.report_drift", ["drift", "log.jsonl"]),
+        ("compare.compare_revisions", ["compare", "a", "b"]),
+        ("promote.promote", ["promote", "HEAD"]),
+        ("fetch.fetch_model", ["fetch", "car-inspection"]),
+        ("store.verify", ["store", "verify"]),
+        ("store.run_with_states", ["store", "keep-states", "--", "true"]),
+        ("audit.draw_sheet", ["audit", "draw", "scores.csv", "--word", "clean", "--seed", "1"]),
+    ],
+)
+def test_ctrl_c_ends_every_long_command_with_one_line(work: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"carinspect.cli.{work}", interrupted)
+    assert carinspect(*words) == Done(130, "", "carinspect: ended by Ctrl-C\n")
+
+
+def test_ctrl_c_ends_the_processes_that_read_photos_without_a_word(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, time; from pathlib import Path\n"
+        "from carinspect.core.programs import run_program; from carinspect.images import reading\n"
+        "def wait(task):\n    Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(60)\n"
+        "run_program(lambda: list(reading._map(wait, [(Path(), '')] * 100, processes=2)), 'carinspect')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    (tmp_path / "begun").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "begun"], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while len(list((tmp_path / "begun").iterdir())) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    # As a terminal does it: to all processes of the command.
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=50)[1]
+    assert (process.returncode, said.splitlines()[-1]) == (130, "carinspect: ended by Ctrl-C")
+    assert "Traceback" not in said

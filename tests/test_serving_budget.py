@@ -1,4 +1,4 @@
-"""What a photo may cost, and what a machine's fault costs: heavy photos, the drift log, the parent's end."""
+"""What a photo may cost, and what a machine's fault costs: heavy photos, the drift log."""
 
 import asyncio
 import io
@@ -25,8 +25,7 @@ from carinspect.serving.config import ServiceConfig
 from carinspect.serving.fetching import Fetcher
 from carinspect.serving.refusals import RefusalError
 from carinspect.serving.uploads import Reservation, UploadMemory
-from conftest import free_port
-from serving_tools import SIDE, model_bytes, photo_bytes, ready, running_service, wait_until
+from serving_tools import SIDE, model_bytes, photo_bytes
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +162,7 @@ def test_a_full_disk_is_counted_and_loses_neither_answers_nor_photos(model: Path
     assert {name.partition("_")[0] for name in threads} == {"measure"}
 
 
-# ---- addresses, tokens, the parent
+# ---- addresses, tokens
 
 
 @pytest.mark.anyio
@@ -215,14 +214,3 @@ def test_a_token_is_known_in_either_code_and_its_scheme_in_any_case(model: Path,
 def test_probes_may_ask_by_head_and_no_path_redirects(client: TestClient) -> None:
     assert [client.head(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]
     assert client.post("/predict/file/", follow_redirects=False).status_code == 404
-
-
-@pytest.mark.slow
-def test_no_worker_outlives_a_parent_that_is_killed_and_the_port_is_free_at_once(model: Path) -> None:
-    port = free_port()
-    with running_service(model, port, CARINSPECT_WORKERS="2") as (_, process):
-        workers = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-        wait_until(lambda: not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers))
-        with running_service(model, port, CARINSPECT_WORKERS="2") as (address, _):
-            assert ready(address)

@@ -1,4 +1,4 @@
-"""The service as a process: its end, its workers' ends, a new model by signal, and a soak of clients that misbehave."""
+"""The service as a process: its end, a new model by signal, and what is not fit to serve. tests/test_chaos.py kills its processes."""
 
 import os
 import signal
@@ -6,17 +6,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from conftest import free_port
-from serving_tools import ROOT, model_bytes, photo_bytes, ready, running_service, wait_until
+from serving_tools import ROOT, kill_a_worker, model_bytes, photo_bytes, ready, running_service, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -68,33 +65,6 @@ def test_sighup_replaces_the_model_and_drops_no_request(model: Path, workers: st
         time.sleep(2)
         wait_until(lambda: ready(address))
         assert {version(address) for _ in range(8)} == {after}
-
-
-def workers_of(pid: int) -> list[psutil.Process]:
-    workers = []
-    for child in psutil.Process(pid).children():
-        # One that was just killed may still be listed.
-        with suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
-            if "spawn_main" in " ".join(child.cmdline()):
-                workers.append(child)
-    return workers
-
-
-def kill_a_worker(pid: int) -> None:
-    workers_of(pid)[0].kill()
-
-
-def test_a_killed_worker_is_replaced_while_the_others_answer(model: Path) -> None:
-    with running_service(model, free_port(), CARINSPECT_WORKERS="2") as (address, process):
-        wait_until(lambda: len(workers_of(process.pid)) == 2)
-        before = {worker.pid for worker in workers_of(process.pid)}
-        kill_a_worker(process.pid)
-        # A connection that the dead worker had taken is lost; every new one is answered.
-        assert [send(address).status_code for _ in range(10)] == [200] * 10
-        wait_until(lambda: len({worker.pid for worker in workers_of(process.pid)} - before) == 1)
-        wait_until(lambda: len(workers_of(process.pid)) == 2)
-        text = httpx.get(f"{address}/metrics", timeout=30).text
-        assert 'carinspect_requests_total{route="/predict/file",status="200"} 10.0' in text
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -157,29 +127,3 @@ def test_whoever_does_not_send_the_headers_in_time_is_cut_off(model: Path, worke
         # Less than the default, which is 10 s.
         assert closed_by_the_other_side(connection, at_most_s=6)
         connection.close()
-
-
-def test_clients_that_misbehave_do_not_keep_others_from_their_answers(model: Path) -> None:
-    limits = {"WORKERS": "2", "HEADER_TIMEOUT_S": "3", "UPLOAD_TIMEOUT_S": "3", "QUEUE_LIMIT": "16"}
-    settings = {f"CARINSPECT_{name}": value for name, value in limits.items()}
-    with running_service(model, free_port(), **settings) as (address, process), ThreadPoolExecutor(200) as pool:
-        slow_headers = [open_slowly(address, b"POST /predict/file HTTP/1.1\r\nHo") for _ in range(50)]
-        slow_bodies = [open_slowly(address, BEGUN) for _ in range(50)]
-        for _ in range(50):
-            open_slowly(address, BEGUN + bytes(20_000)).close()  # goes away in the middle of its upload
-        assert [send(address).status_code for _ in range(20)] == [200] * 20
-        broken = [send(address, photo_bytes()[:-50]).status_code for _ in range(20)]
-        assert broken == [422] * 20
-
-        many = [pool.submit(send, address, photo_bytes(seed=seed, width=1600, height=1200)) for seed in range(200)]
-        statuses = Counter(answer.result().status_code for answer in many)
-        assert set(statuses) <= {200, 503}
-        assert statuses[200] >= 16
-
-        kill_a_worker(process.pid)
-        assert [send(address).status_code for _ in range(20)] == [200] * 20
-        assert all(closed_by_the_other_side(connection, at_most_s=10) for connection in slow_headers + slow_bodies)
-        wait_until(lambda: "carinspect_photos_waiting 0.0" in httpx.get(f"{address}/metrics", timeout=30).text)
-        assert process.poll() is None
-        for connection in slow_headers + slow_bodies:
-            connection.close()

@@ -242,6 +242,14 @@ def test_s3_serves_two_clones_and_a_flipped_byte_there_is_repaired(tmp_path: Pat
     s3_server.client.invalidate_cache()
     assert s3_server.client.cat(key) == oid.read_bytes()
 
+    # Wrong keys, and a key that is none, are one line: no remote is called sound that could not be read.
+    for name, value in (("secret_access_key", "wrong"), ("access_key_id", "nobody")):
+        run(project, "dvc", "remote", "modify", "--local", "storage", name, value)
+        for command in (verify, check_writes):
+            said = command(project, fails=True)
+            assert said.splitlines()[-1].startswith("carinspect: "), said
+            assert "Traceback" not in said
+
 
 @pytest.mark.slow
 def test_a_server_killed_in_the_middle_of_a_push_and_of_a_pull_loses_nothing(tmp_path: Path, s3_server: S3Server) -> None:

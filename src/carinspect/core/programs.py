@@ -35,6 +35,11 @@ def end_by_ctrl_c(name: str) -> NoReturn:
     sys.exit(130)
 
 
+def die_by_ctrl_c() -> None:
+    """For a process of a pool: Ctrl-C, which a terminal sends to all processes of a command, ends it at once and without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def die_with_parent(parent_pid: int) -> None:
     """Ask Linux to end this process when its parent ends for any reason; see prctl(2). exec keeps this, children do not inherit it."""
     if sys.platform != "linux":

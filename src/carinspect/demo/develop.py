@@ -16,6 +16,7 @@ from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from carinspect.core.machine import usable_cores
+from carinspect.core.programs import die_by_ctrl_c
 from carinspect.demo.brush import SUPERSAMPLE, binary
 from carinspect.demo.photo import Picture, draw_photo
 from carinspect.demo.scene import SEVERITY
@@ -64,9 +65,14 @@ def develop_all(shots: list[Shot], *, processes: int | None) -> list[Developed]:
     """All files of `shots`, in their order. `processes` None is one for each processor, up to eight."""
     # Spawned, for a fork of a process with threads can hang; each with one thread of OpenCV.
     workers = processes or min(usable_cores(), 8)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin_process) as pool:
         developed = pool.map(_develop, shots, chunksize=8)
         return [file for files in tqdm(developed, total=len(shots), desc="photos", unit="photo", disable=None) for file in files]
+
+
+def _begin_process() -> None:
+    die_by_ctrl_c()
+    cv2.setNumThreads(1)
 
 
 def _develop(shot: Shot) -> list[Developed]:

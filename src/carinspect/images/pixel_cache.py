@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from carinspect.core.errors import UserError
 from carinspect.core.machine import usable_cores
+from carinspect.core.programs import die_by_ctrl_c
 from carinspect.images.decode import RESIZE_CONTRACT, PhotoError, load_image
 
 
@@ -28,7 +29,7 @@ def load_photos(root: Path, image_paths: Sequence[str], *, side_px: int) -> Iter
     if processes == 1 or len(image_paths) < 64:
         yield from progress(map(load, image_paths))
         return
-    with ProcessPoolExecutor(processes) as pool:
+    with ProcessPoolExecutor(processes, initializer=die_by_ctrl_c) as pool:
         yield from progress(pool.map(load, image_paths, chunksize=16))
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from carinspect.core.errors import UserError
 from carinspect.core.files import sha256_of
 from carinspect.core.machine import usable_cores
+from carinspect.core.programs import die_by_ctrl_c
 from carinspect.images.decode import PhotoError
 from carinspect.images.memory import Memory
 
@@ -105,10 +106,15 @@ def _map(function: Callable[[tuple[Path, str]], tuple], tasks: Sequence[tuple[Pa
         yield from progress(map(function, tasks))
         return
     try:
-        # A child is a copy of this process without its threads; OpenCV would wait for those that it has lost.
-        with ProcessPoolExecutor(processes, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
+        with ProcessPoolExecutor(processes, initializer=_begin_process) as pool:
             yield from progress(pool.map(function, tasks, chunksize=16))
     except BrokenProcessPool:
         raise UserError(
             f"reading photos: one of {processes} processes was killed, most often for want of memory. Run it with less beside it."
         ) from None
+
+
+def _begin_process() -> None:
+    die_by_ctrl_c()
+    # A child is a copy of its parent without its threads; OpenCV would wait for those that it has lost.
+    cv2.setNumThreads(0)

@@ -6,6 +6,7 @@
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ from carinspect.core.programs import die_with_parent
 from carinspect.serving.config import SUPERVISOR, ServiceConfig, read_config
 from carinspect.serving.fetching import Fetcher
 from carinspect.serving.middleware import DirectRoute, Surroundings
+from carinspect.serving.monitoring import SHARED_FOLDER
 from carinspect.serving.pages import add_interface
 from carinspect.serving.refusals import RefusalError, answer_fault, answer_http_error, answer_refusal
 from carinspect.serving.routes import open_routes, photo_routes, protected_routes
@@ -55,6 +57,9 @@ def create_app(config: ServiceConfig, *, fetcher: Fetcher | None = None) -> Surr
         await asyncio.gather(*running)
         await service.engine.stop()
         service.close()
+        if SUPERVISOR in os.environ and os.getppid() != int(os.environ[SUPERVISOR]):
+            # The parent was killed, so that nobody else deletes its folder.
+            shutil.rmtree(os.environ[SHARED_FOLDER], ignore_errors=True)
 
     # FastAPI's own pages load their scripts from elsewhere; add_interface has one that doesn't.
     app = FastAPI(title="carinspect", version="1", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
