@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from carinspect.core.errors import UserError
 from carinspect.core.questions import Question
-from carinspect.splits.certificate import certify_split, find_gaps
+from carinspect.splits.certificate import certify_scenes, certify_split, find_gaps
 from carinspect.splits.check import comparable, find_leaks
 from carinspect.splits.config import SplitParams
 from carinspect.splits.fingerprints import read_fingerprints
@@ -16,6 +17,7 @@ from carinspect.splits.groups import Link, label_groups, link_equal, name_groups
 from carinspect.splits.ledger import Ledger, extend_ledger
 from carinspect.splits.near_duplicates import find_near_duplicates
 from carinspect.splits.placement import assign_splits, count_moved
+from carinspect.splits.scenes import PlacedVerdicts, Suspicion, Verdict, find_same_scenes, place_verdicts
 
 
 class Split(NamedTuple):
@@ -23,24 +25,65 @@ class Split(NamedTuple):
 
     table: pd.DataFrame
     links: list[Link]
+    suspicions: list[Suspicion]
+    """Between its rows, too: pairs that may show one scene, and are not tied."""
     certificate: dict[str, Any]
     ledger: Ledger
 
 
-def split_photos(table: pd.DataFrame, root: Path, *, params: SplitParams, questions: Sequence[Question], ledger: Ledger) -> Split:
-    """Split the photos of a table with `annotation_columns` that lie under `root`, keeping what `ledger` says.
+def split_photos(
+    table: pd.DataFrame,
+    root: Path,
+    *,
+    params: SplitParams,
+    questions: Sequence[Question],
+    ledger: Ledger,
+    pooled: np.ndarray | None = None,
+    verdicts: Sequence[Verdict] = (),
+) -> Split:
+    """Split the photos of a table with `annotation_columns`, sorted by `image_path`, that lie under `root`, keeping what `ledger` says.
 
+    pooled, verdicts: see `find_ties`.
     Raises `UserError` for a photo that cannot be read, for too few groups, for a question that some split could not answer for, for a leak.
     """
     table = table.sort_values("image_path").reset_index(drop=True)
-    links = find_links(table, root, params)
+    links, suspicions, placed = find_ties(table, root, params, pooled=pooled, verdicts=verdicts)
     table = table.assign(group=name_groups(label_groups(len(table), links), table["image_path"]))
     table = assign_splits(table, params, questions, ledger)
     _require_labels(table, questions)
     require_no_leaks(table)
     ledger = extend_ledger(ledger, dict(zip(table["sha256"], table["split"], strict=True)))
     certificate = certify_split(table, links, questions=questions, moved=count_moved(table, params, ledger))
-    return Split(table, links, certificate, ledger)
+    certificate |= certify_scenes(table, suspicions, placed, looked=pooled is not None, policy=params.same_scene)
+    return Split(table, links, suspicions, certificate, ledger)
+
+
+class Ties(NamedTuple):
+    """Between the rows of a table."""
+
+    links: list[Link]
+    """Why photos belong together, for certain or because `split.same_scene` says so."""
+    suspicions: list[Suspicion]
+    """Pairs of different groups that may show one scene, for a person to judge."""
+    verdicts: PlacedVerdicts
+
+
+def find_ties(table: pd.DataFrame, root: Path, params: SplitParams, *, pooled: np.ndarray | None, verdicts: Sequence[Verdict]) -> Ties:
+    """`find_links`, what people said, and the look for same scenes.
+
+    pooled: learned features of the rows' photos, (rows, features); None leaves the last look out. verdicts: a pair called different is
+    no suspicion any more, nor is any other pair of the two groups.
+    """
+    links = find_links(table, root, params)
+    placed = place_verdicts(verdicts, table["image_path"].tolist())
+    links += [Link("confirmed", first, second) for first, second in placed.same]
+    if pooled is None:
+        return Ties(links, [], placed)
+    paths = [root / path for path in table["image_path"]]
+    found = find_same_scenes(paths, pooled, label_groups(len(table), links), placed.different)
+    if params.same_scene == "report":
+        return Ties(links, found, placed)
+    return Ties([*links, *(Link("same-scene", one.first, one.second) for one in found)], [], placed)
 
 
 def find_links(table: pd.DataFrame, root: Path, params: SplitParams) -> list[Link]:
