@@ -16,9 +16,9 @@ from growth import QUESTIONS
 from carinspect.core.params import read_section
 from carinspect.core.questions import by_name
 from carinspect.describe.config import DescribeParams
-from carinspect.describe.learned import read_learned_features
 from carinspect.describe.oddities import measure_photos
 from carinspect.describe.suspects import find_doubts
+from carinspect.model.learned import read_learned_features
 from carinspect.splits.config import SplitParams
 from carinspect.splits.groups import label_groups, name_groups
 from carinspect.splits.split import find_links
@@ -44,7 +44,9 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=4)
     args = parser.parse_args()
     table, params = read_photos(args.folder), read_section("describe", DescribeParams)
-    learned = read_learned_features(args.folder, table, backbone=args.backbone, pretrained=args.weights)
+    paths, digests = table["image_path"].tolist(), table["sha256"].tolist()
+    found = read_learned_features(args.folder, paths, digests, backbone=args.backbone, pretrained=args.weights)
+    learned = None if found is None else found.stages_NxF.astype(np.float64)
     measured = measure_photos(args.folder, table["image_path"].tolist())
     print(
         f"{len(table)} photos in {table['group'].nunique()} groups\n{'draw':>5} {'flipped':>8} {'listed':>7} {'found':>6} {'without weights':>16}"  # noqa: E501

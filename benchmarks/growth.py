@@ -18,6 +18,7 @@ QUESTIONS = [question.asked for question in read_questions(load_params(Path(__fi
 SPLIT = SplitParams(
     seed=1, policy="fresh", fractions={"train": 0.5, "val": 0.1, "calib": 0.2, "test": 0.2}, near_duplicate_bits=12,
     near_duplicate_correlation=0.5,
+    same_scene="report",
 )  # fmt: skip
 
 ResultT = TypeVar("ResultT")

@@ -20,8 +20,8 @@ from carinspect.core.tables import dataset_columns, read_table, write_table
 from carinspect.images.pixel_cache import open_pixel_cache
 from carinspect.model.backbones import build_pretrained
 from carinspect.model.config import ModelParams, ModelRecipe
-from carinspect.model.features import StageFeatures, frozen_features
-from carinspect.model.probe import EMPTY, STAGES, answer_left_out, fit_probe
+from carinspect.model.features import STAGES, StageFeatures, frozen_features
+from carinspect.model.probe import EMPTY, answer_left_out, fit_probe
 
 
 def main() -> None:

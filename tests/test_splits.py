@@ -7,11 +7,14 @@ import runpy
 from hashlib import sha256
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import imagehash
 import numpy as np
 import pandas as pd
 import pytest
+import timm
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,12 +50,23 @@ from carinspect.splits.ledger import Ledger, extend_ledger, read_ledger, write_l
 from carinspect.splits.link_table import describe_links, read_links, write_links
 from carinspect.splits.near_duplicates import find_near_duplicates
 from carinspect.splits.placement import assign_splits
-from carinspect.splits.split import place_photos, require_no_leaks, split_photos
+from carinspect.splits.scenes import (
+    LEAST_INLIERS,
+    count_inliers,
+    find_same_scenes,
+    place_verdicts,
+    read_key_points,
+    read_suspicions,
+    read_verdicts,
+)
+from carinspect.splits.split import place_photos, renumber, require_no_leaks, split_photos
 from conftest import QUESTIONS
 
 REPOSITORY = Path(__file__).parents[1]
 FRACTIONS = {"train": 0.5, "val": 0.12, "calib": 0.22, "test": 0.16}
-PARAMS = SplitParams(seed=1, policy="fresh", fractions=FRACTIONS, near_duplicate_bits=12, near_duplicate_correlation=0.5)
+PARAMS = SplitParams(
+    seed=1, policy="fresh", fractions=FRACTIONS, near_duplicate_bits=12, near_duplicate_correlation=0.5, same_scene="report"
+)
 RESPECT = PARAMS.model_copy(update={"policy": "respect"})
 NO_LEDGER = Ledger({}, {})
 ASKED = by_name(QUESTIONS)
@@ -509,6 +523,100 @@ def test_blank_values_and_hashes_of_plain_surfaces_are_no_leak(kind: str, blank:
     assert find_leaks(sound_table().assign(**{kind: blank})) == []
 
 
+# The look for same scenes
+
+
+def crop(image: Image.Image, share: float = 0.3) -> Image.Image:
+    width, height = image.size
+    return image.crop((round(share * width), round(share * height), round((1 - share) * width), round((1 - share) * height)))
+
+
+def draw_clutter(seed: int) -> Image.Image:
+    """A picture, 320 x 240, with detail everywhere."""
+    coarse = np.random.default_rng(seed).integers(0, 255, (30, 40, 3)).astype(np.uint8)
+    return Image.fromarray(coarse).resize((320, 240), Image.Resampling.BICUBIC)
+
+
+def beside(image: Image.Image) -> Image.Image:
+    """The image and another one, side by side at half the size."""
+    sheet = Image.new("RGB", (image.width, image.height // 2))
+    sheet.paste(image.resize((image.width // 2, image.height // 2)))
+    sheet.paste(draw_clutter(99).resize((image.width // 2, image.height // 2)), (image.width // 2, 0))
+    return sheet
+
+
+def shared(first: Image.Image, second: Image.Image, folder: Path) -> int:
+    points = []
+    for place, image in enumerate((first, second)):
+        image.convert("RGB").save(folder / f"{place}.png")
+        points.append(read_key_points(folder / f"{place}.png"))
+    return count_inliers(*points)
+
+
+CHANGES = {"crop": crop, "turn": lambda image: image.rotate(15), "beside": beside}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_photo_shares_local_features_with_its_original_and_another_scene_does_not(name: str, tmp_path: Path) -> None:
+    for seed in range(3):
+        assert shared(CHANGES[name](draw_clutter(seed)), draw_clutter(seed), tmp_path) >= LEAST_INLIERS
+        assert shared(CHANGES[name](draw_clutter(seed)), draw_clutter(seed + 10), tmp_path) < LEAST_INLIERS
+
+
+def test_only_the_third_look_sees_a_large_crop() -> None:
+    assert not tied(draw_clutter(3), crop(draw_clutter(3)))
+
+
+def test_a_plain_picture_has_nothing_to_share(tmp_path: Path) -> None:
+    assert shared(Image.new("RGB", (80, 60), "grey"), draw_scene(0), tmp_path) == 0
+
+
+def write_scenes(folder: Path) -> list[Path]:
+    """Two scenes, a crop of the first one, and a turned copy of that crop."""
+    images = [draw_clutter(0), draw_clutter(1), crop(draw_clutter(0)), crop(draw_clutter(0)).rotate(10)]
+    for place, image in enumerate(images):
+        image.save(folder / f"{place}.png")
+    return [folder / f"{place}.png" for place in range(len(images))]
+
+
+def test_of_two_groups_the_pair_that_is_most_alike_is_listed_and_none_once_a_person_said_no(tmp_path: Path) -> None:
+    paths = write_scenes(tmp_path)
+    pooled, groups = np.array([[1, 0.0], [0, 1], [1, 0.1], [1, 0.2]]), np.array([0, 1, 2, 2])
+    (found,) = find_same_scenes(paths, pooled, groups, [])
+    assert (found.first, found.second) == (0, 2)
+    assert found.cosine == pytest.approx(1 / np.sqrt(1.01), abs=1e-3)
+    assert find_same_scenes(paths, pooled, groups, [(3, 0)]) == []
+    # Far from each other in the features, they are not compared; in one group, they need not be.
+    assert find_same_scenes(paths, np.eye(4), groups, []) == []
+    assert find_same_scenes(paths, pooled, np.array([0, 1, 0, 0]), []) == []
+
+
+def test_verdicts_are_read_and_those_of_absent_photos_counted(tmp_path: Path) -> None:
+    path = tmp_path / "same_scene.csv"
+    assert read_verdicts(path) == []
+    path.write_text("first,second,verdict,who,when\nb.jpg,a.jpg,same,anna,2026-11-27\nb.jpg,c.jpg,different,anna,2026-11-27\n")
+    verdicts = read_verdicts(path)
+    assert place_verdicts(verdicts, ["a.jpg", "b.jpg"]) == ([(0, 1)], [], 1)
+    assert place_verdicts(verdicts, ["a.jpg", "b.jpg", "c.jpg"]) == ([(0, 1)], [(1, 2)], 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a,b,sam,anna,today", "row 2: verdict has the value 'sam'. Did you mean 'same'?"),
+        ("a,a,same,anna,today", "row 2: first and second are 'a' and 'a'. Name two photos."),
+        ("a,b,same,anna,today\nb,a,different,ben,today", "row 3: these two photos stand in row 2 already"),
+        ("a,b,same,,today", "row 2: who or when is blank"),
+    ],
+)
+def test_a_mistake_in_a_verdict_is_one_line_with_its_row(rows: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "same_scene.csv").write_text(f"first,second,verdict,who,when\n{rows}\n")
+    with pytest.raises(UserError) as error:
+        read_verdicts(tmp_path / "same_scene.csv")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 # Certificate
 
 
@@ -522,6 +630,7 @@ def test_the_certificate_counts_what_is_in_the_table() -> None:
     assert certificate["groups"] == {"all": 7, "train": 2, "val": 2, "calib": 1, "test": 2}
     assert certificate["links"] == {
         "family": {"groups": 1, "pairs": 1}, "bytes": {"groups": 0, "pairs": 0}, "near-duplicate": {"groups": 1, "pairs": 1},
+        "confirmed": {"groups": 0, "pairs": 0}, "same-scene": {"groups": 0, "pairs": 0},
     }  # fmt: skip
     clean = certificate["labels"]["clean"]
     assert clean["splits"]["train"] == {"photos": 3, "groups": 2, "shares": {"clean": 2 / 3, "dirty": 1 / 3}}
@@ -560,6 +669,7 @@ def section(**change: object) -> dict[str, object]:
         ({"fractions": {"train": 0.5, "val": 0.3, "test": 0.2}}, "split.fractions: calib is missing."),
         ({"fractions": {**FRACTIONS, "test": -0.16}}, "split.fractions: test has the value -0.16. It must be above 0."),
         ({"fractions": {**FRACTIONS, "tset": 0.1}}, "split.fractions: 'tset' is no split. Did you mean 'test'?"),
+        ({"same_scene": "tie"}, "split.same_scene has the value 'tie'. Input should be 'report' or 'merge'."),
         ({"policy": "fersh"}, "split.policy: has the value 'fersh'. Did you mean 'fresh'?"),
         ({"near_duplicate_bits": 40}, "split.near_duplicate_bits has the value 40."),
         ({"near_duplicate_bit": 4}, "split.near_duplicate_bit: unknown key. Did you mean 'near_duplicate_bits'?"),
@@ -643,8 +753,8 @@ def with_chosen(table: pd.DataFrame, chosen: pd.Series) -> pd.DataFrame:
 
 
 def place(table: pd.DataFrame, params: SplitParams = PARAMS, ledger: Ledger = NO_LEDGER) -> tuple[pd.DataFrame, int]:
-    placed, _, left_out = place_photos(table, [], params=params, questions=QUESTIONS, ledger=ledger)
-    return placed, left_out
+    placed, kept = place_photos(table, params=params, questions=QUESTIONS, ledger=ledger)
+    return placed, int((~kept).sum())
 
 
 @pytest.mark.parametrize("params", [PARAMS, RESPECT])
@@ -664,17 +774,19 @@ def test_photos_that_a_model_chose_only_train_and_move_no_other_photo(params: Sp
     assert find_leaks(placed.assign(family="", phash="")) == []
 
 
-def test_links_are_between_the_rows_that_are_left(tmp_path: Path) -> None:
+def test_links_are_between_the_rows_that_are_left() -> None:
     table = with_chosen(make_table(60, of_a_group=1), pd.Series(np.arange(60) == 10))
     table.loc[[9, 10, 40], "group"] = "tied"
+    seen = set()
     for seed in range(20):
-        placed, links, left_out = place_photos(
-            table, [Link("bytes", 9, 10), Link("bytes", 9, 40)], params=PARAMS.model_copy(update={"seed": seed}), questions=QUESTIONS,
-            ledger=NO_LEDGER,
-        )  # fmt: skip
+        params = PARAMS.model_copy(update={"seed": seed})
+        placed, kept = place_photos(table, params=params, questions=QUESTIONS, ledger=NO_LEDGER)
+        links = renumber([Link("bytes", 9, 10), Link("bytes", 9, 40)], kept)
         tied = [(placed["image_path"][link.first], placed["image_path"][link.second]) for link in links]
-        assert tied == [("000009.jpg", "000010.jpg"), ("000009.jpg", "000040.jpg")][left_out:]
+        assert tied == [("000009.jpg", "000010.jpg"), ("000009.jpg", "000040.jpg")][(~kept).sum() :]
         assert set(placed.loc[placed["group"] == "000009.jpg", "image_path"]) == {name for pair in tied for name in pair}
+        seen.add(len(tied))
+    assert seen == {1, 2}
 
 
 def broken_promises(*, enforced: bool, draws: int = 100) -> float:
@@ -724,14 +836,16 @@ def write_root(folder: Path, *, scenes: int = 24) -> None:
     asked = [ASKED["clean"]]
     write_table(pd.DataFrame(rows)[annotation_columns(QUESTIONS)], folder / "data/annotations.csv", QUESTIONS)
     (folder / "data/questions.yaml").write_text(yaml.safe_dump({"questions": dump_questions(asked)}))
+    (folder / "data/network.yaml").write_text(yaml.safe_dump({"model": {"backbone": "test_resnet"}}))
     split = {**PARAMS.model_dump(), "fractions": dict.fromkeys(SPLITS, 0.25)}
-    params = {"data": {"root": "photos", "sources": "none"}, "split": split}
+    model = {"backbone": None, "pretrained": False, "hidden_features": 8, "dropout": 0.0}
+    params = {"data": {"root": "photos", "sources": "none"}, "model": model, "split": split}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
 
 
 OUTPUTS = [
     "data/car_inspection_dataset.csv", "data/split_ledger.json", "metrics/split.json",
-    "reports/split/near_duplicates.csv", "reports/split/near_duplicates.png",
+    "reports/split/near_duplicates.csv", "reports/split/near_duplicates.png", "reports/split/same_scene.csv",
 ]  # fmt: skip
 
 
@@ -760,6 +874,54 @@ def test_the_stage_ties_copies_and_repeats_itself_byte_for_byte(tmp_path: Path, 
     lines = (tmp_path / "data/annotations.csv").read_text().splitlines()
     (tmp_path / "data/annotations.csv").write_text("\n".join([lines[0], *lines[:0:-1]]) + "\n")
     assert run_stage_in(tmp_path, monkeypatch) == first
+
+
+def change_params(folder: Path, section: str, **values: object) -> None:
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params[section] |= values
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+
+
+def test_the_stage_lists_a_large_crop_with_weights_and_obeys_what_people_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_root(tmp_path)
+    annotations = read_table(tmp_path / "data/annotations.csv", columns=["image_path"], questions=QUESTIONS).set_index("image_path")
+    for name, image in {"01.jpg": draw_clutter(1), "02.jpg": crop(draw_clutter(1))}.items():
+        image.save(tmp_path / "photos" / name, quality=90)
+        annotations.loc[name, ["sha256", "phash"]] = sha256((tmp_path / "photos" / name).read_bytes()).hexdigest(), ""
+    annotations = annotations.reset_index()
+    write_table(annotations, tmp_path / "data/annotations.csv", QUESTIONS)
+
+    def certificate() -> dict[str, Any]:
+        return json.loads(run_stage_in(tmp_path, monkeypatch)["metrics/split.json"])
+
+    def listed() -> list[tuple[str, str]]:
+        pairs = read_suspicions(tmp_path / "reports/split/same_scene.csv")
+        return list(zip(pairs["first"], pairs["second"], strict=True))
+
+    # Without weights nobody looks, and the certificate says so.
+    assert any("crops of up to 30 %" in kind for kind in certificate()["not_looked_for"])
+    assert listed() == []
+    torch.manual_seed(0)
+    torch.save(timm.create_model("test_resnet", num_classes=0).state_dict(), tmp_path / "weights.pth")
+    change_params(tmp_path, "model", pretrained="weights.pth")
+    found = certificate()
+    assert any("crops of up to 30 %" in kind for kind in found["looked_for_as_a_suspicion"])
+    assert found["groups"]["all"] == 24
+    assert listed() == [("01.jpg", "02.jpg")]
+    assert found["suspicions"]["pairs"] == 1
+    # A person says no, then yes; and without a person `merge` ties them.
+    head = "first,second,verdict,who,when\n"
+    (tmp_path / "data/same_scene.csv").write_text(head + "02.jpg,01.jpg,different,anna,2026-11-27\n")
+    assert certificate()["verdicts"]["different"] == 1
+    assert listed() == []
+    (tmp_path / "data/same_scene.csv").write_text(head + "02.jpg,01.jpg,same,anna,2026-11-27\n")
+    found = certificate()
+    assert (found["groups"]["all"], found["links"]["confirmed"], found["leaks"]) == (23, {"groups": 1, "pairs": 1}, 0)
+    (tmp_path / "data/same_scene.csv").unlink()
+    change_params(tmp_path, "split", same_scene="merge")
+    found = certificate()
+    assert (found["groups"]["all"], found["links"]["same-scene"]) == (23, {"groups": 1, "pairs": 1})
+    assert any("crops of up to 30 %" in kind for kind in found["looked_for"])
 
 
 def test_the_stage_says_in_one_line_what_is_missing(

@@ -5,11 +5,16 @@ from pathlib import Path
 import pandas as pd
 
 from carinspect.core.errors import UserError, did_you_mean
-from carinspect.core.params import read_section
+from carinspect.core.files import sha256_of
+from carinspect.core.params import load_params, read_section
 from carinspect.core.tables import SPLITS, read_table
+from carinspect.model.config import ModelParams
+from carinspect.model.learned import LearnedFeatures, read_learned_features
+from carinspect.splits.certificate import list_looks
 from carinspect.splits.check import LEAK_KINDS, count_compared, find_leaks
 from carinspect.splits.config import SplitParams
-from carinspect.splits.split import find_links
+from carinspect.splits.scenes import describe_suspicions, read_verdicts
+from carinspect.splits.split import find_ties
 
 
 def report_leaks(path: Path, root: Path | None) -> int:
@@ -20,11 +25,13 @@ def report_leaks(path: Path, root: Path | None) -> int:
     table = read_finished_table(path)
     leaks = [str(leak) for leak in find_leaks(table)]
     if root is not None:
-        leaks += find_copies_apart(table, root)
+        found, suspicions, looks = _compare_photos(table, root)
+        leaks += found
+        print("\n".join([*suspicions, *looks]))
     for leak in leaks:
         print(leak)
     counts = ", ".join(f"{split} {(table['split'] == split).sum():,}" for split in SPLITS)
-    verdict = f"{len(leaks):,} leak{'s' * (len(leaks) != 1)}" if leaks else "no leak"
+    verdict = f"{len(leaks):,} leak{'s' * (len(leaks) != 1)}" if leaks else "no leak of the kinds looked for"
     compared = _say_compared(table, path, with_photos=root is not None)
     print(f"{path}: {len(table):,} photos in {table['group'].nunique():,} groups: {counts}; {verdict} ({compared}).")
     return 1 if leaks else 0
@@ -56,13 +63,40 @@ def read_finished_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def find_copies_apart(table: pd.DataFrame, root: Path) -> list[str]:
-    """A line for each pair of photos that show the same picture and lie in two splits, found by comparing the photos themselves."""
+def _compare_photos(table: pd.DataFrame, root: Path) -> tuple[list[str], list[str], list[str]]:
+    """Lines for the leaks that the photos themselves show, for pairs in two splits that may show one scene, for the kinds looked for."""
     table = table.sort_values("image_path").reset_index(drop=True)
     paths, splits = table["image_path"], table["split"]
-    return [
-        f"2 photos show the same picture but lie in {splits[link.first]} and {splits[link.second]}: "
-        f"{paths[link.first]}, {paths[link.second]}"
-        for link in find_links(table, root, read_section("split", SplitParams))
-        if link.correlation is not None and splits[link.first] != splits[link.second]
+    params, learned = read_section("split", SplitParams), read_learned(root, table)
+    ties = find_ties(table, root, params, pooled=None if learned is None else learned.pooled_NxP, verdicts=read_verdicts())
+    leaks = [
+        f"2 photos show the same {'picture' if link.correlation is not None else 'scene'} but lie in {splits[link.first]} and "
+        f"{splits[link.second]}: {paths[link.first]}, {paths[link.second]}"
+        for link in ties.links
+        if (link.correlation is not None or link.kind in ("confirmed", "same-scene")) and splits[link.first] != splits[link.second]
     ]
+    suspicions = [
+        f"suspicion: 2 photos may show one scene but lie in {pair.first_split} and {pair.second_split}: {pair.first}, {pair.second}"
+        for pair in describe_suspicions(table, ties.suspicions).itertuples()
+        if pair.first_split != pair.second_split
+    ]
+    words = ("looked for", "looked for as a suspicion, no leak by itself", "not looked for")
+    kinds = list_looks(learned=learned is not None, merged=params.same_scene == "merge")
+    return leaks, suspicions, [f"{word}: {'; '.join(said)}" for word, said in zip(words, kinds, strict=True) if said]
+
+
+def read_learned(root: Path, table: pd.DataFrame) -> LearnedFeatures | None:
+    """Frozen features of the photos of `table` under `root` by the backbone of params.yaml; None without `model.pretrained`."""
+    model = read_section("model", ModelParams)
+    if model.pretrained is False:
+        return None
+    from carinspect.training.recipe import read_profiles  # torch: takes seconds, and is not there in every installation
+
+    chosen, profiles = read_profiles(load_params())
+    paths = table["image_path"].tolist()
+    # A table from elsewhere may know no bytes, by which features are kept.
+    digests = [
+        digest or (sha256_of(root / path) if (root / path).is_file() else "") for path, digest in zip(paths, table["sha256"], strict=True)
+    ]
+    backbone = model.backbone or profiles[chosen].recipe.backbone
+    return read_learned_features(root, paths, digests, backbone=backbone, pretrained=model.pretrained)

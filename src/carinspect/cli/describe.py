@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.annotations.convert import convert
 from carinspect.annotations.drawn import read_drawn_outlines
 from carinspect.annotations.records import REJECTED_COLUMNS
-from carinspect.cli.check_split import read_finished_table
+from carinspect.cli.check_split import read_finished_table, read_learned
 from carinspect.core.data import DataParams
 from carinspect.core.errors import UserError
 from carinspect.core.files import write_bytes
@@ -18,18 +19,17 @@ from carinspect.core.params import load_json, load_params, read_section
 from carinspect.core.questions import Question, read_questions
 from carinspect.core.tables import dataset_columns, read_table
 from carinspect.describe.config import DescribeParams
-from carinspect.describe.examination import Evidence, examine, summarise
-from carinspect.describe.learned import read_learned_features
+from carinspect.describe.examination import Evidence, Looks, examine, summarise
 from carinspect.describe.page import draw_page
 from carinspect.describe.review import write_review
-from carinspect.model.config import ModelParams
-from carinspect.scoring.ranking import Array
+from carinspect.splits.certificate import list_looks
 from carinspect.splits.check import find_leaks
 from carinspect.splits.config import SplitParams
 from carinspect.splits.contact_sheet import choose_pairs
 from carinspect.splits.groups import label_groups, name_groups
 from carinspect.splits.link_table import describe_links
-from carinspect.splits.split import find_links
+from carinspect.splits.scenes import describe_suspicions, read_verdicts
+from carinspect.splits.split import find_ties
 
 
 def describe_root(root: Path, sources: Path, out: Path, review: Path | None) -> None:
@@ -76,7 +76,9 @@ def _describe(
     if out.is_dir():
         raise UserError(f"--out is {str(out)!r}, a folder. Name the page to write, e.g. {out / 'data_report.html'}.")
     table = table.sort_values("image_path").reset_index(drop=True)
-    links = find_links(table, data.root_path, read_section("split", SplitParams))
+    params, learned = read_section("split", SplitParams), read_learned(data.root_path, table)
+    pooled = None if learned is None else learned.pooled_NxP
+    links, suspicions, _ = find_ties(table, data.root_path, params, pooled=pooled, verdicts=read_verdicts())
     finished = bool((table["split"] != "").all())
     if not finished:
         table = table.assign(group=name_groups(label_groups(len(table), links), table["image_path"]))
@@ -89,7 +91,9 @@ def _describe(
         pairs=pairs,
         shown_pairs=choose_pairs(pairs),
         leaks=[str(leak) for leak in find_leaks(table)] if finished else [],
-        learned=_read_learned(data.root_path, table),
+        suspicions=describe_suspicions(table, suspicions),
+        looks=Looks(*list_looks(learned=learned is not None, merged=params.same_scene == "merge")),
+        learned=None if learned is None else learned.stages_NxF.astype(np.float64),
         repairs=repairs,
     )
     examination = examine(evidence, read_section("describe", DescribeParams))
@@ -99,14 +103,3 @@ def _describe(
     print(f"{summarise(examination)}\n{out}: {len(page) / 1e6:.1f} MB")
     if review is not None:
         print(f"{review}: {write_review(examination, review)} labels to look at")
-
-
-def _read_learned(root: Path, table: pd.DataFrame) -> Array | None:
-    model = read_section("model", ModelParams)
-    if model.pretrained is False:
-        return None
-    from carinspect.training.recipe import read_profiles  # torch: takes seconds, and is not there in every installation
-
-    chosen, profiles = read_profiles(load_params())
-    backbone = model.backbone or profiles[chosen].recipe.backbone
-    return read_learned_features(root, table, backbone=backbone, pretrained=model.pretrained)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -17,6 +17,43 @@ from carinspect.describe.suspects import FAMILIES, Doubts, Suspect, find_contrad
 from carinspect.scoring.ranking import Array
 
 _METRIC_KEYS = {"ROC AUC": "roc_auc", "R²": "r2"}
+
+
+class Warned(NamedTuple):
+    """One warning, and what to do about it."""
+
+    kind: str
+    """A word or two, by which the page filters."""
+    text: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+LEAK, CONTRADICTION, SAME_SCENE, SHORTCUT, GREY = "leak", "contradiction", "same scene", "shortcut", "grey source"
+
+REMEDIES = {
+    LEAK: "Keep each group in one split: dvc repro does. A table from elsewhere has to be split anew, and its models measured again.",
+    CONTRADICTION: "Decide which label is right: carinspect describe … --review labels.csv lists them; filled in, the list is the file "
+    "that the key corrections of sources.yaml names (docs/labels.md).",
+    SAME_SCENE: "Look at the pairs below, and write each into data/same_scene.csv as same or different: the next split obeys. "
+    "split.same_scene: merge ties all of them unseen.",
+    SHORTCUT: "Add photos of the class that is rare in a source from the same cameras, or leave the source out. "
+    "evaluate.leave_one_source_out: true measures what remains without the shortcut; train.augment blurs it.",
+    GREY: "Take that source's photos in colour, or make some photos of all sources grey: train.augment.grey.",
+}
+"""Kind of warning → what to do."""
+
+
+class Looks(NamedTuple):
+    """Kinds of copies, in words."""
+
+    tied: Sequence[str]
+    """Looked for; photos of these kinds are one group."""
+    listed: Sequence[str]
+    """Looked for, and shown to a person."""
+    not_looked_for: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -36,6 +73,9 @@ class Evidence:
     """Those of `pairs` that a person should look at."""
     leaks: list[str]
     """Each in words."""
+    suspicions: pd.DataFrame
+    """Pairs that may show one scene: `first`, `second`, `first_split`, `second_split`, `cosine`, `inliers`; those in two splits first."""
+    looks: Looks
     learned: Array | None = None
     """Frozen features of a pretrained backbone, (rows of `table`, features); None: without one."""
     repairs: Sequence[str] = ()
@@ -59,21 +99,27 @@ class Examination:
     oddities: list[Oddity]
 
     @property
-    def warnings(self) -> list[str]:
+    def warnings(self) -> list[Warned]:
         """What a person should know before training, the worst first.
 
-        A leak makes every figure of the test wrong, and a contradiction is a wrong label for certain. Then shortcuts: first those that tell
-        most, over all photos before those within a source. Grey is one look away from being a shortcut.
+        A leak makes every figure of the test wrong, and a contradiction is a wrong label for certain. Then what may be a leak. Then
+        shortcuts: first those that tell most, over all photos before those within a source. Grey is one look away from being a shortcut.
         """
         found = []
         if self.evidence.leaks:
-            found.append(f"{len(self.evidence.leaks)} leaks: photos that belong together lie in two splits")
+            found.append((LEAK, f"{len(self.evidence.leaks)} leaks: photos that belong together lie in two splits"))
         if self.contradictions:
-            found.append(f"{len(self.contradictions)} labels contradict that of a copy of the same photo")
+            found.append((CONTRADICTION, f"{len(self.contradictions)} labels contradict that of a copy of the same photo"))
+        if apart := int((self.evidence.suspicions["first_split"] != self.evidence.suspicions["second_split"]).sum()):
+            found.append((SAME_SCENE, f"{apart} pairs of photos in two splits may show one scene"))
         warning = [shortcut for shortcut in self.shortcuts if shortcut.warns]
-        found += [str(shortcut) for shortcut in sorted(warning, key=lambda shortcut: (-shortcut.severity, shortcut.within != ""))]
-        found += [f"{source} is grey and the other sources are not: its labels can be read off the colour" for source in self.grey_sources]
-        return found
+        found += [
+            (SHORTCUT, str(shortcut)) for shortcut in sorted(warning, key=lambda shortcut: (-shortcut.severity, shortcut.within != ""))
+        ]
+        found += [
+            (GREY, f"{source} is grey and the other sources are not: its labels can be read off the colour") for source in self.grey_sources
+        ]
+        return [Warned(kind, text, REMEDIES[kind]) for kind, text in found]
 
 
 def examine(evidence: Evidence, params: DescribeParams) -> Examination:
@@ -117,7 +163,8 @@ def make_metrics(examination: Examination) -> dict[str, Any]:
             doubts.column: {_METRIC_KEYS[doubts.metric]: doubts.skill, "listed": len(doubts.suspects)} for doubts in examination.doubts
         },
         "oddities": dict(Counter(oddity.kind for oddity in examination.oddities)),
-        "warnings": examination.warnings,
+        "warnings": [warned.text for warned in examination.warnings],
+        "same_scene": len(examination.evidence.suspicions),
     }
 
 

@@ -6,18 +6,21 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from hashlib import blake2b
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 from PIL import Image, ImageDraw
 
 from carinspect.core.errors import UserError
 from carinspect.core.questions import Question, label_columns
+from carinspect.core.tables import SPLITS
 from carinspect.describe.counts import count_labels, count_sources, draw_histograms
-from carinspect.describe.examination import Examination
+from carinspect.describe.examination import CONTRADICTION, SAME_SCENE, Examination
 from carinspect.describe.oddities import Oddity
 from carinspect.describe.shortcuts import EVIDENCE_WORDS
 from carinspect.images.decode import PhotoError, decode_photo
@@ -39,6 +42,10 @@ _ODDITIES_OF_KIND = 6
 _CONTRADICTIONS = 12
 _SUSPECTS = 8  # of each question
 _ROWS = 40  # of a long table
+_SCENES = 60  # pairs that may show one scene; those in two splits come first
+
+DOUBT, ODD = "doubtful label", "odd photo"
+"""What the page filters by beside the kinds of warnings that come with pictures."""
 
 
 def draw_page(examination: Examination, read_outlines: Callable[[Collection[str]], Outlines]) -> str:
@@ -50,9 +57,11 @@ def draw_page(examination: Examination, read_outlines: Callable[[Collection[str]
     contradictions = examination.contradictions[:_CONTRADICTIONS]
     doubts = [one._replace(suspects=one.suspects[:_SUSPECTS]) for one in examination.doubts]
     suspects = [suspect for one in doubts for suspect in one.suspects]
+    scenes = _rows(evidence.suspicions.head(_SCENES))
     shown = {path for paths in examples.values() for path in paths} | {item.image_path for item in [*suspects, *contradictions]}
     outlines = read_outlines(shown)
     labels = evidence.table.set_index("image_path")
+    names = {asked.column: asked.name for asked in questions}
 
     @cache
     def picture(path: str) -> str:
@@ -64,6 +73,12 @@ def draw_page(examination: Examination, read_outlines: Callable[[Collection[str]
 
     def say_outlines(path: str) -> str:
         return ", ".join(sorted({name for _, name, _ in outlines.get(path, ())})) or "none"
+
+    def tag(*paths: str, question: str = "", warning: str = "") -> Markup:
+        """The attributes by which the page's script finds a picture."""
+        found = "|".join(dict.fromkeys(str(labels.loc[path, "source"]) for path in paths))
+        words = " ".join([*paths, *(say_labels(path) for path in paths)]).lower()
+        return Markup('data-source="|{}|" data-question="{}" data-warning="{}" data-words="{}"').format(found, question, warning, words)
 
     sources = count_sources(evidence.table, questions)
     return _template().render(
@@ -77,6 +92,11 @@ def draw_page(examination: Examination, read_outlines: Callable[[Collection[str]
         profile=examination.profile,
         examples=examples,
         pairs=_rows(evidence.shown_pairs),
+        scenes=[(splits, list(of)) for splits, of in groupby(scenes, key=_say_splits)],
+        tag=tag,
+        most_scenes=_SCENES,
+        names=names,
+        kinds=[CONTRADICTION, SAME_SCENE, DOUBT, ODD],
         shortcuts=examination.shortcuts,
         doubts=doubts,
         sees=evidence.learned is not None,
@@ -99,7 +119,14 @@ def draw_page(examination: Examination, read_outlines: Callable[[Collection[str]
 def _template() -> jinja2.Template:
     # Names of files and categories are anybody's: every value is escaped, and an unknown name is an error.
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    # A narrow column may break a name such as weather_condition.
+    environment.filters["breakable"] = lambda name: Markup("_<wbr>").join(str(name).split("_"))
     return environment.from_string(resources.files("carinspect.describe").joinpath("page.html").read_text(encoding="utf-8"))
+
+
+def _say_splits(pair: Mapping[str, Any]) -> str:
+    splits = sorted({pair["first_split"], pair["second_split"]}, key=lambda split: (*SPLITS, "").index(split))
+    return " and ".join(splits) if splits != [""] else "no split yet"
 
 
 def _say(asked: Question, label: float) -> str:

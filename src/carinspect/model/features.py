@@ -20,6 +20,9 @@ from carinspect.core.errors import UserError
 
 BATCH = 32
 
+STAGES = 3
+"""Stages before the backbone's own pooled features. On photos held out within train of a real pack, these beat none and all alike."""
+
 
 class StageFeatures(nn.Module):
     """The features of uint8 photos, by one pass of the backbone (two with `mirror`). It normalises the pixels itself."""

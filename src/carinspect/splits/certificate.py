@@ -10,6 +10,7 @@ from carinspect.core.tables import ONLY_TRAIN, SPLITS
 from carinspect.splits.check import find_leaks
 from carinspect.splits.groups import LINK_KINDS, Link
 from carinspect.splits.labels import label_classes
+from carinspect.splits.scenes import PlacedVerdicts, Suspicion
 
 LOOKED_FOR = (
     "same family (export or vehicle)",
@@ -19,10 +20,20 @@ LOOKED_FOR = (
 )
 """What ties photos to one group. benchmarks/copies.py measures how surely."""
 
-NOT_LOOKED_FOR = (
-    "crops of more than 10 % a side, turns of more than 10 degrees, collages, screenshots, cut-outs",
-    "other photos of one car or scene that no family names",
+SAME_SCENE = (
+    "most crops of up to 30 % a side, turns of up to 15 degrees, most cut-outs and screenshots, some collages",
+    "other photos of one car or scene that no family names, where enough of the picture is the same",
 )
+"""Looked for with learned features (`splits.scenes`), as a suspicion; without them, not at all."""
+
+NOT_LOOKED_FOR = ("photos of one car from other sides that no family names",)
+
+
+def list_looks(*, learned: bool, merged: bool) -> tuple[list[str], list[str], list[str]]:
+    """What was looked for and tied; looked for and only listed; not looked for. learned: whether there were learned features."""
+    if not learned:
+        return [*LOOKED_FOR], [], [*SAME_SCENE, *NOT_LOOKED_FOR]
+    return [*LOOKED_FOR, *(SAME_SCENE if merged else ())], [*(() if merged else SAME_SCENE)], [*NOT_LOOKED_FOR]
 
 
 def certify_split(
@@ -41,9 +52,32 @@ def certify_split(
         "moved": moved,
         "only_train": {"photos": int((table["declared_split"] == ONLY_TRAIN).sum()), "left_out_as_their_group_is_held_out": left_out},
         "leaks": len(find_leaks(table)),
-        # No leak of these kinds is all that `leaks: 0` says.
-        "looked_for": LOOKED_FOR,
-        "not_looked_for": NOT_LOOKED_FOR,
+    }
+
+
+def certify_scenes(
+    table: pd.DataFrame, suspicions: Sequence[Suspicion], verdicts: PlacedVerdicts, *, looked: bool, policy: str
+) -> dict[str, Any]:
+    """What the certificate says of the kinds looked for (`leaks: 0` says no more), of pairs that may show one scene, and of verdicts.
+
+    looked: whether there were learned features. policy: `split.same_scene`.
+    """
+    splits, groups = table["split"].tolist(), table["group"].tolist()
+    tied, listed, not_looked_for = list_looks(learned=looked, merged=policy == "merge")
+    return {
+        "looked_for": tied,
+        "looked_for_as_a_suspicion": listed,
+        "not_looked_for": not_looked_for,
+        "suspicions": {
+            "pairs": len(suspicions) if looked else None,
+            "in_two_splits": sum(splits[one.first] != splits[one.second] for one in suspicions) if looked else None,
+        },
+        "verdicts": {
+            "same": len(verdicts.same),
+            "different": len(verdicts.different),
+            "different_but_in_one_group": sum(groups[first] == groups[second] for first, second in verdicts.different),
+            "of_photos_that_are_not_there": verdicts.unknown,
+        },
     }
 
 

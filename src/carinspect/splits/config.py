@@ -1,6 +1,7 @@
 """The `split` section of params.yaml."""
 
 import math
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -31,6 +32,9 @@ class SplitParams(Section):
 
     Two more rules, for watermarks and noise, stand in correlation.py: a pair of theirs is listed with a lower correlation.
     """
+
+    same_scene: Literal["report", "merge"]
+    """What becomes of photos that only seem to show one scene: a list for a person, or one group. Needs `model.pretrained`."""
 
     @field_validator("policy")
     @classmethod

@@ -1,16 +1,17 @@
 """Links between photos, and the groups that follow from them: photos that are linked, directly or over others, are one group."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-LinkKind = Literal["family", "bytes", "near-duplicate"]
+LinkKind = Literal["family", "bytes", "near-duplicate", "confirmed", "same-scene"]
 
-LINK_KINDS: tuple[LinkKind, ...] = ("family", "bytes", "near-duplicate")
+LINK_KINDS: tuple[LinkKind, ...] = get_args(LinkKind)
+"""`confirmed`: by a person, in data/same_scene.csv; `same-scene`: see `splits.scenes`."""
 
 
 class Link(NamedTuple):

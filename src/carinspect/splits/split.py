@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from carinspect.core.errors import UserError
 from carinspect.core.questions import Question
 from carinspect.core.tables import ONLY_TRAIN
-from carinspect.splits.certificate import certify_split, find_gaps
+from carinspect.splits.certificate import certify_scenes, certify_split, find_gaps
 from carinspect.splits.check import comparable, find_leaks
 from carinspect.splits.config import SplitParams
 from carinspect.splits.fingerprints import read_fingerprints
@@ -18,6 +19,9 @@ from carinspect.splits.groups import Link, label_groups, link_equal, name_groups
 from carinspect.splits.ledger import Ledger, extend_ledger
 from carinspect.splits.near_duplicates import find_near_duplicates
 from carinspect.splits.placement import assign_splits, count_moved
+from carinspect.splits.scenes import PlacedVerdicts, Suspicion, Verdict, find_same_scenes, place_verdicts
+
+PairT = TypeVar("PairT", Link, Suspicion)
 
 
 class Split(NamedTuple):
@@ -28,30 +32,74 @@ class Split(NamedTuple):
 
     table: pd.DataFrame
     links: list[Link]
+    suspicions: list[Suspicion]
+    """Between its rows, too: pairs that may show one scene, and are not tied."""
     certificate: dict[str, Any]
     ledger: Ledger
 
 
-def split_photos(table: pd.DataFrame, root: Path, *, params: SplitParams, questions: Sequence[Question], ledger: Ledger) -> Split:
-    """Split the photos of a table with `annotation_columns` that lie under `root`, keeping what `ledger` says.
+def split_photos(
+    table: pd.DataFrame,
+    root: Path,
+    *,
+    params: SplitParams,
+    questions: Sequence[Question],
+    ledger: Ledger,
+    pooled: np.ndarray | None = None,
+    verdicts: Sequence[Verdict] = (),
+) -> Split:
+    """Split the photos of a table with `annotation_columns`, sorted by `image_path`, that lie under `root`, keeping what `ledger` says.
 
+    pooled, verdicts: see `find_ties`.
     Raises `UserError` for a photo that cannot be read, for too few groups, for a question that some split could not answer for, for a leak.
     """
     table = table.sort_values("image_path").reset_index(drop=True)
-    links = find_links(table, root, params)
+    links, suspicions, placed = find_ties(table, root, params, pooled=pooled, verdicts=verdicts)
     table = table.assign(group=name_groups(label_groups(len(table), links), table["image_path"]))
-    table, links, left_out = place_photos(table, links, params=params, questions=questions, ledger=ledger)
+    table, kept = place_photos(table, params=params, questions=questions, ledger=ledger)
+    links, suspicions = renumber(links, kept), renumber(suspicions, kept)
+    placed = place_verdicts(verdicts, table["image_path"].tolist())
     _require_labels(table, questions)
     require_no_leaks(table)
     ledger = extend_ledger(ledger, dict(zip(table["sha256"], table["split"], strict=True)))
-    certificate = certify_split(table, links, questions=questions, moved=count_moved(table, params, ledger), left_out=left_out)
-    return Split(table, links, certificate, ledger)
+    moved, left_out = count_moved(table, params, ledger), int((~kept).sum())
+    certificate = certify_split(table, links, questions=questions, moved=moved, left_out=left_out)
+    certificate |= certify_scenes(table, suspicions, placed, looked=pooled is not None, policy=params.same_scene)
+    return Split(table, links, suspicions, certificate, ledger)
+
+
+class Ties(NamedTuple):
+    """Between the rows of a table."""
+
+    links: list[Link]
+    """Why photos belong together, for certain or because `split.same_scene` says so."""
+    suspicions: list[Suspicion]
+    """Pairs of different groups that may show one scene, for a person to judge."""
+    verdicts: PlacedVerdicts
+
+
+def find_ties(table: pd.DataFrame, root: Path, params: SplitParams, *, pooled: np.ndarray | None, verdicts: Sequence[Verdict]) -> Ties:
+    """`find_links`, what people said, and the look for same scenes.
+
+    pooled: learned features of the rows' photos, (rows, features); None leaves the last look out. verdicts: a pair called different is
+    no suspicion any more, nor is any other pair of the two groups.
+    """
+    links = find_links(table, root, params)
+    placed = place_verdicts(verdicts, table["image_path"].tolist())
+    links += [Link("confirmed", first, second) for first, second in placed.same]
+    if pooled is None:
+        return Ties(links, [], placed)
+    paths = [root / path for path in table["image_path"]]
+    found = find_same_scenes(paths, pooled, label_groups(len(table), links), placed.different)
+    if params.same_scene == "report":
+        return Ties(links, found, placed)
+    return Ties([*links, *(Link("same-scene", one.first, one.second) for one in found)], [], placed)
 
 
 def place_photos(
-    table: pd.DataFrame, links: list[Link], *, params: SplitParams, questions: Sequence[Question], ledger: Ledger
-) -> tuple[pd.DataFrame, list[Link], int]:
-    """`table` with `split`, the links between its rows, and how many photos were left out.
+    table: pd.DataFrame, *, params: SplitParams, questions: Sequence[Question], ledger: Ledger
+) -> tuple[pd.DataFrame, npt.NDArray[np.bool_]]:
+    """`table`, which has `group`, with `split`, and which of its rows are still there.
 
     Photos that may only train have no say in where their group goes: if a chosen photo took its group into train, calib would lose just
     the cars that the model finds hard, and the proof with them. So a group's other photos are placed as if the chosen ones were not there.
@@ -60,14 +108,15 @@ def place_photos(
     placed = assign_splits(table[~chosen], params, questions, ledger)
     splits = table["group"].map(placed.groupby("group")["split"].first()).fillna("train")
     kept = (~chosen | (splits == "train")).to_numpy()
-    place = np.cumsum(kept) - 1
-    links = [
-        link._replace(first=int(place[link.first]), second=int(place[link.second]))
-        for link in links
-        if kept[link.first] and kept[link.second]
-    ]
     table = table.assign(split=splits)[kept].reset_index(drop=True)
-    return table.assign(group=table["image_path"].groupby(table["group"]).transform("min")), links, int((~kept).sum())
+    return table.assign(group=table["image_path"].groupby(table["group"]).transform("min")), kept
+
+
+def renumber(pairs: Sequence[PairT], kept: npt.NDArray[np.bool_]) -> list[PairT]:
+    """Those of `pairs` whose rows are both kept, by their new rows."""
+    new = np.cumsum(kept) - 1
+    left = [pair for pair in pairs if kept[pair.first] and kept[pair.second]]
+    return [pair._replace(first=int(new[pair.first]), second=int(new[pair.second])) for pair in left]
 
 
 def find_links(table: pd.DataFrame, root: Path, params: SplitParams) -> list[Link]:

@@ -1,0 +1,73 @@
+"""Frozen features of a pretrained backbone for the photos of a table: what shows dirt, scratches and scenes without any training.
+
+They are kept in .carinspect/features, so that the search for same scenes and the search for doubtful labels compute them once.
+"""
+
+import os
+from collections.abc import Sequence
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from carinspect.core.files import sha256_of
+from carinspect.images.pixel_cache import cache_folder, open_pixel_cache
+
+SIDE_PX = 224
+"""The side that most published backbones were trained at."""
+
+
+class LearnedFeatures(NamedTuple):
+    """Of N photos, float32."""
+
+    stages_NxF: npt.NDArray[np.float32]
+    """Means of the maps of several stages, then `pooled_NxP`."""
+    pooled_NxP: npt.NDArray[np.float32]
+    """The backbone's own pooled features: what the photo shows, and where it hardly matters."""
+
+
+def read_learned_features(
+    root: Path, image_paths: Sequence[str], digests: Sequence[str], *, backbone: str, pretrained: bool | str
+) -> LearnedFeatures | None:
+    """The features of the photos at `root / image_path` with the SHA-256 `digests`, or None without pretrained weights.
+
+    pretrained: as in `ModelParams`. Raises `UserError` for weights that are missing or another model's, and for an unreadable photo.
+    """
+    if pretrained is False:
+        return None
+    # torch takes seconds to import, and neither `describe` nor the split needs it without weights.
+    from carinspect.model import features
+    from carinspect.model.backbones import build_backbone
+
+    weights = Path(pretrained) if isinstance(pretrained, str) else pretrained
+    network: Any = build_backbone(backbone, image_side_px=SIDE_PX, pretrained=weights)
+    identity = sha256_of(weights) if isinstance(weights, Path) else "hub"
+    code = [sha256_of(Path(str(file))) for file in (__file__, features.__file__)]
+    libraries = [version(name) for name in ("timm", "torch", "opencv-python-headless", "pillow")]
+    key = sha256(repr((backbone, identity, SIDE_PX, code, libraries, list(digests))).encode()).hexdigest()[:24]
+    path = cache_folder() / "features" / f"{key}.npy"
+    if not path.exists():
+        photos = open_pixel_cache(root, image_paths, digests, side_px=SIDE_PX)
+        stages = features.StageFeatures(network, stages=features.STAGES, mirror=True)
+        _keep(path, features.frozen_features(stages, photos))
+    found = np.load(path)
+    # Of some networks what the head makes of the last maps is wider than these.
+    return LearnedFeatures(found, found[:, -getattr(network, "head_hidden_size", network.num_features) :])
+
+
+def _keep(path: Path, found: np.ndarray) -> None:
+    """Write the file whole, and remove those of other photos, weights or code."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            np.save(file, found)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    for other in path.parent.glob("*.npy"):
+        if other != path:
+            other.unlink(missing_ok=True)
