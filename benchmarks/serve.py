@@ -243,7 +243,7 @@ def export_random(backbone: str, side_px: int, folder: Path) -> Path:
     from carinspect.inference.rules import FORMAT, Thresholds
     from carinspect.inference.seal import seal
     from carinspect.model.backbones import build_backbone
-    from carinspect.model.calibration import Calibration, QuestionCalibration
+    from carinspect.model.calibration import Calibration, QuestionCalibration, Reading
     from carinspect.model.checkpoint import Checkpoint
     from carinspect.model.config import ModelRecipe
     from carinspect.model.gate import fit_gate
@@ -260,7 +260,7 @@ def export_random(backbone: str, side_px: int, folder: Path) -> Path:
         for asked in questions
         if asked.has_classes
     }
-    calibration = Calibration(fitted_on="val", questions=fitted, uncertainty=None)
+    calibration = Calibration(fitted_on="val", questions=fitted, uncertainty=None, reading=Reading(image_side_px=side_px))
     random = np.random.default_rng(0)
     with torch.inference_mode():
         width = network.features_and_early(torch.zeros((1, side_px, side_px, 3), dtype=torch.uint8))[1].shape[1]
@@ -270,7 +270,7 @@ def export_random(backbone: str, side_px: int, folder: Path) -> Path:
     checkpoint = Checkpoint(questions=questions, model=recipe, image_side_px=side_px, weights={}, lineage={})
     open_gate = GateRule(threshold=1e9, share=0.02, groups=100, measures=list(MEASURES))
     thresholds = Thresholds(format=FORMAT, questions=list(questions), gate=open_gate, rules={}, predictions_sha256="")
-    describe_model(model, Trained(checkpoint, calibration, thresholds, gate, {"evaluate": {"test": {}}}), image_side_px=side_px)
+    describe_model(model, Trained(checkpoint, calibration, thresholds, gate, {"evaluate": {"test": {}}}))
     path = folder / "random.onnx"
     path.write_bytes(seal(model.SerializeToString()))
     return path

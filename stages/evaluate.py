@@ -19,7 +19,7 @@ from carinspect.evaluation.findings import evaluate_predictions
 from carinspect.evaluation.gallery import write_gallery
 from carinspect.evaluation.left_out import leave_sources_out
 from carinspect.evaluation.panels import write_confidence_plot, write_overview
-from carinspect.evaluation.predictions import SCORED_SPLITS, add_spreads, add_strangeness, fit_gate_to, predict, some_of
+from carinspect.evaluation.predictions import SCORED_SPLITS, add_spreads, add_strangeness, fit_gate_to, predict, reading_of, some_of
 from carinspect.evaluation.temperature import add_probabilities, fit_calibration
 from carinspect.model.checkpoint import build_network, load_checkpoint
 from carinspect.model.gate import save_gate
@@ -37,11 +37,12 @@ def main() -> None:
     train, scored = table[table["split"] == "train"], table[table["split"].isin(SCORED_SPLITS)].reset_index(drop=True)
 
     network = build_network(checkpoint)
-    found = predict(network, scored, root=root, image_side_px=checkpoint.image_side_px)
-    gate = fit_gate_to(predict(network, some_of(train), root=root, image_side_px=checkpoint.image_side_px), found)
+    reading = reading_of(checkpoint, network, params)
+    found = predict(network, scored, root=root, reading=reading)
+    gate = fit_gate_to(predict(network, some_of(train), root=root, reading=reading), found)
     raw = add_strangeness(found.table, found, gate)
     dropout = plan_dropout(samples=params.dropout_samples, dropout=checkpoint.model.dropout, seed=params.seed)
-    calibration = fit_calibration(raw, questions, priors=checkpoint.lineage["priors"], uncertainty=dropout)
+    calibration = fit_calibration(raw, questions, priors=checkpoint.lineage["priors"], uncertainty=dropout, reading=reading)
     predictions = add_spreads(add_probabilities(raw, questions, calibration), network, found.features_NF, calibration=calibration)
     write_json(Path("models/calibration.json"), calibration.model_dump())
     save_gate(gate, Path("models/gate.pt"))
@@ -51,7 +52,7 @@ def main() -> None:
     if params.leave_one_source_out:
         probe_left_out = read_table(Path("data/probe_left_out.csv"), columns=["image_path"])
         report["leave_one_source_out"] = leave_sources_out(
-            checkpoint, table, predictions, probe_left_out, root=root, evaluation=params, params=load_params()
+            checkpoint, table, predictions, probe_left_out, root=root, reading=reading, evaluation=params, params=load_params()
         )
     report["probe"] = compare_with_probe(predictions, read_table(Path("data/probe.csv"), columns=["image_path"]), questions, params)
     report["alarms"] += probe_alarms(report["probe"])

@@ -38,7 +38,7 @@ def main() -> None:
     )
     questions = trained.checkpoint.questions
     table = read_table(Path("data/car_inspection_dataset.csv"), columns=dataset_columns(questions), questions=questions)
-    photos = Photos(table, root, side_px=params.image_side_px or trained.checkpoint.image_side_px)
+    photos = Photos(table, root, side_px=trained.reading.image_side_px)
 
     exported = export_model(trained, photos, params)
     write_bytes(FOLDER / "best.onnx", exported.content)

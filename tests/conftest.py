@@ -174,7 +174,7 @@ def make_calibration(
     questions: Sequence[Question] = QUESTIONS,
 ) -> "Calibration":  # fmt: skip
     """A calibration of `questions` with one temperature, or one a question, and spreads over `samples` masks; 0: none."""
-    from carinspect.model.calibration import Calibration, QuestionCalibration
+    from carinspect.model.calibration import Calibration, QuestionCalibration, Reading
     from carinspect.model.uncertainty import plan_dropout
 
     return Calibration(
@@ -192,6 +192,7 @@ def make_calibration(
             if asked.has_classes
         },
         uncertainty=plan_dropout(samples=samples, dropout=0.2, seed=1),
+        reading=Reading(image_side_px=32),
     )
 
 
@@ -222,7 +223,7 @@ def make_model(
     metrics = {"evaluate": {"test": described.get("metrics", {})}}
     gate = make_gate(network)
     model = to_onnx(AnsweringNetwork(network.eval(), calibration, gate), image_side_px=32)
-    describe_model(model, Trained(checkpoint, calibration, thresholds, gate, metrics), image_side_px=32)
+    describe_model(model, Trained(checkpoint, calibration, thresholds, gate, metrics))
     return model
 
 

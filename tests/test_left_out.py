@@ -22,6 +22,7 @@ from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.left_out import FIGURES, learnable_questions, score_source, taught_questions, without_source
 from carinspect.evaluation.predictions import predict
 from carinspect.evaluation.retraining import ask_only
+from carinspect.model.calibration import Reading
 from carinspect.model.checkpoint import Checkpoint, build_network, load_checkpoint
 from carinspect.training.config import Recipe
 from carinspect.training.recipe import write_recipe
@@ -154,7 +155,7 @@ def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
     (tmp_path / "stages").symlink_to(ROOT / "stages")
     write_table(table, tmp_path / "data/car_inspection_dataset.csv", QUESTIONS)
     write_recipe(tiny_recipe, tmp_path / "data/recipe.yaml")
-    set_option(tmp_path, leave_one_source_out=False)
+    set_option(tmp_path, image_side_px=None, leave_one_source_out=False)
     run_stage(tmp_path, "probe")
     run_stage(tmp_path, "train_ddp")
     run_stage(tmp_path, "evaluate")
@@ -189,7 +190,7 @@ def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
         assert rows["image_path"].tolist() == without_source(table, left)["image_path"].tolist()
         own = table[table["source"] == left].reset_index(drop=True)
         network = build_network(load_checkpoint(folder / "models/best.pt"))
-        answers = predict(network, own, root=tmp_path / "root", image_side_px=32).table
+        answers = predict(network, own, root=tmp_path / "root", reading=Reading(image_side_px=32)).table
         known = answers[answers["clean"].notna()]
         auc = roc_auc_score(known["clean"], known["clean_logit"])
         assert found[left]["clean"]["left_out"]["roc_auc"] == pytest.approx(auc)

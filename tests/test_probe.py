@@ -236,7 +236,9 @@ def test_a_source_that_is_left_out_teaches_nothing_about_its_own_answers() -> No
 
 # ---- network against probe
 
-PARAMS = EvaluateParams(bootstrap_samples=300, confidence=0.95, seed=1, dropout_samples=0, slice_min_groups=10, leave_one_source_out=False)
+PARAMS = EvaluateParams(
+    bootstrap_samples=300, confidence=0.95, seed=1, dropout_samples=0, slice_min_groups=10, image_side_px=None, leave_one_source_out=False
+)
 
 
 def answers_of(table: pd.DataFrame, *, noise: float, seed: int) -> pd.DataFrame:

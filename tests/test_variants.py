@@ -17,12 +17,13 @@ from carinspect.export.parity import refuse_variant
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.rules import Thresholds
 from carinspect.inference.seal import SEAL_BYTES, seal
+from carinspect.model.calibration import Reading
 from carinspect.model.checkpoint import Checkpoint
 from conftest import QUESTIONS, make_calibration, make_dataset, make_gate, make_recipe, make_rule, make_thresholds, untrained_network
 from test_cli import carinspect
 
 PARAMS = ExportParams(
-    parity_photos=8, tolerance=1e-4, image_side_px=None, half=True, half_tolerance=0.02, int8=True, int8_tolerance=0.3, int8_photos=16,
+    parity_photos=8, tolerance=1e-4, half=True, half_tolerance=0.02, int8=True, int8_tolerance=0.3, int8_photos=16,
     flip_rate=0.5, latency_runs=0,
 )  # fmt: skip
 CLEAN, DAMAGED = QUESTIONS[0], QUESTIONS[2]
@@ -109,12 +110,14 @@ def test_variants_are_made_only_when_asked_for(exported: Exported, photos: Photo
     assert list(export_variants(exported, photos, PARAMS.model_copy(update={"half": False, "int8": False}))) == []
 
 
-def test_another_side_answers_as_torch_does_and_ends_the_promise(trained: Trained, photos: Photos) -> None:
-    larger = open_bundle(export_model(trained, dataclasses.replace(photos, side_px=48), PARAMS).content)
-    assert larger.info["image_side_px"] == 48
+def test_the_file_reads_photos_at_the_side_of_its_calibration(trained: Trained, photos: Photos) -> None:
+    calibration = trained.calibration.model_copy(update={"reading": Reading(image_side_px=48)})
+    larger = open_bundle(
+        export_model(dataclasses.replace(trained, calibration=calibration), dataclasses.replace(photos, side_px=48), PARAMS).content
+    )
+    assert larger.image_side_px == 48
     assert larger.session.get_inputs()[0].shape[1:] == [48, 48, 3]
-    assert larger.thresholds == make_thresholds().without_promises() != make_thresholds()
-    assert larger.info["warnings"] == ["no promise: trained, calibrated and measured at 32 px, exported at 48 px"]
+    assert larger.thresholds == make_thresholds()
 
 
 def test_a_promise_ends_for_every_rule(exported: Exported) -> None:

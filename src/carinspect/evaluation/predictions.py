@@ -25,8 +25,11 @@ from tqdm import tqdm
 
 from carinspect.core.errors import UserError
 from carinspect.core.questions import Question
+from carinspect.evaluation.config import EvaluateParams
 from carinspect.images.pixel_cache import open_pixel_cache
-from carinspect.model.calibration import Calibrated, Calibration
+from carinspect.model.backbones import reading_side
+from carinspect.model.calibration import Calibrated, Calibration, Reading
+from carinspect.model.checkpoint import Checkpoint
 from carinspect.model.gate import Array as Floats
 from carinspect.model.gate import Gate, GateFit, fit_gate, measure_pictures
 from carinspect.model.network import CarInspectionNetwork
@@ -51,10 +54,22 @@ class Predicted:
     pictures_NQ: Floats
 
 
+def reading_of(checkpoint: Checkpoint, network: CarInspectionNetwork, params: EvaluateParams) -> Reading:
+    """How photos are read by `network`, which was built from `checkpoint`."""
+    return Reading(
+        image_side_px=reading_side(
+            network.backbone,
+            params.image_side_px,
+            pretrained=checkpoint.model.pretrained != "none",
+            training_side_px=checkpoint.image_side_px,
+        )
+    )
+
+
 @torch.inference_mode()
-def predict(network: CarInspectionNetwork, table: pd.DataFrame, *, root: Path, image_side_px: int) -> Predicted:
-    """The network's answers to the photos of `table`."""
-    pixels = open_pixel_cache(root, table["image_path"].tolist(), table["sha256"].tolist(), side_px=image_side_px)
+def predict(network: CarInspectionNetwork, table: pd.DataFrame, *, root: Path, reading: Reading) -> Predicted:
+    """The network's answers to the photos of `table`, read as `reading` says."""
+    pixels = open_pixel_cache(root, table["image_path"].tolist(), table["sha256"].tolist(), side_px=reading.image_side_px)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device).eval()
     starts = tqdm(range(0, len(table), BATCH), desc="predicting", unit="batch", disable=None)

@@ -15,7 +15,7 @@ from carinspect.inference.bundle import FORMAT, METADATA_KEY, ModelBundle
 from carinspect.inference.histograms import count, measure
 from carinspect.inference.predictor import without_rules
 from carinspect.inference.rules import Thresholds
-from carinspect.model.calibration import Calibration
+from carinspect.model.calibration import Calibration, Reading
 from carinspect.model.checkpoint import Checkpoint
 from carinspect.model.gate import GateFit
 
@@ -34,14 +34,20 @@ class Trained:
     metrics: dict[str, Any]
     """Stage → content of its metrics/<stage>.json: split, describe and evaluate."""
 
+    @property
+    def reading(self) -> Reading:
+        """How the photos of its evaluation were read."""
+        assert self.calibration.reading is not None
+        return self.calibration.reading
 
-def describe_model(model: onnx.ModelProto, trained: Trained, *, image_side_px: int) -> None:
-    """Write the metadata into `model`, whose input side is `image_side_px`; the metrics are those on the split test."""
+
+def describe_model(model: onnx.ModelProto, trained: Trained) -> None:
+    """Write the metadata into `model`; the metrics are those on the split test."""
     model.metadata_props.add().key = METADATA_KEY
     facts = {
         "format": FORMAT,
         "resize_contract": RESIZE_CONTRACT,
-        "image_side_px": image_side_px,
+        "image_side_px": trained.reading.image_side_px,
         "calibration": (calibration := trained.calibration.model_dump(mode="json")),
         "uncertainty": calibration["uncertainty"],
         "threshold": trained.thresholds.model_dump(mode="json"),
