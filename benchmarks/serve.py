@@ -251,7 +251,7 @@ def export_random(backbone: str, side_px: int, folder: Path) -> Path:
 
     torch.manual_seed(0)
     questions = tuple(question.asked for question in read_questions(load_params(Path(__file__).parents[1] / "params.yaml")))
-    recipe = ModelRecipe(backbone=backbone, pretrained="none", hidden_features=128, dropout=0.2)
+    recipe = ModelRecipe(backbone=backbone, feature_stages=0, pretrained="none", hidden_features=128, dropout=0.2)
     network = CarInspectionNetwork(recipe, questions, backbone=build_backbone(backbone, image_side_px=side_px))
     fitted = {
         asked.name: QuestionCalibration(

@@ -21,7 +21,7 @@ from carinspect.images.pixel_cache import open_pixel_cache
 from carinspect.model.backbones import build_pretrained, reading_side
 from carinspect.model.config import ModelParams
 from carinspect.model.features import StageFeatures, frozen_features
-from carinspect.model.probe import EMPTY, STAGES, answer_left_out, fit_probe
+from carinspect.model.probe import EMPTY, answer_left_out, fit_probe
 from carinspect.training.recipe import read_recipe
 
 
@@ -40,7 +40,7 @@ def main() -> None:
         trained_px = recipe.train.image_side_px
         backbone = build_pretrained(recipe.model, read_section("model", ModelParams).pretrained, image_side_px=trained_px)
         side_px = reading_side(backbone, evaluate["image_side_px"], pretrained=True, training_side_px=trained_px)
-        features = StageFeatures(backbone, stages=STAGES, mirror=True)
+        features = StageFeatures(backbone, stages=recipe.model.feature_stages, mirror=True)
 
         def read(rows: pd.DataFrame) -> np.ndarray:
             return frozen_features(features, open_pixel_cache(root, rows["image_path"].tolist(), rows["sha256"].tolist(), side_px=side_px))

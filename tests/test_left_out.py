@@ -31,7 +31,9 @@ from conftest import QUESTIONS, make_dataset, make_recipe, untrained_network
 ROOT = Path(__file__).parents[1]
 COLUMNS = dataset_columns(QUESTIONS)
 CLEAN, CLEANLINESS, DAMAGED, DAMAGE, WEATHER = QUESTIONS
-PARAMS = EvaluateParams(bootstrap_samples=200, confidence=0.95, seed=1, dropout_samples=0, slice_min_groups=10, leave_one_source_out=True)
+PARAMS = EvaluateParams(
+    bootstrap_samples=200, confidence=0.95, seed=1, dropout_samples=0, slice_min_groups=10, image_side_px=None, leave_one_source_out=True
+)
 
 
 @pytest.fixture(scope="module")

@@ -27,9 +27,10 @@ from carinspect.images.pixel_cache import open_pixel_cache
 from carinspect.model.backbones import build_backbone
 from carinspect.model.checkpoint import Checkpoint, save_checkpoint
 from carinspect.model.features import StageFeatures, frozen_features
+from carinspect.model.network import CarInspectionNetwork, begin_with_probe
 from carinspect.model.probe import PENALTIES, answer_left_out, draw_groups, fit_probe
 from carinspect.training.recipe import write_recipe
-from conftest import QUESTIONS, make_dataset, make_recipe, untrained_network
+from conftest import QUESTIONS, make_dataset, make_recipe
 from test_evaluation import completed, evaluate, make_table
 from test_export import card_facts, draw
 
@@ -103,7 +104,7 @@ def test_photos_come_by_the_projects_own_reading(tmp_path: Path, monkeypatch: py
 
 
 def test_more_stages_than_the_backbone_has_are_refused() -> None:
-    with pytest.raises(UserError, match=r"features of 6 stages were asked for, and ResNet has 5\. Ask for 5 or fewer"):
+    with pytest.raises(UserError, match=r"model\.feature_stages has the value 6, and ResNet has 5 stages\. Set it to 5 or less"):
         StageFeatures(tiny_backbone(), stages=6, mirror=False)
 
 
@@ -210,6 +211,43 @@ def test_a_saved_probe_holds_heads_that_give_its_answers_and_repeats_byte_for_by
     logits = (standard_NF @ head["weight"].T + head["bias"]).numpy()
     answers = fit_probe(features_NF, table, QUESTIONS, seed=1).answer(features_NF, [WEATHER])
     assert logits == pytest.approx(np.stack(list(answers.values()), axis=1))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "test_vit"])
+def test_a_network_begins_with_the_answers_of_its_probe(tmp_path: Path, name: str) -> None:
+    photos, backbone = some_photos(24), tiny_backbone(name)
+    features_NF = frozen_features(StageFeatures(backbone, stages=2, mirror=False), photos)
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({asked.column: random.integers(0, max(2, len(asked.classes)), 24).astype(float) for asked in QUESTIONS})
+    table["group"] = [str(row) for row in range(24)]
+    probe = fit_probe(features_NF, table, QUESTIONS[1:], seed=1)
+    probe.save(tmp_path / "probe.pt")
+
+    recipe = make_recipe()
+    network = CarInspectionNetwork(recipe.model.model_copy(update={"feature_stages": 2}), QUESTIONS, backbone=backbone).eval()
+    before = network(torch.from_numpy(photos))
+    begin_with_probe(network, tmp_path / "probe.pt")
+    with torch.inference_mode():
+        answers = network(torch.from_numpy(photos))
+    for asked in QUESTIONS[1:]:
+        expected_NxK = np.stack([probe.answer(features_NF, QUESTIONS)[column] for column in asked.raw_columns], axis=1)
+        found_NxK = (answers[asked.name] if asked.has_classes else answers[asked.name].sigmoid()).reshape(24, -1).numpy()
+        np.testing.assert_allclose(found_NxK, expected_NxK, rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(before[asked.name], answers[asked.name], atol=1e-3)
+    assert not answers["clean"].any(), "a question without a probe begins with no opinion"
+
+    fewer = CarInspectionNetwork(recipe.model.model_copy(update={"feature_stages": 1}), QUESTIONS, backbone=backbone)
+    with pytest.raises(UserError, match=r"probe\.pt: has \d+ features, and the network \d+\. Make it again"):
+        begin_with_probe(fewer, tmp_path / "probe.pt")
+    with pytest.raises(UserError, match=r"none\.pt: no such file\. Make it: dvc repro probe"):
+        begin_with_probe(network, tmp_path / "none.pt")
+
+
+def test_a_feature_that_hardly_varies_is_not_blown_up() -> None:
+    features_NF, table = some_features()
+    features_NF = np.column_stack([features_NF, 1e-6 * features_NF[:, 0]])
+    probe = fit_probe(features_NF, table, QUESTIONS, seed=1)
+    assert probe.scale_F[-1] == pytest.approx(0.01 * np.median(features_NF.std(axis=0)), rel=0.1)
 
 
 def test_a_source_that_is_left_out_teaches_nothing_about_its_own_answers() -> None:
@@ -338,7 +376,8 @@ def prepare_project(folder: Path, *, pretrained: bool) -> None:
     recipe = make_recipe()
     weights = folder / "weights.safetensors"
     save_file(tiny_backbone().state_dict(), weights)
-    model = recipe.model.model_copy(update={"pretrained": f"sha256:{sha256_of(weights)}"} if pretrained else {})
+    begins = {"pretrained": f"sha256:{sha256_of(weights)}", "feature_stages": 2}
+    model = recipe.model.model_copy(update=begins if pretrained else {})
     recipe = recipe.model_copy(update={"model": model})
     write_recipe(recipe, folder / "data/recipe.yaml")
     params = load_params(ROOT / "params.yaml")
@@ -347,7 +386,7 @@ def prepare_project(folder: Path, *, pretrained: bool) -> None:
     params["evaluate"] |= {"bootstrap_samples": 100}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     lineage = {"recipe": recipe.model_dump(mode="json"), "priors": {}}
-    network = untrained_network()
+    network = CarInspectionNetwork(model, QUESTIONS, backbone=tiny_backbone())
     save_checkpoint(Checkpoint(recipe.questions, model, 32, network.state_dict(), lineage), folder / "models/best.pt")
 
 

@@ -21,10 +21,9 @@ def read_learned_features(root: Path, table: pd.DataFrame, *, backbone: str, pre
         return None
     # torch takes seconds to import, and `describe` works without it.
     from carinspect.model.backbones import build_backbone
-    from carinspect.model.features import StageFeatures, frozen_features
-    from carinspect.model.probe import STAGES
+    from carinspect.model.features import PRETRAINED_STAGES, StageFeatures, frozen_features
 
     weights = Path(pretrained) if isinstance(pretrained, str) else pretrained
     network = build_backbone(backbone, image_side_px=SIDE_PX, pretrained=weights)
     photos = open_pixel_cache(root, table["image_path"].tolist(), table["sha256"].tolist(), side_px=SIDE_PX)
-    return frozen_features(StageFeatures(network, stages=STAGES, mirror=True), photos).astype(np.float64)
+    return frozen_features(StageFeatures(network, stages=PRETRAINED_STAGES, mirror=True), photos).astype(np.float64)

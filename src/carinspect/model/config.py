@@ -19,6 +19,8 @@ class ModelParams(ModelKnobs):
 
     backbone: str | None
     """Name of a timm model; None uses that of the profile."""
+    feature_stages: int | None = Field(ge=0)
+    """As in `ModelRecipe`; None: `features.PRETRAINED_STAGES` for pretrained weights, else 0."""
     pretrained: bool | str
     """False trains from scratch, True takes the weights from timm's hub, a path takes a local file."""
 
@@ -28,5 +30,13 @@ class ModelRecipe(ModelKnobs):
 
     backbone: str
     """Name of a timm model."""
+    feature_stages: int
+    """The heads see the pooled features of so many last stages beside the backbone's own; 0: these alone, and only through the shared
+    layer."""
     pretrained: str
     """`none`, `hub:<digest>` or `sha256:<digest of the weights file>`; no path, so that the recipe is the same on every machine."""
+
+    @property
+    def begins_with_probe(self) -> bool:
+        """Whether the heads of the network begin with the weights of the linear probe."""
+        return self.feature_stages > 0 and self.pretrained != "none"

@@ -11,6 +11,7 @@ from carinspect.core.params import RECIPE_FILE, load_yaml, parse_section, read_s
 from carinspect.core.questions import dump_questions, read_questions
 from carinspect.model.checkpoint import check_fits, load_checkpoint
 from carinspect.model.config import ModelParams
+from carinspect.model.features import PRETRAINED_STAGES
 from carinspect.training.config import Profile, Recipe, TrainParams
 
 CHECKPOINT_FILE = Path("models/best.pt")
@@ -34,6 +35,8 @@ def resolve_recipe(params: dict[str, Any], *, pretrained: str, resume: str) -> R
     model = read_section("model", ModelParams, params).model_dump()
     train = read_section("train", TrainParams, params).model_dump()
     model |= {"backbone": model["backbone"] or defaults.pop("backbone"), "pretrained": pretrained}
+    if model["feature_stages"] is None:
+        model["feature_stages"] = PRETRAINED_STAGES if pretrained != "none" else 0
     train |= {key: train[key] if train[key] is not None else value for key, value in defaults.items() if key in train}
     train["resume"] = resume
     questions = read_questions(params)
