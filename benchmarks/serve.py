@@ -260,7 +260,7 @@ def export_random(backbone: str, side_px: int, folder: Path) -> Path:
         for asked in questions
         if asked.has_classes
     }
-    calibration = Calibration(fitted_on="val", questions=fitted, uncertainty=None, reading=Reading(image_side_px=side_px))
+    calibration = Calibration(fitted_on="val", questions=fitted, uncertainty=None, reading=Reading(image_side_px=side_px, mirror=False))
     random = np.random.default_rng(0)
     with torch.inference_mode():
         width = network.features_and_early(torch.zeros((1, side_px, side_px, 3), dtype=torch.uint8))[1].shape[1]

@@ -172,7 +172,7 @@ def make_thresholds(rules: Mapping[str, tuple[Rule, Rule]] | None = None, *, que
 
 def make_calibration(
     *, temperature: float | Mapping[str, float] = 0.05, offsets: Mapping[str, list[float]] | None = None, samples: int = 4,
-    questions: Sequence[Question] = QUESTIONS,
+    questions: Sequence[Question] = QUESTIONS, mirror: bool = False,
 ) -> "Calibration":  # fmt: skip
     """A calibration of `questions` with one temperature, or one a question, and spreads over `samples` masks; 0: none."""
     from carinspect.model.calibration import Calibration, QuestionCalibration, Reading
@@ -193,7 +193,7 @@ def make_calibration(
             if asked.has_classes
         },
         uncertainty=plan_dropout(samples=samples, dropout=0.2, seed=1),
-        reading=Reading(image_side_px=32),
+        reading=Reading(image_side_px=32, mirror=mirror),
     )
 
 

@@ -28,7 +28,14 @@ from carinspect.model.uncertainty import DropoutSpread
 from conftest import QUESTIONS, make_calibration, make_dataset, untrained_network
 
 PARAMS = EvaluateParams(
-    bootstrap_samples=200, confidence=0.95, seed=1, dropout_samples=30, slice_min_groups=10, image_side_px=None, leave_one_source_out=False
+    bootstrap_samples=200,
+    confidence=0.95,
+    seed=1,
+    dropout_samples=30,
+    slice_min_groups=10,
+    image_side_px=None,
+    mirror=False,
+    leave_one_source_out=False,
 )
 CLEAN, CLEANLINESS, DAMAGED, DAMAGE, WEATHER = QUESTIONS
 SPREADS = [asked.spread for asked in QUESTIONS]
@@ -379,7 +386,7 @@ def test_the_least_certain_photos_have_the_largest_spreads_labelled_or_not(table
 def test_the_spreads_in_the_table_are_those_of_the_calibrated_answers(tmp_path: Path) -> None:
     network = untrained_network().eval()
     dataset = read_table(make_dataset(tmp_path, photos=20), columns=dataset_columns(QUESTIONS), questions=QUESTIONS)
-    found = predict(network, dataset, root=tmp_path / "root", reading=Reading(image_side_px=32))
+    found = predict(network, dataset, root=tmp_path / "root", reading=Reading(image_side_px=32, mirror=False))
     raw, features_NF = found.table, found.features_NF
     calibration = make_calibration(
         temperature={"clean": 3.0, "damaged": 0.5, "weather": 1.0},
@@ -399,7 +406,7 @@ def test_the_spreads_in_the_table_are_those_of_the_calibrated_answers(tmp_path: 
 def test_the_raw_columns_are_the_networks_answers(tmp_path: Path) -> None:
     network = untrained_network().eval()
     dataset = read_table(make_dataset(tmp_path, photos=20), columns=dataset_columns(QUESTIONS), questions=QUESTIONS)
-    found = predict(network, dataset, root=tmp_path / "root", reading=Reading(image_side_px=32))
+    found = predict(network, dataset, root=tmp_path / "root", reading=Reading(image_side_px=32, mirror=False))
     raw, features_NF = found.table, found.features_NF
     with torch.inference_mode():
         logits = {name: values.double().numpy() for name, values in network.answer(features_NF).items()}

@@ -91,6 +91,22 @@ def test_heads_that_see_several_stages_answer_as_torch_does() -> None:
     refuse_disparity(compare(torch_answers(network, photos(7)), bundle_of(model), photos(7)), tolerance=1e-4)
 
 
+def test_with_mirror_averaging_a_photo_and_its_mirror_image_have_the_same_answers(
+    exported: tuple[AnsweringNetwork, onnx.ModelProto],
+) -> None:
+    calibration = make_calibration(temperature=TEMPERATURE, offsets=OFFSETS, samples=10, mirror=True)
+    network, model = export(calibration)
+    refuse_disparity(compare(torch_answers(network, photos(7)), bundle_of(model), photos(7)), tolerance=1e-4)
+    mirrored = np.ascontiguousarray(photos(7)[:, :, ::-1])
+
+    def differ(bundle: ModelBundle) -> float:
+        return float(np.abs(bundle.predict(photos(7))["clean_logit"] - bundle.predict(mirrored)["clean_logit"]).max())
+
+    assert differ(bundle_of(model)) < 1e-4 < differ(bundle_of(exported[1]))
+    one, other = (bundle_of(exported[1]).predict(some)["clean_logit"] for some in (photos(7), mirrored))
+    assert np.allclose(bundle_of(model).predict(photos(7))["clean_logit"], (one + other) / 2, atol=1e-4)
+
+
 def test_another_model_or_another_temperature_is_found(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
     network, model = exported
     calibration = make_calibration(temperature=TEMPERATURE | {"clean": 1.0}, offsets=OFFSETS, samples=10)

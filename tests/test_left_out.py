@@ -32,7 +32,14 @@ ROOT = Path(__file__).parents[1]
 COLUMNS = dataset_columns(QUESTIONS)
 CLEAN, CLEANLINESS, DAMAGED, DAMAGE, WEATHER = QUESTIONS
 PARAMS = EvaluateParams(
-    bootstrap_samples=200, confidence=0.95, seed=1, dropout_samples=0, slice_min_groups=10, image_side_px=None, leave_one_source_out=True
+    bootstrap_samples=200,
+    confidence=0.95,
+    seed=1,
+    dropout_samples=0,
+    slice_min_groups=10,
+    image_side_px=None,
+    mirror=False,
+    leave_one_source_out=True,
 )
 
 
@@ -157,7 +164,7 @@ def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
     (tmp_path / "stages").symlink_to(ROOT / "stages")
     write_table(table, tmp_path / "data/car_inspection_dataset.csv", QUESTIONS)
     write_recipe(tiny_recipe, tmp_path / "data/recipe.yaml")
-    set_option(tmp_path, image_side_px=None, leave_one_source_out=False)
+    set_option(tmp_path, image_side_px=None, mirror=False, leave_one_source_out=False)
     run_stage(tmp_path, "probe")
     run_stage(tmp_path, "train_ddp")
     run_stage(tmp_path, "evaluate")
@@ -192,7 +199,7 @@ def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
         assert rows["image_path"].tolist() == without_source(table, left)["image_path"].tolist()
         own = table[table["source"] == left].reset_index(drop=True)
         network = build_network(load_checkpoint(folder / "models/best.pt"))
-        answers = predict(network, own, root=tmp_path / "root", reading=Reading(image_side_px=32)).table
+        answers = predict(network, own, root=tmp_path / "root", reading=Reading(image_side_px=32, mirror=False)).table
         known = answers[answers["clean"].notna()]
         auc = roc_auc_score(known["clean"], known["clean_logit"])
         assert found[left]["clean"]["left_out"]["roc_auc"] == pytest.approx(auc)

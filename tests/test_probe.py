@@ -275,7 +275,14 @@ def test_a_source_that_is_left_out_teaches_nothing_about_its_own_answers() -> No
 # ---- network against probe
 
 PARAMS = EvaluateParams(
-    bootstrap_samples=300, confidence=0.95, seed=1, dropout_samples=0, slice_min_groups=10, image_side_px=None, leave_one_source_out=False
+    bootstrap_samples=300,
+    confidence=0.95,
+    seed=1,
+    dropout_samples=0,
+    slice_min_groups=10,
+    image_side_px=None,
+    mirror=False,
+    leave_one_source_out=False,
 )
 
 

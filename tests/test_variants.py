@@ -111,7 +111,7 @@ def test_variants_are_made_only_when_asked_for(exported: Exported, photos: Photo
 
 
 def test_the_file_reads_photos_at_the_side_of_its_calibration(trained: Trained, photos: Photos) -> None:
-    calibration = trained.calibration.model_copy(update={"reading": Reading(image_side_px=48)})
+    calibration = trained.calibration.model_copy(update={"reading": Reading(image_side_px=48, mirror=False)})
     larger = open_bundle(
         export_model(dataclasses.replace(trained, calibration=calibration), dataclasses.replace(photos, side_px=48), PARAMS).content
     )

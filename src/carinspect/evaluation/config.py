@@ -20,6 +20,8 @@ class EvaluateParams(Section):
     image_side_px: int | None = Field(ge=32)
     """Side at which photos are read from the evaluation on, so that decisions, the model file and the service read them alike. None: the
     training side, or for pretrained weights about 1.3 times that (`model.backbones.reading_side`)."""
+    mirror: bool
+    """Average a photo's features with those of its mirror image, from the evaluation on; the model file then takes twice the time."""
     slice_min_groups: int = Field(ge=2)
     """A slice of the test split with fewer labelled groups gets no interval, and is marked `too_few`."""
     leave_one_source_out: bool

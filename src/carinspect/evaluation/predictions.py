@@ -62,7 +62,8 @@ def reading_of(checkpoint: Checkpoint, network: CarInspectionNetwork, params: Ev
             params.image_side_px,
             pretrained=checkpoint.model.pretrained != "none",
             training_side_px=checkpoint.image_side_px,
-        )
+        ),
+        mirror=params.mirror,
     )
 
 
@@ -76,7 +77,7 @@ def predict(network: CarInspectionNetwork, table: pd.DataFrame, *, root: Path, r
     parts: list[tuple[torch.Tensor, ...]] = []
     for start in starts:
         photos_BSS3 = torch.from_numpy(np.array(pixels[start : start + BATCH])).to(device)
-        parts.append((*network.features_and_early(photos_BSS3), measure_pictures(photos_BSS3)))
+        parts.append((*network.features_and_early(photos_BSS3, mirror=reading.mirror), measure_pictures(photos_BSS3)))
     features_NF, early_NC, pictures_NQ = (torch.cat(part) for part in zip(*parts, strict=True))
     columns: dict[str, Array] = {}
     for name, logits in network.answer(features_NF).items():

@@ -52,6 +52,8 @@ class Reading(Section):
 
     image_side_px: int
     """Side of the square that the photo is resized to."""
+    mirror: bool
+    """Whether its features are averaged with those of its mirror image, in a second pass of the network."""
 
 
 class Calibration(Section):

@@ -56,8 +56,14 @@ class CarInspectionNetwork(nn.Module):
         of_stages, last_BP = pool_stages(self.backbone, self._normalise(photos_BHWC), self.stages)
         return self._share(of_stages, last_BP)
 
-    def features_and_early(self, photos_BHWC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `features`, and from the same pass the pooled features of the early stages, shape (B, C), for the gate."""
+    def features_and_early(self, photos_BHWC: torch.Tensor, *, mirror: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `features`, and from the same pass the pooled features of the early stages, shape (B, C), for the gate.
+
+        mirror: both are means over the photo and its mirror image; the heads are linear, so the logits are, too.
+        """
+        if mirror:
+            of_photo, of_mirrored = (self.features_and_early(photos) for photos in (photos_BHWC, photos_BHWC.flip(2)))
+            return (of_photo[0] + of_mirrored[0]) / 2, (of_photo[1] + of_mirrored[1]) / 2
         early = early_stages(self.backbone)
         stages = sorted({*early, *self.stages})
         of_stages, last_BP = pool_stages(self.backbone, self._normalise(photos_BHWC), stages)
