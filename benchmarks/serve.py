@@ -270,7 +270,7 @@ def export_random(backbone: str, side_px: int, folder: Path) -> Path:
     checkpoint = Checkpoint(questions=questions, model=recipe, image_side_px=side_px, weights={}, lineage={})
     open_gate = GateRule(threshold=1e9, share=0.02, groups=100, measures=list(MEASURES))
     thresholds = Thresholds(format=FORMAT, questions=list(questions), gate=open_gate, rules={}, predictions_sha256="")
-    describe_model(model, Trained(checkpoint, calibration, thresholds, gate, {"evaluate": {"test": {}}}))
+    describe_model(model, Trained(checkpoint, calibration, thresholds, gate, None, {"evaluate": {"test": {}}}))
     path = folder / "random.onnx"
     path.write_bytes(seal(model.SerializeToString()))
     return path

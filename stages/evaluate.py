@@ -1,8 +1,9 @@
 """Scores val, calib and test, each photo once, and draws the curves and a gallery of answers.
 
-Reads: models/best.pt, data/car_inspection_dataset.csv, data/probe.csv, data/probe_left_out.csv, the photos. Writes: data/predictions.csv,
-models/calibration.json, models/gate.pt, reports/evaluate/, metrics/evaluate.json. Params: evaluate, data; all of params.yaml where
-evaluate.leave_one_source_out trains again.
+Reads: models/best.pt, models/probe.pt, data/car_inspection_dataset.csv, data/probe.csv, data/probe_left_out.csv, the photos. Writes:
+data/predictions.csv, models/calibration.json, models/ensemble.pt, models/gate.pt, reports/evaluate/, metrics/evaluate.json. Params:
+evaluate, data, model.ensemble; all of params.yaml where evaluate.leave_one_source_out trains again. `model.pretrained` is read for an
+ensemble, and changes no result beyond the recipe.
 """
 
 from pathlib import Path
@@ -15,6 +16,7 @@ from carinspect.core.tables import dataset_columns, read_table, write_table
 from carinspect.evaluation.baseline import compare_with_probe, probe_alarms, say_comparison
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.curves import make_curves, write_curves
+from carinspect.evaluation.ensembling import fit_ensemble
 from carinspect.evaluation.findings import evaluate_predictions
 from carinspect.evaluation.gallery import write_gallery
 from carinspect.evaluation.left_out import leave_sources_out
@@ -22,9 +24,12 @@ from carinspect.evaluation.panels import write_confidence_plot, write_overview
 from carinspect.evaluation.predictions import SCORED_SPLITS, add_spreads, add_strangeness, fit_gate_to, predict, reading_of, some_of
 from carinspect.evaluation.temperature import add_probabilities, fit_calibration
 from carinspect.model.checkpoint import build_network, load_checkpoint
+from carinspect.model.config import ModelParams
+from carinspect.model.ensemble import join, save_ensemble
 from carinspect.model.gate import save_gate
 from carinspect.model.uncertainty import plan_dropout
 
+PROBE = Path("data/probe.csv")
 REPORTS = Path("reports/evaluate")
 
 
@@ -36,8 +41,14 @@ def main() -> None:
     table = read_table(Path("data/car_inspection_dataset.csv"), columns=dataset_columns(questions), questions=questions)
     train, scored = table[table["split"] == "train"], table[table["split"].isin(SCORED_SPLITS)].reset_index(drop=True)
 
-    network = build_network(checkpoint)
+    network, model, baseline = build_network(checkpoint), read_section("model", ModelParams), read_table(PROBE, columns=["image_path"])
     reading = reading_of(checkpoint, network, params)
+    ensemble = None
+    if model.ensemble == "probe":
+        val = predict(network, scored[scored["split"] == "val"].reset_index(drop=True), root=root, reading=reading)
+        ensemble = fit_ensemble(checkpoint, val.table, baseline, probe=Path("models/probe.pt"), pretrained=model.pretrained)
+        network = join(network, checkpoint, ensemble)
+    save_ensemble(ensemble, Path("models/ensemble.pt"))
     found = predict(network, scored, root=root, reading=reading)
     gate = fit_gate_to(predict(network, some_of(train), root=root, reading=reading), found)
     raw = add_strangeness(found.table, found, gate)
@@ -54,7 +65,8 @@ def main() -> None:
         report["leave_one_source_out"] = leave_sources_out(
             checkpoint, table, predictions, probe_left_out, root=root, reading=reading, evaluation=params, params=load_params()
         )
-    report["probe"] = compare_with_probe(predictions, read_table(Path("data/probe.csv"), columns=["image_path"]), questions, params)
+    report["probe"] = compare_with_probe(predictions, baseline, questions, params)
+    report["ensemble"] = None if ensemble is None else dict(ensemble.shares)
     report["alarms"] += probe_alarms(report["probe"])
     write_json(Path("metrics/evaluate.json"), report)
     curves = make_curves(predictions, questions)

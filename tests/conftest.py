@@ -224,7 +224,7 @@ def make_model(
     metrics = {"evaluate": {"test": described.get("metrics", {})}}
     gate = make_gate(network)
     model = to_onnx(AnsweringNetwork(network.eval(), calibration, gate), image_side_px=32)
-    describe_model(model, Trained(checkpoint, calibration, thresholds, gate, metrics))
+    describe_model(model, Trained(checkpoint, calibration, thresholds, gate, None, metrics))
     return model
 
 

@@ -315,6 +315,7 @@ def card_facts(report: dict[str, Any], **rule: Any) -> tuple[Trained, pd.DataFra
         calibration=make_calibration(temperature={"clean": 2.0, "damaged": 1.0, "weather": None}),
         thresholds=thresholds,
         gate=make_gate(untrained_network()),
+        ensemble=None,
         metrics={"split": {"leaks": 0}, "describe": {"warnings": ["the source gives it away"]}, "evaluate": report},
     )
     return trained, table

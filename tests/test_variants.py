@@ -34,7 +34,7 @@ def trained() -> Trained:
     network = untrained_network()
     weights = network.state_dict()
     checkpoint = Checkpoint(questions=QUESTIONS, model=make_recipe().model, image_side_px=32, weights=weights, lineage={})
-    return Trained(checkpoint, make_calibration(temperature=1.0), make_thresholds(), make_gate(network), {"evaluate": {"test": {}}})
+    return Trained(checkpoint, make_calibration(temperature=1.0), make_thresholds(), make_gate(network), None, {"evaluate": {"test": {}}})
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,10 @@ from carinspect.inference.histograms import count, measure
 from carinspect.inference.predictor import without_rules
 from carinspect.inference.rules import Thresholds
 from carinspect.model.calibration import Calibration, Reading
-from carinspect.model.checkpoint import Checkpoint
+from carinspect.model.checkpoint import Checkpoint, build_network
+from carinspect.model.ensemble import EnsembleFit, join
 from carinspect.model.gate import GateFit
+from carinspect.model.network import CarInspectionNetwork
 
 MOST_PHOTOS = 2000
 BATCH = 64
@@ -31,8 +33,14 @@ class Trained:
     calibration: Calibration
     thresholds: Thresholds
     gate: GateFit
+    ensemble: EnsembleFit | None
     metrics: dict[str, Any]
     """Stage → content of its metrics/<stage>.json: split, describe and evaluate."""
+
+    def build(self) -> CarInspectionNetwork:
+        """The network that answers."""
+        network = build_network(self.checkpoint)
+        return network if self.ensemble is None else join(network, self.checkpoint, self.ensemble)
 
     @property
     def reading(self) -> Reading:

@@ -22,7 +22,6 @@ from carinspect.export.parity import compare, refuse_disparity, refuse_variant, 
 from carinspect.images.pixel_cache import load_photos
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.seal import seal
-from carinspect.model.checkpoint import build_network
 
 PROVED_ON = "calib"
 
@@ -56,7 +55,7 @@ class Exported:
 
 def export_model(trained: Trained, photos: Photos, params: ExportParams) -> Exported:
     """Make the fp32 file. Raises `UserError` when torch and ONNX disagree."""
-    network = AnsweringNetwork(build_network(trained.checkpoint), trained.calibration, trained.gate)
+    network = AnsweringNetwork(trained.build(), trained.calibration, trained.gate)
     model = to_onnx(network, image_side_px=photos.side_px)
     describe_model(model, trained)
     bundle, examined = open_bundle(_sealed(model)), photos.of("val", most=params.parity_photos)

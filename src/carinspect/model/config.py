@@ -1,5 +1,7 @@
 """The `model` section of params.yaml."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from carinspect.core.params import Number, Section
@@ -23,6 +25,8 @@ class ModelParams(ModelKnobs):
     """As in `ModelRecipe`; None: `features.PRETRAINED_STAGES` for pretrained weights, else 0."""
     pretrained: bool | str
     """False trains from scratch, True takes the weights from timm's hub, a path takes a local file."""
+    ensemble: Literal["none", "probe"]
+    """`probe`: the answers are those of the network and of the linear probe together. It changes nothing in the training."""
 
 
 class ModelRecipe(ModelKnobs):

@@ -40,6 +40,8 @@ class CarInspectionNetwork(nn.Module):
         self.dropout = nn.Dropout(recipe.dropout)
         width = recipe.hidden_features + (pooled if self.stages else 0)
         self.heads = nn.ModuleDict({name: nn.Linear(width, asked.head_width) for name, asked in self.questions.items()})
+        self.companion: nn.Module | None = None
+        """Gives features, (B, features), that the heads see beside the others: those of a second backbone (`model.ensemble`)."""
         config = timm.data.resolve_data_config({}, model=backbone)
         self.register_buffer("mean_C11", torch.tensor(config["mean"]).view(-1, 1, 1) * 255)
         self.register_buffer("std_C11", torch.tensor(config["std"]).view(-1, 1, 1) * 255)
@@ -54,7 +56,7 @@ class CarInspectionNetwork(nn.Module):
     def features(self, photos_BHWC: torch.Tensor) -> torch.Tensor:
         """The features that the heads share, before dropout: shape (B, F). Nearly all of the computing time is spent here."""
         of_stages, last_BP = pool_stages(self.backbone, self._normalise(photos_BHWC), self.stages)
-        return self._share(of_stages, last_BP)
+        return self._join(self._share(of_stages, last_BP), photos_BHWC)
 
     def features_and_early(self, photos_BHWC: torch.Tensor, *, mirror: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """As `features`, and from the same pass the pooled features of the early stages, shape (B, C), for the gate.
@@ -69,7 +71,11 @@ class CarInspectionNetwork(nn.Module):
         of_stages, last_BP = pool_stages(self.backbone, self._normalise(photos_BHWC), stages)
         found = dict(zip(stages, of_stages, strict=True))
         early_BC = torch.cat([found[stage] for stage in early], dim=1)
-        return self._share([found[stage] for stage in self.stages], last_BP), early_BC.float()
+        shared_BF = self._share([found[stage] for stage in self.stages], last_BP)
+        return self._join(shared_BF, photos_BHWC), early_BC.float()
+
+    def _join(self, shared_BF: torch.Tensor, photos_BHWC: torch.Tensor) -> torch.Tensor:
+        return shared_BF if self.companion is None else torch.cat([shared_BF, self.companion(photos_BHWC)], dim=1)
 
     def _share(self, of_stages: Sequence[torch.Tensor], last_BP: torch.Tensor) -> torch.Tensor:
         if not self.stages:

@@ -35,6 +35,10 @@ def resolve_recipe(params: dict[str, Any], *, pretrained: str, resume: str) -> R
     model = read_section("model", ModelParams, params).model_dump()
     train = read_section("train", TrainParams, params).model_dump()
     model |= {"backbone": model["backbone"] or defaults.pop("backbone"), "pretrained": pretrained}
+    if model.pop("ensemble") == "probe" and pretrained == "none":
+        raise UserError(
+            "model.ensemble is 'probe', and without pretrained weights there is no probe. Set it to none, or set model.pretrained."
+        )
     if model["feature_stages"] is None:
         model["feature_stages"] = PRETRAINED_STAGES if pretrained != "none" else 0
     train |= {key: train[key] if train[key] is not None else value for key, value in defaults.items() if key in train}
