@@ -134,13 +134,6 @@ def test_a_promise_ends_for_every_rule(exported: Exported) -> None:
         assert (rules.photo.T_high, rules.car.T_low, rules.photo.confidence_of_both) == (0.5, 0.4, None)
 
 
-def test_a_network_of_one_size_refuses_another(trained: Trained, photos: Photos) -> None:
-    fixed = trained.checkpoint.model.model_copy(update={"backbone": "vit_tiny_patch16_224"})
-    of_one_size = dataclasses.replace(trained, checkpoint=dataclasses.replace(trained.checkpoint, model=fixed))
-    with pytest.raises(UserError, match="vit_tiny_patch16_224 takes only the side of its training, 32"):
-        export_model(of_one_size, dataclasses.replace(photos, side_px=48), PARAMS)
-
-
 def test_the_same_export_gives_the_same_bytes(exported: Exported, variants: dict[str, Exported], trained: Trained, photos: Photos) -> None:
     again = export_model(trained, photos, PARAMS)
     assert again.content == exported.content
