@@ -709,7 +709,7 @@ def test_a_pretrained_network_begins_with_its_probe_on_any_number_of_processes_a
     assert max((found[name].float() - values.float()).abs().max().item() for name, values in other.items()) < 1e-3
     start = build_backbone("test_resnet", image_side_px=32, pretrained=weights).state_dict()
     assert all(torch.equal(found[f"backbone.{name}"], values) for name, values in start.items() if "running" in name)
-    assert not torch.equal(found["backbone.conv1.weight"], start["conv1.weight"])
+    assert not torch.equal(found["backbone.layer1.0.conv1.weight"], start["layer1.0.conv1.weight"])
 
     # Another probe is another training: its state is not taken up.
     job = job_for(recipe, None)
