@@ -165,7 +165,7 @@ def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
     (tmp_path / "stages").symlink_to(ROOT / "stages")
     write_table(table, tmp_path / "data/car_inspection_dataset.csv", QUESTIONS)
     write_recipe(tiny_recipe, tmp_path / "data/recipe.yaml")
-    set_option(tmp_path, image_side_px=None, mirror=False, leave_one_source_out=False)
+    set_option(tmp_path, leave_one_source_out=False)
     run_stage(tmp_path, "probe")
     run_stage(tmp_path, "train_ddp")
     run_stage(tmp_path, "evaluate")
