@@ -113,7 +113,7 @@ def test_backbones_of_every_family_fit_the_heads(tiny_recipe: Recipe, name: str)
 
 @pytest.mark.parametrize(
     ("name", "given", "pretrained", "side_px"),
-    [("test_resnet", None, False, 160), ("test_resnet", None, True, 224), ("test_resnet", 200, True, 200), ("test_vit", None, True, 160)],
+    [("test_resnet", None, False, 160), ("test_resnet", None, True, 192), ("test_resnet", 200, True, 200), ("test_vit", None, True, 160)],
 )
 def test_photos_are_read_larger_than_in_training_when_pretrained(name: str, given: int | None, pretrained: bool, side_px: int) -> None:
     backbone = build_backbone(name, image_side_px=160)

@@ -48,14 +48,15 @@ def build_pretrained(recipe: ModelRecipe, given: bool | str, *, image_side_px: i
 
 
 READING_FACTOR = 1.3
-"""Crops show a car larger in training than it is read later. Touvron et al. (2019), "Fixing the train-test resolution discrepancy"."""
+"""Crops show a car larger in training than it is read later. Touvron et al. (2019), "Fixing the train-test resolution discrepancy". At 1.4
+times the side the answers to held-out real photos were already worse."""
 
 
 def reading_side(backbone: nn.Module, given: int | None, *, pretrained: bool, training_side_px: int) -> int:
     """Side in pixels at which photos are read once the network is trained; given: `evaluate.image_side_px`.
 
-    Without one it is the training side, and for pretrained weights `READING_FACTOR` times that, as a multiple of the stride of the
-    backbone's last stage. Some transformers take no other side than that of their training.
+    Without one it is the training side, and for pretrained weights the largest multiple of the stride of the backbone's last stage that
+    is at most `READING_FACTOR` times as large. Some transformers take no other side than that of their training.
     """
     described: Any = backbone
     if given is not None:
@@ -63,7 +64,7 @@ def reading_side(backbone: nn.Module, given: int | None, *, pretrained: bool, tr
     if not pretrained or described.pretrained_cfg.get("fixed_input_size"):
         return training_side_px
     stride: int = described.feature_info[-1]["reduction"]
-    return max(training_side_px, int(READING_FACTOR * training_side_px / stride + 0.5) * stride)
+    return max(training_side_px, int(READING_FACTOR * training_side_px / stride) * stride)
 
 
 def check_reading_side(name: str, given: int | None, *, training_side_px: int) -> None:
