@@ -92,7 +92,7 @@ plots: setup  ## draw every plot into dvc_plots/index.html
 # What the example changes in params.yaml; ARGS changes more, e.g. ARGS="-S train.epochs=12".
 REAL = -S data.root="$(abspath $(CARINSPECT_REAL_DATA))" -S data.sources=examples/real_photos/sources.yaml \
 	-S '~questions.cleanliness' -S model.backbone=tf_efficientnet_lite0 -S train.image_side_px=224 \
-	-S train.epochs=6 -S train.lr=0.002 -S train.backbone_lr_factor=0.1
+	-S train.epochs=3 -S train.lr=0.002 -S train.backbone_lr_factor=0.1 -S train.freeze_norm=true
 WEIGHTS_OF = $(if $(filter true false,$(WEIGHTS)),$(WEIGHTS),$(abspath $(WEIGHTS)))
 
 repro-real: setup  ## the pipeline on the photos in CARINSPECT_REAL_DATA, as an experiment in a workspace of its own
