@@ -49,7 +49,7 @@ def build_pretrained(recipe: ModelRecipe, given: bool | str, *, image_side_px: i
 
 READING_FACTOR = 1.3
 """Crops show a car larger in training than it is read later. Touvron et al. (2019), "Fixing the train-test resolution discrepancy". At 1.4
-times the side the answers to held-out real photos were already worse."""
+times the side the error of damage scores on held-out real photos was already larger."""
 
 
 def reading_side(backbone: nn.Module, given: int | None, *, pretrained: bool, training_side_px: int) -> int:
