@@ -123,12 +123,13 @@ plots: setup  ## draw every plot into dvc_plots/index.html
 
 # What the example changes in params.yaml; ARGS changes more, e.g. ARGS="-S train.epochs=12".
 REAL = -S data.root="$(abspath $(CARINSPECT_REAL_DATA))" -S data.sources=examples/real_photos/sources.yaml \
-	-S '~questions.cleanliness' -S model.backbone=tf_efficientnet_lite0 -S train.image_side_px=160 \
-	-S train.epochs=6 -S train.lr=0.002 -S train.backbone_lr_factor=0.1
+	-S '~questions.cleanliness' -S model.backbone=tf_efficientnet_lite0 -S train.image_side_px=224 \
+	-S train.epochs=3 -S train.lr=0.002 -S train.backbone_lr_factor=0.1 -S train.freeze_norm=true
 WEIGHTS_OF = $(if $(filter true false,$(WEIGHTS)),$(WEIGHTS),$(abspath $(WEIGHTS)))
 
 repro-real: setup  ## the pipeline on the photos in CARINSPECT_REAL_DATA, as an experiment in a workspace of its own
 	@test -d "$(CARINSPECT_REAL_DATA)" || { echo "CARINSPECT_REAL_DATA is '$(CARINSPECT_REAL_DATA)': no such folder. Set it to a data root." >&2; exit 1; }
 	@! dvc exp list --name-only | grep -qx real-photos || dvc exp remove --quiet real-photos
-	dvc exp run --temp --name real-photos $(REAL) $(if $(WEIGHTS),-S model.pretrained="$(WEIGHTS_OF)") $(ARGS)
+	@start=$$(date +%s) && dvc exp run --temp --name real-photos $(REAL) $(if $(WEIGHTS),-S model.pretrained="$(WEIGHTS_OF)") $(ARGS) \
+		outlook export_onnx && echo "It took $$(( ($$(date +%s) - start + 59) / 60 )) minutes."  # without render_demo, which they don't need
 	@echo "Its figures: dvc metrics diff --all HEAD real-photos. Its files: dvc exp branch real-photos <branch>."

@@ -235,8 +235,8 @@ def wait_until_ready(name: str, port: int, path: str, process: subprocess.Popen[
     raise UserError(f"{name} was not ready after two minutes.")
 
 
-def export_random(backbone: str, side_px: int, folder: Path) -> Path:
-    """A model file of this project with random weights."""
+def export_random(backbone: str, side_px: int, folder: Path, *, stages: int = 0, mirror: bool = False, ensemble: bool = False) -> Path:
+    """A model file of this project with random weights; the rest as in `model` and `evaluate` of params.yaml."""
     import torch
 
     from carinspect.core.gate import MEASURES
@@ -248,16 +248,24 @@ def export_random(backbone: str, side_px: int, folder: Path) -> Path:
     from carinspect.inference.rules import FORMAT, Thresholds
     from carinspect.inference.seal import seal
     from carinspect.model.backbones import build_backbone
-    from carinspect.model.calibration import Calibration, QuestionCalibration
+    from carinspect.model.calibration import Calibration, QuestionCalibration, Reading
     from carinspect.model.checkpoint import Checkpoint
     from carinspect.model.config import ModelRecipe
+    from carinspect.model.ensemble import FrozenFeatures
+    from carinspect.model.features import StageFeatures
     from carinspect.model.gate import PICTURE_COLUMNS, fit_gate
     from carinspect.model.network import CarInspectionNetwork
 
     torch.manual_seed(0)
     questions = tuple(question.asked for question in read_questions(load_params(Path(__file__).parents[1] / "params.yaml")))
-    recipe = ModelRecipe(backbone=backbone, pretrained="none", hidden_features=128, dropout=0.2)
+    recipe = ModelRecipe(backbone=backbone, feature_stages=stages, pretrained="none", hidden_features=128, dropout=0.2)
     network = CarInspectionNetwork(recipe, questions, backbone=build_backbone(backbone, image_side_px=side_px))
+    if ensemble:
+        features = StageFeatures(build_backbone(backbone, image_side_px=side_px), stages=stages, mirror=False)
+        pooled = next(iter(network.shared.parameters())).shape[1]
+        network.companion = FrozenFeatures(features, {"mean": torch.zeros(pooled), "scale": torch.ones(pooled)})
+        for name, head in network.heads.items():
+            network.heads[name] = torch.nn.Linear(head.weight.shape[1] + pooled, head.weight.shape[0])
     fitted = {
         asked.name: QuestionCalibration(
             logit_offset=[0.0] * len(asked.classes), temperature=1.0, photos=0, nll_before=None, nll_after=None, reason=None
@@ -265,7 +273,7 @@ def export_random(backbone: str, side_px: int, folder: Path) -> Path:
         for asked in questions
         if asked.has_classes
     }
-    calibration = Calibration(fitted_on="val", questions=fitted, uncertainty=None)
+    calibration = Calibration(fitted_on="val", questions=fitted, uncertainty=None, reading=Reading(image_side_px=side_px, mirror=mirror))
     random = np.random.default_rng(0)
     with torch.inference_mode():
         width = network.features_and_early(torch.zeros((1, side_px, side_px, 3), dtype=torch.uint8))[1].shape[1]
@@ -275,7 +283,7 @@ def export_random(backbone: str, side_px: int, folder: Path) -> Path:
     checkpoint = Checkpoint(questions=questions, model=recipe, image_side_px=side_px, weights={}, lineage={})
     open_gate = GateRule(threshold=1e9, share=0.02, groups=100, measures=list(MEASURES))
     thresholds = Thresholds(format=FORMAT, questions=list(questions), gate=open_gate, rules={}, predictions_sha256="")
-    describe_model(model, Trained(checkpoint, calibration, thresholds, gate, {"evaluate": {"test": {}}}), image_side_px=side_px)
+    describe_model(model, Trained(checkpoint, calibration, thresholds, gate, None, {"evaluate": {"test": {}}}))
     path = folder / "random.onnx"
     path.write_bytes(seal(model.SerializeToString()))
     return path

@@ -1,8 +1,9 @@
 """Scores val, calib and test, each photo once, and some of test corrupted; draws the curves and a gallery of answers.
 
-Reads: models/best.pt, data/car_inspection_dataset.csv, data/probe.csv, data/probe_left_out.csv, the photos. Writes: data/predictions.csv,
-data/corrupted.csv, models/calibration.json, models/gate.pt, reports/evaluate/, metrics/evaluate.json. Params: evaluate, data; all of
-params.yaml where evaluate.leave_one_source_out trains again.
+Reads: models/best.pt, models/probe.pt, data/car_inspection_dataset.csv, data/probe.csv, data/probe_left_out.csv, the photos. Writes:
+data/predictions.csv, data/corrupted.csv, models/calibration.json, models/ensemble.pt, models/gate.pt, reports/evaluate/,
+metrics/evaluate.json. Params: evaluate, data, model.ensemble; all of params.yaml where evaluate.leave_one_source_out trains again. `model.pretrained` is read for an
+ensemble, and changes no result beyond the recipe.
 """
 
 from pathlib import Path
@@ -15,6 +16,7 @@ from carinspect.core.tables import dataset_columns, read_table, write_table
 from carinspect.evaluation.baseline import compare_with_probe, probe_alarms, say_comparison
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.curves import make_curves, write_curves
+from carinspect.evaluation.ensembling import fit_ensemble
 from carinspect.evaluation.findings import evaluate_predictions
 from carinspect.evaluation.gallery import write_gallery
 from carinspect.evaluation.left_out import leave_sources_out
@@ -27,14 +29,18 @@ from carinspect.evaluation.predictions import (
     predict,
     predict_pixels,
     read_pixels,
+    reading_of,
     some_of,
 )  # fmt: skip
 from carinspect.evaluation.robustness import measure_drops, say_drops, score_corrupted, write_corrupted, write_drops
 from carinspect.evaluation.temperature import add_probabilities, fit_calibration
 from carinspect.model.checkpoint import build_network, load_checkpoint
+from carinspect.model.config import ModelParams
+from carinspect.model.ensemble import join, save_ensemble
 from carinspect.model.gate import save_gate
 from carinspect.model.uncertainty import plan_dropout
 
+PROBE = Path("data/probe.csv")
 REPORTS = Path("reports/evaluate")
 
 
@@ -46,13 +52,20 @@ def main() -> None:
     table = read_table(Path("data/car_inspection_dataset.csv"), columns=dataset_columns(questions), questions=questions)
     train, scored = table[table["split"] == "train"], table[table["split"].isin(SCORED_SPLITS)].reset_index(drop=True)
 
-    network = build_network(checkpoint)
-    pixels = read_pixels(scored, root=root, image_side_px=checkpoint.image_side_px)
-    found = predict_pixels(network, scored, pixels)
-    gate = fit_gate_to(predict(network, some_of(train), root=root, image_side_px=checkpoint.image_side_px), found)
+    network, model, baseline = build_network(checkpoint), read_section("model", ModelParams), read_table(PROBE, columns=["image_path"])
+    reading = reading_of(checkpoint, network, params)
+    ensemble = None
+    if model.ensemble == "probe":
+        val = predict(network, scored[scored["split"] == "val"].reset_index(drop=True), root=root, reading=reading)
+        ensemble = fit_ensemble(checkpoint, val.table, baseline, probe=Path("models/probe.pt"), pretrained=model.pretrained)
+        network = join(network, checkpoint, ensemble)
+    save_ensemble(ensemble, Path("models/ensemble.pt"))
+    pixels = read_pixels(scored, root=root, image_side_px=reading.image_side_px)
+    found = predict_pixels(network, scored, pixels, mirror=reading.mirror)
+    gate = fit_gate_to(predict(network, some_of(train), root=root, reading=reading), found)
     raw = add_strangeness(found.table, found, gate)
     dropout = plan_dropout(samples=params.dropout_samples, dropout=checkpoint.model.dropout, seed=params.seed)
-    calibration = fit_calibration(raw, questions, priors=checkpoint.lineage["priors"], uncertainty=dropout)
+    calibration = fit_calibration(raw, questions, priors=checkpoint.lineage["priors"], uncertainty=dropout, reading=reading)
     predictions = add_spreads(add_probabilities(raw, questions, calibration), network, found.features_NF, calibration=calibration)
     write_json(Path("models/calibration.json"), calibration.model_dump())
     save_gate(gate, Path("models/gate.pt"))
@@ -62,9 +75,10 @@ def main() -> None:
     if params.leave_one_source_out:
         probe_left_out = read_table(Path("data/probe_left_out.csv"), columns=["image_path"])
         report["leave_one_source_out"] = leave_sources_out(
-            checkpoint, table, predictions, probe_left_out, root=root, evaluation=params, params=load_params()
+            checkpoint, table, predictions, probe_left_out, root=root, reading=reading, evaluation=params, params=load_params()
         )
-    report["probe"] = compare_with_probe(predictions, read_table(Path("data/probe.csv"), columns=["image_path"]), questions, params)
+    report["probe"] = compare_with_probe(predictions, baseline, questions, params)
+    report["ensemble"] = None if ensemble is None else dict(ensemble.shares)
     report["alarms"] += probe_alarms(report["probe"])
     corrupted = score_corrupted(network, scored, pixels, params, calibration=calibration, gate=gate)
     write_corrupted(corrupted, Path("data/corrupted.csv"))

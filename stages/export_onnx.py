@@ -1,7 +1,7 @@
 """Exports the trained model as one file with its metadata, checks that it answers as torch does, and makes smaller copies of it.
 
-Reads: models/best.pt, models/calibration.json, models/gate.pt, models/threshold.json, metrics/{split,describe,evaluate,
-select_threshold}.json, data/car_inspection_dataset.csv and its photos. Writes: models/best.onnx, models/variants, reports/model_card.md,
+Reads: models/{best,ensemble,gate}.pt, models/{calibration,threshold}.json, metrics/{split,describe,evaluate,select_threshold}.json,
+data/car_inspection_dataset.csv and its photos. Writes: models/best.onnx, models/variants, reports/model_card.md,
 metrics/export_onnx.json, metrics/headline.json. Params: export_onnx, data.
 """
 
@@ -20,6 +20,7 @@ from carinspect.export.model_files import Exported, Photos, export_model, export
 from carinspect.inference.rules import read_thresholds
 from carinspect.model.calibration import read_calibration
 from carinspect.model.checkpoint import load_checkpoint
+from carinspect.model.ensemble import load_ensemble
 from carinspect.model.gate import load_gate
 
 FOLDER = Path("models")
@@ -35,10 +36,11 @@ def main() -> None:
         thresholds=read_thresholds(load_json(thresholds), file=str(thresholds)),
         gate=load_gate(FOLDER / "gate.pt"),
         metrics={stage: load_json(Path(f"metrics/{stage}.json")) for stage in ("split", "describe", "evaluate", "select_threshold")},
+        ensemble=load_ensemble(FOLDER / "ensemble.pt"),
     )
     questions = trained.checkpoint.questions
     table = read_table(Path("data/car_inspection_dataset.csv"), columns=dataset_columns(questions), questions=questions)
-    photos = Photos(table, root, side_px=params.image_side_px or trained.checkpoint.image_side_px)
+    photos = Photos(table, root, side_px=trained.reading.image_side_px)
 
     exported = export_model(trained, photos, params)
     write_bytes(FOLDER / "best.onnx", exported.content)

@@ -19,7 +19,7 @@ from carinspect.demo.config import RenderDemoParams
 from carinspect.describe.config import DescribeParams
 from carinspect.evaluation.config import EvaluateParams
 from carinspect.export.config import ExportParams
-from carinspect.model.backbones import build_backbone, check_backbone
+from carinspect.model.backbones import build_backbone, check_backbone, check_reading_side
 from carinspect.model.config import ModelParams
 from carinspect.splits.config import SplitParams
 from carinspect.thresholds.config import SelectThresholdParams
@@ -53,10 +53,12 @@ def main() -> None:
         read_section(name, kind, params)
     recipe = resolve_recipe(params, pretrained="none", resume="none")
     check_backbone(recipe.model.backbone)
+    evaluation, side_px = read_section("evaluate", EvaluateParams, params), recipe.train.image_side_px
+    check_reading_side(recipe.model.backbone, evaluation.image_side_px, training_side_px=side_px)
     model = read_section("model", ModelParams, params)
     recipe = resolve_recipe(
         params,
-        pretrained=identify_weights(model, recipe.model.backbone, recipe.train.image_side_px),
+        pretrained=identify_weights(model, recipe.model.backbone, side_px),
         resume=identify_checkpoint(read_section("train", TrainParams, params).resume, recipe),
     )
     write_recipe(recipe, RECIPE_FILE)

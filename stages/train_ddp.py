@@ -1,7 +1,7 @@
 """Trains the model under torchrun: one process for each GPU or share of the cores, on one machine or several.
 
-Reads: data/recipe.yaml, data/car_inspection_dataset.csv, the photos. Writes: models/best.pt, reports/train_ddp (curves.csv,
-curves.png, augmented.png), metrics/train_ddp.json. Params: the recipe. `data`, `hardware`, `tracking`, `model.pretrained` and
+Reads: data/recipe.yaml, data/car_inspection_dataset.csv, models/probe.pt, the photos. Writes: models/best.pt, reports/train_ddp
+(curves.csv, curves.png, augmented.png), metrics/train_ddp.json. Params: the recipe. `data`, `hardware`, `tracking`, `model.pretrained` and
 `train.resume` are read too; the result depends only on what the recipe says of them.
 """
 
@@ -22,6 +22,8 @@ from carinspect.training.recipe import CHECKPOINT_FILE, read_profiles, read_reci
 from carinspect.training.run import Job, finish, prepare, run
 from carinspect.training.runtime import settle_runtime
 
+PROBE = Path("models/probe.pt")
+
 
 def main() -> None:
     if is_worker():
@@ -40,6 +42,7 @@ def main() -> None:
         table=Path("data/car_inspection_dataset.csv"),
         pretrained=read_section("model", ModelParams, params).pretrained,
         resume=Path(resume) if resume else None,
+        probe=PROBE,
         joins=cluster.joins,
         checkpoint=CHECKPOINT_FILE,
         curves=Path("reports/train_ddp/curves.csv"),

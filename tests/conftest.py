@@ -69,12 +69,12 @@ def make_recipe(questions: Sequence[Question] = QUESTIONS) -> Recipe:
         shadow=0, flare=0, blur=0, noise=0.2, compression=0, compression_min_quality=40, erase=0, erase_max_area=0.02, rain=0, fog=0,
         snow=0, weather_sure_from=0.5,
     )  # fmt: skip
-    model = ModelRecipe(backbone="test_resnet", pretrained="none", hidden_features=16, dropout=0.2)
+    model = ModelRecipe(backbone="test_resnet", feature_stages=0, pretrained="none", hidden_features=16, dropout=0.2)
     losses = {asked.name: LossKnobs(loss="smooth_l1" if asked.kind == "score" else "cross_entropy", weight=1.0) for asked in questions}
     train = TrainRecipe(
         seed=1, epochs=2, sampler="none", sampler_question="clean", oversample_ratio=1.0,
         focal_gamma=2.0, focal_alpha=None, label_smoothing=0.0, class_weights="none", loss_weighting="fixed", losses=losses,
-        optimiser="adamw", momentum=0.9, lr=0.002, backbone_lr_factor=1.0, layer_decay=1.0, freeze_backbone_epochs=0,
+        optimiser="adamw", momentum=0.9, lr=0.002, backbone_lr_factor=1.0, layer_decay=1.0, freeze_backbone_epochs=0, freeze_norm=False,
         schedule="cosine", warmup_fraction=0.1, plateau_factor=0.3, plateau_epochs=2, weight_decay=0.02, grad_clip_norm=1.0,
         ema_decay=0.9, early_stop_epochs=0, on_nonfinite="stop", resume="none", augment=augment,
         batch_size=16, accumulate_steps=1, norm_batch_size=8, image_side_px=32, precision="fp32",
@@ -107,8 +107,8 @@ def own_settings_of_dvc(folder: Path) -> dict[str, str]:
     return dvc | {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 
-def untrained_network(*, seed: int = 0, questions: Sequence[Question] = QUESTIONS) -> "CarInspectionNetwork":
-    """The network of `make_recipe` with random weights, in training mode."""
+def untrained_network(*, seed: int = 0, questions: Sequence[Question] = QUESTIONS, stages: int = 0) -> "CarInspectionNetwork":
+    """The network of `make_recipe` with random weights, in training mode; its heads see so many stages."""
     import torch
 
     from carinspect.model.backbones import build_backbone
@@ -116,7 +116,8 @@ def untrained_network(*, seed: int = 0, questions: Sequence[Question] = QUESTION
 
     recipe = make_recipe(questions)
     torch.manual_seed(seed)
-    network = CarInspectionNetwork(recipe.model, recipe.questions, backbone=build_backbone(recipe.model.backbone, image_side_px=32))
+    model = recipe.model.model_copy(update={"feature_stages": stages})
+    network = CarInspectionNetwork(model, recipe.questions, backbone=build_backbone(model.backbone, image_side_px=32))
     # Statistics of their own, as training would leave: with the first ones a batch norm does nothing.
     network.train()(torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8))
     return network
@@ -193,10 +194,10 @@ def make_thresholds(rules: Mapping[str, tuple[Rule, Rule]] | None = None, *, que
 
 def make_calibration(
     *, temperature: float | Mapping[str, float] = 0.05, offsets: Mapping[str, list[float]] | None = None, samples: int = 4,
-    questions: Sequence[Question] = QUESTIONS,
+    questions: Sequence[Question] = QUESTIONS, mirror: bool = False,
 ) -> "Calibration":  # fmt: skip
     """A calibration of `questions` with one temperature, or one a question, and spreads over `samples` masks; 0: none."""
-    from carinspect.model.calibration import Calibration, QuestionCalibration
+    from carinspect.model.calibration import Calibration, QuestionCalibration, Reading
     from carinspect.model.uncertainty import plan_dropout
 
     return Calibration(
@@ -214,6 +215,7 @@ def make_calibration(
             if asked.has_classes
         },
         uncertainty=plan_dropout(samples=samples, dropout=0.2, seed=1),
+        reading=Reading(image_side_px=32, mirror=mirror),
     )
 
 
@@ -244,7 +246,7 @@ def make_model(
     metrics = {"evaluate": {"test": described.get("metrics", {})}}
     gate = make_gate(network)
     model = to_onnx(AnsweringNetwork(network.eval(), calibration, gate), image_side_px=32)
-    describe_model(model, Trained(checkpoint, calibration, thresholds, gate, metrics), image_side_px=32)
+    describe_model(model, Trained(checkpoint, calibration, thresholds, gate, None, metrics))
     return model
 
 

@@ -20,12 +20,14 @@ import psutil
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from torch import distributed, nn
 from torch.utils.data import DistributedSampler
 
 import carinspect
 from carinspect.core import files
 from carinspect.core.errors import UserError
+from carinspect.core.files import sha256_of
 from carinspect.core.params import load_params
 from carinspect.core.questions import Question
 from carinspect.core.tables import dataset_columns, read_table
@@ -455,9 +457,9 @@ def checkpoint_of(recipe: Recipe, path: Path, *, questions: Sequence[Question] =
 
 def job_for(recipe: Recipe, resume: Path | None) -> Job:
     return Job(
-        recipe=recipe, machine=LINE, root=Path("root"), table=Path("table.csv"), pretrained=False, resume=resume, joins=False,
-        checkpoint=Path("best.pt"), curves=Path("curves.csv"), curves_picture=Path("curves.png"), augmentation_sheet=Path("augmented.png"),
-        tracking=TrackingParams(wandb=False, wandb_project="none"),
+        recipe=recipe, machine=LINE, root=Path("root"), table=Path("table.csv"), pretrained=False, resume=resume,
+        probe=Path("probe.pt"), joins=False, checkpoint=Path("best.pt"), curves=Path("curves.csv"), curves_picture=Path("curves.png"),
+        augmentation_sheet=Path("augmented.png"), tracking=TrackingParams(wandb=False, wandb_project="none"),
     )  # fmt: skip
 
 
@@ -673,6 +675,46 @@ def test_one_to_four_processes_agree_within_float_noise(tmp_path: Path, tiny_rec
         print(f"{processes} processes against 1: weights differ by at most {difference:.1e}, metrics by {worst:.1e}")
         assert difference < 1e-3
         assert other_metrics == pytest.approx(metrics[0], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_pretrained_network_begins_with_its_probe_on_any_number_of_processes_and_after_a_kill(
+    tmp_path: Path, tiny_recipe: Recipe
+) -> None:
+    torch.manual_seed(0)
+    weights = tmp_path / "weights.safetensors"
+    save_file(build_backbone("test_resnet", image_side_px=32).state_dict(), weights)
+    model = tiny_recipe.model.model_copy(update={"pretrained": f"sha256:{sha256_of(weights)}", "feature_stages": 2})
+    recipe = changed(tiny_recipe, epochs=12, norm_batch_size=4, freeze_norm=True).model_copy(update={"model": model})
+
+    def make_pretrained(name: str, processes: int) -> Path:
+        workspace = make_workspace(tmp_path / name, recipe, processes=processes)
+        params = yaml.safe_load((workspace / "params.yaml").read_text())
+        params["model"]["pretrained"] = str(weights)
+        (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "DVC_ROOT": str(workspace)}
+        subprocess.run([sys.executable, str(ROOT / "stages/probe.py")], cwd=workspace, env=environment, check=True)
+        return workspace
+
+    one, two, killed = make_pretrained("one", 1), make_pretrained("two", 2), make_pretrained("killed", 2)
+    run_training(one)
+    run_training(two)
+    process = start_training(killed)
+    wait_for_progress(killed, process, after=(2, 0))
+    kill_tree(process)
+    process.communicate(timeout=60)
+    assert "of an interrupted run" in run_training(killed)
+    assert final_files(killed) == final_files(two)
+    found, other = (torch.load(folder / "models/best.pt", weights_only=True)["weights"] for folder in (one, two))
+    assert max((found[name].float() - values.float()).abs().max().item() for name, values in other.items()) < 1e-3
+    start = build_backbone("test_resnet", image_side_px=32, pretrained=weights).state_dict()
+    assert all(torch.equal(found[f"backbone.{name}"], values) for name, values in start.items() if "running" in name)
+    assert not torch.equal(found["backbone.layer1.0.conv1.weight"], start["layer1.0.conv1.weight"])
+
+    # Another probe is another training: its state is not taken up.
+    job = job_for(recipe, None)
+    paths = [replace(job, table=one / "data/car_inspection_dataset.csv", probe=one / f"models/{name}.pt") for name in ("probe", "best")]
+    assert paths[0].state_file != paths[1].state_file
 
 
 @pytest.mark.slow

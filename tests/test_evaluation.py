@@ -28,7 +28,7 @@ from carinspect.evaluation.panels import write_confidence_plot, write_overview
 from carinspect.evaluation.predictions import add_spreads, predict, read_pixels
 from carinspect.evaluation.robustness import draw_to_corrupt, measure_drops, say_drops, score_corrupted, write_drops
 from carinspect.evaluation.temperature import add_probabilities, fit_calibration, fit_temperature
-from carinspect.model.calibration import Calibrated
+from carinspect.model.calibration import Calibrated, Reading
 from carinspect.model.uncertainty import DropoutSpread
 from conftest import QUESTIONS, make_calibration, make_dataset, make_gate, untrained_network
 
@@ -40,6 +40,8 @@ PARAMS = EvaluateParams(
     leave_one_source_out=False,
     corruptions=[1, 5],
     corruption_photos=20,
+    image_side_px=None,
+    mirror=False,
 )
 CLEAN, CLEANLINESS, DAMAGED, DAMAGE, WEATHER = QUESTIONS
 SPREADS = [asked.spread for asked in QUESTIONS]
@@ -390,7 +392,7 @@ def test_the_least_certain_photos_have_the_largest_spreads_labelled_or_not(table
 def test_the_spreads_in_the_table_are_those_of_the_calibrated_answers(tmp_path: Path) -> None:
     network = untrained_network().eval()
     dataset = read_table(make_dataset(tmp_path, photos=20), columns=dataset_columns(QUESTIONS), questions=QUESTIONS)
-    found = predict(network, dataset, root=tmp_path / "root", image_side_px=32)
+    found = predict(network, dataset, root=tmp_path / "root", reading=Reading(image_side_px=32, mirror=False))
     raw, features_NF = found.table, found.features_NF
     calibration = make_calibration(
         temperature={"clean": 3.0, "damaged": 0.5, "weather": 1.0},
@@ -410,7 +412,7 @@ def test_the_spreads_in_the_table_are_those_of_the_calibrated_answers(tmp_path: 
 def test_the_raw_columns_are_the_networks_answers(tmp_path: Path) -> None:
     network = untrained_network().eval()
     dataset = read_table(make_dataset(tmp_path, photos=20), columns=dataset_columns(QUESTIONS), questions=QUESTIONS)
-    found = predict(network, dataset, root=tmp_path / "root", image_side_px=32)
+    found = predict(network, dataset, root=tmp_path / "root", reading=Reading(image_side_px=32, mirror=False))
     raw, features_NF = found.table, found.features_NF
     with torch.inference_mode():
         logits = {name: values.double().numpy() for name, values in network.answer(features_NF).items()}

@@ -47,9 +47,11 @@ TEMPERATURE = {"clean": 2.0, "damaged": 1.0, "weather": 0.5}
 CALIBRATION = make_calibration(temperature=TEMPERATURE, offsets=OFFSETS, samples=10)
 
 
-def export(calibration: Calibration = CALIBRATION, questions: tuple[Question, ...] = QUESTIONS) -> tuple[AnsweringNetwork, onnx.ModelProto]:
+def export(
+    calibration: Calibration = CALIBRATION, questions: tuple[Question, ...] = QUESTIONS, *, stages: int = 0
+) -> tuple[AnsweringNetwork, onnx.ModelProto]:
     """An untrained network and its model file."""
-    network = untrained_network(questions=questions).eval()
+    network = untrained_network(questions=questions, stages=stages).eval()
     model = make_model(
         network, thresholds=make_thresholds(questions=questions), calibration=calibration, metrics={"clean": {"roc_auc": 0.9}}
     )
@@ -82,6 +84,27 @@ def test_the_file_answers_as_torch_does_at_any_batch_size(exported: tuple[Answer
     assert comparison["photos"] == 7
     alone = np.concatenate([bundle_of(model).predict(photo[None])["p_clean"] for photo in photos(7)])
     assert np.allclose(alone, bundle_of(model).predict(photos(7), batch_size=3)["p_clean"], atol=1e-5)
+
+
+def test_heads_that_see_several_stages_answer_as_torch_does() -> None:
+    network, model = export(stages=3)
+    refuse_disparity(compare(torch_answers(network, photos(7)), bundle_of(model), photos(7)), tolerance=1e-4)
+
+
+def test_with_mirror_averaging_a_photo_and_its_mirror_image_have_the_same_answers(
+    exported: tuple[AnsweringNetwork, onnx.ModelProto],
+) -> None:
+    calibration = make_calibration(temperature=TEMPERATURE, offsets=OFFSETS, samples=10, mirror=True)
+    network, model = export(calibration)
+    refuse_disparity(compare(torch_answers(network, photos(7)), bundle_of(model), photos(7)), tolerance=1e-4)
+    mirrored = np.ascontiguousarray(photos(7)[:, :, ::-1])
+
+    def differ(bundle: ModelBundle) -> float:
+        return float(np.abs(bundle.predict(photos(7))["clean_logit"] - bundle.predict(mirrored)["clean_logit"]).max())
+
+    assert differ(bundle_of(model)) < 1e-4 < differ(bundle_of(exported[1]))
+    one, other = (bundle_of(exported[1]).predict(some)["clean_logit"] for some in (photos(7), mirrored))
+    assert np.allclose(bundle_of(model).predict(photos(7))["clean_logit"], (one + other) / 2, atol=1e-4)
 
 
 def test_another_model_or_another_temperature_is_found(exported: tuple[AnsweringNetwork, onnx.ModelProto]) -> None:
@@ -298,6 +321,7 @@ def card_facts(report: dict[str, Any], corruptions: dict[str, Any] | None = None
             "evaluate": {"corruptions": {"photos": 9, "drop": {}}} | report,
             "select_threshold": {"corruptions": corruptions or {"passed": {}}},
         },
+        ensemble=None,
     )
     return trained, table
 

@@ -582,6 +582,21 @@ def test_a_backbone_stays_to_the_last_bit_until_it_thaws(one_process: None) -> N
     assert not any(equal for equal, learns in zip(same[1], learnt, strict=True) if learns)
 
 
+def test_frozen_norms_keep_their_statistics_while_the_backbone_learns(one_process: None) -> None:
+    kept = {}
+    for freeze_norm in (False, True):
+        recipe = recipe_with(freeze_norm=freeze_norm)
+        photos, network = drawn_photos(), build(recipe)
+        trainer = make_trainer(network, recipe, photos)
+        before = {name: values.clone() for name, values in network.backbone.state_dict().items()}
+        set_training_mode(network, recipe.train, epoch=0)
+        train_step(take_share(trainer, photos, Step(np.array_split(np.arange(30), 3)), number=0))
+        after = network.backbone.state_dict()
+        assert not torch.equal(before["layer1.0.conv1.weight"], after["layer1.0.conv1.weight"])
+        kept[freeze_norm] = all(torch.equal(before[name], after[name]) for name in before if "running" in name)
+    assert kept == {False: False, True: True}
+
+
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_convnext", "test_vit"])
 def test_earlier_layers_learn_at_lower_rates_and_biases_do_not_decay(backbone: str) -> None:
     recipe = recipe_with(model={"backbone": backbone}, layer_decay=0.5, backbone_lr_factor=0.1)

@@ -30,6 +30,7 @@ from conftest import QUESTIONS, make_dataset, make_recipe, untrained_network
 ROOT = Path(__file__).parents[1]
 COLUMNS = dataset_columns(QUESTIONS)
 CLEAN, CLEANLINESS, DAMAGED, DAMAGE, WEATHER = QUESTIONS
+READING = Reading(image_side_px=32, mirror=False)
 PARAMS = EvaluateParams(
     confidence=0.95,
     seed=1,
@@ -38,6 +39,8 @@ PARAMS = EvaluateParams(
     leave_one_source_out=True,
     corruptions=[1, 5],
     corruption_photos=20,
+    image_side_px=None,
+    mirror=False,
 )
 
 
@@ -124,13 +127,13 @@ def test_the_probe_without_a_source_stands_beside_the_network_without_it(
     # The probe knows clean by heart, has no answer for weather where wash does not judge it, and none for damage at all.
     probe = table[["image_path"]].assign(clean_logit=table["clean"].fillna(0.5) * 4 - 2, damaged_logit=random.normal(size=len(table)))
     probe = probe.assign(**dict.fromkeys(WEATHER.raw_columns, np.nan))
-    found = left_out.leave_sources_out(checkpoint, table, predictions, probe, root=root, evaluation=PARAMS, params={})
+    found = left_out.leave_sources_out(checkpoint, table, predictions, probe, root=root, reading=READING, evaluation=PARAMS, params={})
     assert found["wash"]["clean"]["probe"]["roc_auc"] == 1.0
     assert found["wash"]["clean"]["left_out"]["roc_auc"] < 1.0
     assert found["wash"]["clean"]["probe"]["photos"] == found["wash"]["clean"]["left_out"]["photos"]
     assert found["wash"]["damage"]["probe"] is None
     none = left_out.leave_sources_out(
-        checkpoint, table, predictions, probe[["image_path"]].head(0), root=root, evaluation=PARAMS, params={}
+        checkpoint, table, predictions, probe[["image_path"]].head(0), root=root, reading=READING, evaluation=PARAMS, params={}
     )
     assert {none[source][name]["probe"] for source in ("lot", "wash") for name in ("clean", "damage")} == {None}
 
@@ -198,7 +201,7 @@ def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
         assert rows["image_path"].tolist() == without_source(table, left)["image_path"].tolist()
         own = table[table["source"] == left].reset_index(drop=True)
         network = build_network(load_checkpoint(folder / "models/best.pt"))
-        answers = predict(network, own, root=tmp_path / "root", image_side_px=32).table
+        answers = predict(network, own, root=tmp_path / "root", reading=READING).table
         known = answers[answers["clean"].notna()]
         auc = roc_auc_score(known["clean"], known["clean_logit"])
         assert found[left]["clean"]["left_out"]["roc_auc"] == pytest.approx(auc)

@@ -11,7 +11,7 @@ from sklearn.metrics import log_loss
 
 from carinspect.core.errors import UserError
 from carinspect.core.questions import by_name
-from carinspect.model.backbones import build_backbone
+from carinspect.model.backbones import build_backbone, check_reading_side, reading_side
 from carinspect.model.calibration import Calibrated, DropoutPlan
 from carinspect.model.checkpoint import Checkpoint, build_network, load_checkpoint, save_checkpoint, to_bytes
 from carinspect.model.network import CarInspectionNetwork
@@ -109,6 +109,24 @@ def test_backbones_of_every_family_fit_the_heads(tiny_recipe: Recipe, name: str)
     assert {name: tuple(values.shape) for name, values in answers.items()} == {
         "clean": (2,), "cleanliness": (2,), "damaged": (2,), "damage": (2,), "weather": (2, 4),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "pretrained", "side_px"),
+    [("test_resnet", None, False, 160), ("test_resnet", None, True, 192), ("test_resnet", 200, True, 200), ("test_vit", None, True, 160)],
+)
+def test_photos_are_read_larger_than_in_training_when_pretrained(name: str, given: int | None, pretrained: bool, side_px: int) -> None:
+    backbone = build_backbone(name, image_side_px=160)
+    assert reading_side(backbone, given, pretrained=pretrained, training_side_px=160) == side_px
+
+
+def test_a_side_that_the_backbone_cannot_read_is_refused_before_the_training() -> None:
+    check_reading_side("test_resnet", 224, training_side_px=160)
+    check_reading_side("test_vit", 160, training_side_px=160)
+    with pytest.raises(
+        UserError, match=r"evaluate\.image_side_px has the value 224, but test_vit takes only the side of its training, 160"
+    ):
+        check_reading_side("test_vit", 224, training_side_px=160)
 
 
 def test_weights_come_from_a_local_file_and_a_wrong_file_is_named(tmp_path: Path) -> None:

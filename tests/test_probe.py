@@ -22,14 +22,23 @@ from carinspect.core.files import sha256_of
 from carinspect.core.params import load_params
 from carinspect.evaluation.baseline import compare_with_probe, probe_alarms, say_comparison
 from carinspect.evaluation.config import EvaluateParams
+from carinspect.evaluation.ensembling import fit_ensemble
+from carinspect.export.graph import AnsweringNetwork, to_onnx
+from carinspect.export.metadata import Trained, describe_model
+from carinspect.export.parity import compare, refuse_disparity, torch_answers
 from carinspect.images.decode import load_image
 from carinspect.images.pixel_cache import open_pixel_cache
+from carinspect.inference.bundle import open_bundle
+from carinspect.inference.seal import seal
 from carinspect.model.backbones import build_backbone
+from carinspect.model.calibration import logit_offsets
 from carinspect.model.checkpoint import Checkpoint, save_checkpoint
+from carinspect.model.ensemble import EnsembleFit, join, load_ensemble, save_ensemble
 from carinspect.model.features import StageFeatures, frozen_features
+from carinspect.model.network import CarInspectionNetwork, begin_with_probe
 from carinspect.model.probe import PENALTIES, answer_left_out, draw_groups, fit_probe
-from carinspect.training.recipe import write_parts, write_recipe
-from conftest import QUESTIONS, make_dataset, make_recipe, untrained_network
+from carinspect.training.recipe import resolve_recipe, write_parts, write_recipe
+from conftest import QUESTIONS, make_calibration, make_dataset, make_gate, make_recipe, make_thresholds
 from test_evaluation import completed, evaluate, make_table
 from test_export import card_facts, draw
 
@@ -103,7 +112,7 @@ def test_photos_come_by_the_projects_own_reading(tmp_path: Path, monkeypatch: py
 
 
 def test_more_stages_than_the_backbone_has_are_refused() -> None:
-    with pytest.raises(UserError, match=r"features of 6 stages were asked for, and ResNet has 5\. Ask for 5 or fewer"):
+    with pytest.raises(UserError, match=r"model\.feature_stages has the value 6, and ResNet has 5 stages\. Set it to 5 or less"):
         StageFeatures(tiny_backbone(), stages=6, mirror=False)
 
 
@@ -212,6 +221,43 @@ def test_a_saved_probe_holds_heads_that_give_its_answers_and_repeats_byte_for_by
     assert logits == pytest.approx(np.stack(list(answers.values()), axis=1))
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "test_vit"])
+def test_a_network_begins_with_the_answers_of_its_probe(tmp_path: Path, name: str) -> None:
+    photos, backbone = some_photos(24), tiny_backbone(name)
+    features_NF = frozen_features(StageFeatures(backbone, stages=2, mirror=False), photos)
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({asked.column: random.integers(0, max(2, len(asked.classes)), 24).astype(float) for asked in QUESTIONS})
+    table["group"] = [str(row) for row in range(24)]
+    probe = fit_probe(features_NF, table, QUESTIONS[1:], seed=1)
+    probe.save(tmp_path / "probe.pt")
+
+    recipe = make_recipe()
+    network = CarInspectionNetwork(recipe.model.model_copy(update={"feature_stages": 2}), QUESTIONS, backbone=backbone).eval()
+    before = network(torch.from_numpy(photos))
+    begin_with_probe(network, tmp_path / "probe.pt")
+    with torch.inference_mode():
+        answers = network(torch.from_numpy(photos))
+    for asked in QUESTIONS[1:]:
+        expected_NxK = np.stack([probe.answer(features_NF, QUESTIONS)[column] for column in asked.raw_columns], axis=1)
+        found_NxK = (answers[asked.name] if asked.has_classes else answers[asked.name].sigmoid()).reshape(24, -1).numpy()
+        np.testing.assert_allclose(found_NxK, expected_NxK, rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(before[asked.name], answers[asked.name], atol=1e-3)
+    assert not answers["clean"].any(), "a question without a probe begins with no opinion"
+
+    fewer = CarInspectionNetwork(recipe.model.model_copy(update={"feature_stages": 1}), QUESTIONS, backbone=backbone)
+    with pytest.raises(UserError, match=r"probe\.pt: has \d+ features, and the network \d+\. Make it again"):
+        begin_with_probe(fewer, tmp_path / "probe.pt")
+    with pytest.raises(UserError, match=r"none\.pt: no such file\. Make it: dvc repro probe"):
+        begin_with_probe(network, tmp_path / "none.pt")
+
+
+def test_a_feature_that_hardly_varies_is_not_blown_up() -> None:
+    features_NF, table = some_features()
+    features_NF = np.column_stack([features_NF, 1e-6 * features_NF[:, 0]])
+    probe = fit_probe(features_NF, table, QUESTIONS, seed=1)
+    assert probe.scale_F[-1] == pytest.approx(0.01 * np.median(features_NF.std(axis=0)), rel=0.1)
+
+
 def test_a_source_that_is_left_out_teaches_nothing_about_its_own_answers() -> None:
     features_NF, table = some_features()
     place = np.arange(len(table))
@@ -244,6 +290,8 @@ PARAMS = EvaluateParams(
     leave_one_source_out=False,
     corruptions=[1, 5],
     corruption_photos=20,
+    image_side_px=None,
+    mirror=False,
 )
 
 
@@ -333,6 +381,102 @@ def test_the_card_shows_network_and_probe_side_by_side() -> None:
     assert missing.strip() == "There is no probe: no weights."
 
 
+# ---- network and probe together
+
+
+def fitted_probe(folder: Path, backbone: torch.nn.Module, photos: np.ndarray) -> Path:
+    """models/probe.pt of a probe of every question but the first, fitted on the photos as they are."""
+    features_NF = frozen_features(StageFeatures(backbone, stages=2, mirror=False), photos)
+    random = np.random.default_rng(0)
+    table = pd.DataFrame({asked.column: random.integers(0, max(2, len(asked.classes)), len(photos)).astype(float) for asked in QUESTIONS})
+    fit_probe(features_NF, table.assign(group=[str(row) for row in range(len(photos))]), QUESTIONS[1:], seed=1).save(folder / "probe.pt")
+    return folder / "probe.pt"
+
+
+def logits_of_network(network: CarInspectionNetwork, photos: np.ndarray) -> dict[str, np.ndarray]:
+    with torch.inference_mode():
+        return {name: values.numpy() for name, values in network(torch.from_numpy(photos)).items()}
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_an_ensembles_logits_are_the_weighted_mean_of_networks_and_probes(tmp_path: Path, frozen: bool) -> None:
+    photos = np.ascontiguousarray(some_photos(24)[:, :32, :32])
+    recipe, backbone = make_recipe(), tiny_backbone()
+    path = fitted_probe(tmp_path, backbone, photos)
+    model = recipe.model.model_copy(update={"feature_stages": 2, "pretrained": "sha256:0"})
+    original = CarInspectionNetwork(model, QUESTIONS, backbone=tiny_backbone()).eval()
+    begin_with_probe(original, path)
+    of_probe = logits_of_network(original, photos)
+
+    network = CarInspectionNetwork(model, QUESTIONS, backbone=backbone).eval()
+    begin_with_probe(network, path)
+    with torch.no_grad():
+        for parameter in (network.shared if frozen else network).parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+        for head in network.heads.values():
+            head.weight.add_(torch.randn_like(head.weight) * 0.1)
+    alone = logits_of_network(network, photos)
+    priors = {
+        "weather": {"natural": [0.4, 0.3, 0.2, 0.1], "trained": [0.25] * 4},
+        "damaged": {"natural": [0.2, 0.8], "trained": [0.5, 0.5]},
+    }
+    offsets = logit_offsets(QUESTIONS, priors)
+    shares = {"damaged": 0.3, "damage": 0.0, "weather": 0.6}
+    lineage = {"recipe": {"train": {"backbone_lr_factor": 0.0 if frozen else 1.0}}, "priors": priors}
+    checkpoint = Checkpoint(QUESTIONS, model, 32, network.state_dict(), lineage)
+    weights = None if frozen else tiny_backbone().state_dict()
+    fit = EnsembleFit(torch.load(path, weights_only=True), shares, offsets, backbone=weights)
+    save_ensemble(fit, tmp_path / "ensemble.pt")
+    loaded = load_ensemble(tmp_path / "ensemble.pt")
+    assert loaded is not None
+    joined = logits_of_network(join(network, checkpoint, loaded), photos)
+    assert (network.companion is None) == frozen
+    for asked in QUESTIONS:
+        share = shares.get(asked.name, 1.0)
+        offset_K = np.array(offsets.get(asked.name, [0.0] * asked.head_width))
+        offset = offset_K if asked.head_width > 1 else (offset_K[1] - offset_K[0] if asked.kind == "binary" else 0.0)
+        # After the offset, which the calibration adds, each has its own right prior.
+        expected = share * (alone[asked.name] + offset) + (1 - share) * of_probe[asked.name] - offset
+        if share == 1.0:
+            expected = alone[asked.name]
+        np.testing.assert_allclose(joined[asked.name], expected, rtol=1e-3, atol=2e-3)
+    assert not np.allclose(joined["weather"], alone["weather"], atol=0.01)
+
+    network.eval()
+    calibration, gate = make_calibration(mirror=True), make_gate(network)
+    answering = AnsweringNetwork(network, calibration, gate)
+    exported = to_onnx(answering, image_side_px=32)
+    trained = Trained(checkpoint, calibration, make_thresholds(), gate, fit, {"evaluate": {"test": {}}})
+    describe_model(exported, trained)
+    bundle = open_bundle(seal(exported.SerializeToString()))
+    refuse_disparity(compare(torch_answers(answering, photos), bundle, photos), tolerance=1e-4)
+    again = torch_answers(AnsweringNetwork(trained.build(), calibration, gate), photos)
+    assert all(np.allclose(values, bundle.predict(photos)[name], atol=1e-3) for name, values in again.items())
+
+
+def test_the_share_is_chosen_on_val_by_who_is_right(tmp_path: Path) -> None:
+    table = completed(make_table(), QUESTIONS).drop(columns=["p_clean"])
+    path = fitted_probe(tmp_path, tiny_backbone(), some_photos(24))
+    model = make_recipe().model.model_copy(update={"feature_stages": 2, "pretrained": "sha256:0"})
+    checkpoint = Checkpoint(QUESTIONS, model, 32, {}, {"priors": {}, "recipe": {"train": {"backbone_lr_factor": 0}}})
+    random = np.random.default_rng(0)
+    knows, guesses = (table["clean"].fillna(0.5) - 0.5) * 6 + random.normal(size=len(table)), random.normal(size=len(table))
+    for network, probe, expected in ((knows, guesses, {0.8, 0.9, 1.0}), (guesses, knows, {0.0, 0.1, 0.2})):
+        baseline = table[["image_path"]].assign(clean_logit=probe)
+        fit = fit_ensemble(checkpoint, table.assign(clean_logit=network), baseline, probe=path, pretrained=False)
+        assert set(fit.shares) == {"clean"}
+        assert fit.shares["clean"] in expected
+        assert fit.backbone is None
+
+
+def test_an_ensemble_without_pretrained_weights_is_refused_before_the_training() -> None:
+    params = load_params(ROOT / "params.yaml")
+    params["model"] |= {"ensemble": "probe"}
+    resolve_recipe(params, pretrained="sha256:0", resume="none")
+    with pytest.raises(UserError, match=r"model\.ensemble is 'probe', and without pretrained weights there is no probe"):
+        resolve_recipe(params, pretrained="none", resume="none")
+
+
 # ---- the stages
 
 
@@ -344,7 +488,8 @@ def prepare_project(folder: Path, *, pretrained: bool) -> None:
     recipe = make_recipe()
     weights = folder / "weights.safetensors"
     save_file(tiny_backbone().state_dict(), weights)
-    model = recipe.model.model_copy(update={"pretrained": f"sha256:{sha256_of(weights)}"} if pretrained else {})
+    begins = {"pretrained": f"sha256:{sha256_of(weights)}", "feature_stages": 2}
+    model = recipe.model.model_copy(update=begins if pretrained else {})
     recipe = recipe.model_copy(update={"model": model})
     write_recipe(recipe, folder / "data/recipe.yaml")
     write_parts(recipe, folder)
@@ -353,7 +498,7 @@ def prepare_project(folder: Path, *, pretrained: bool) -> None:
     params["model"] |= {"pretrained": str(weights) if pretrained else False}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     lineage = {"recipe": recipe.model_dump(mode="json"), "priors": {}}
-    network = untrained_network()
+    network = CarInspectionNetwork(model, QUESTIONS, backbone=tiny_backbone())
     save_checkpoint(Checkpoint(recipe.questions, model, 32, network.state_dict(), lineage), folder / "models/best.pt")
 
 
@@ -383,6 +528,17 @@ def test_the_probe_says_what_it_reaches_and_the_evaluation_compares_the_network_
     assert report["probe"]["test"]["clean"]["probe"] > report["probe"]["test"]["clean"]["network"]
     assert "clean: roc_auc 0." in said
     assert {alarm for alarm in report["alarms"] if "linear probe" in alarm} == set(probe_alarms(report["probe"]))
+
+    assert report["ensemble"] is None
+    alone = pd.read_csv("data/predictions.csv")
+    params = yaml.safe_load(Path("params.yaml").read_text())
+    params["model"]["ensemble"] = "probe"
+    Path("params.yaml").write_text(yaml.safe_dump(params))
+    run_stages(tmp_path, "evaluate")
+    both = json.loads(Path("metrics/evaluate.json").read_text())
+    assert both["ensemble"]["clean"] < 0.5, "the probe knows more than an untrained network"
+    assert both["test"]["clean"]["roc_auc"] > report["test"]["clean"]["roc_auc"]
+    assert not np.allclose(alone["clean_logit"], pd.read_csv("data/predictions.csv")["clean_logit"])
 
     Path("weights.safetensors").write_bytes(b"another")
     with pytest.raises(SystemExit):

@@ -17,12 +17,13 @@ from carinspect.export.parity import refuse_variant
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.rules import Thresholds
 from carinspect.inference.seal import SEAL_BYTES, seal
+from carinspect.model.calibration import Reading
 from carinspect.model.checkpoint import Checkpoint
 from conftest import QUESTIONS, make_calibration, make_dataset, make_gate, make_recipe, make_rule, make_thresholds, untrained_network
 from test_cli import carinspect
 
 PARAMS = ExportParams(
-    parity_photos=8, tolerance=1e-4, image_side_px=None, half=True, half_tolerance=0.02, int8=True, int8_tolerance=0.3, int8_photos=16,
+    parity_photos=8, tolerance=1e-4, half=True, half_tolerance=0.02, int8=True, int8_tolerance=0.3, int8_photos=16,
     flip_rate=0.5, latency_runs=0,
 )  # fmt: skip
 CLEAN, DAMAGED = QUESTIONS[0], QUESTIONS[2]
@@ -33,7 +34,7 @@ def trained() -> Trained:
     network = untrained_network()
     weights = network.state_dict()
     checkpoint = Checkpoint(questions=QUESTIONS, model=make_recipe().model, image_side_px=32, weights=weights, lineage={})
-    return Trained(checkpoint, make_calibration(temperature=1.0), make_thresholds(), make_gate(network), {"evaluate": {"test": {}}})
+    return Trained(checkpoint, make_calibration(temperature=1.0), make_thresholds(), make_gate(network), None, {"evaluate": {"test": {}}})
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +110,14 @@ def test_variants_are_made_only_when_asked_for(exported: Exported, photos: Photo
     assert list(export_variants(exported, photos, PARAMS.model_copy(update={"half": False, "int8": False}))) == []
 
 
-def test_another_side_answers_as_torch_does_and_ends_the_promise(trained: Trained, photos: Photos) -> None:
-    larger = open_bundle(export_model(trained, dataclasses.replace(photos, side_px=48), PARAMS).content)
-    assert larger.info["image_side_px"] == 48
+def test_the_file_reads_photos_at_the_side_of_its_calibration(trained: Trained, photos: Photos) -> None:
+    calibration = trained.calibration.model_copy(update={"reading": Reading(image_side_px=48, mirror=False)})
+    larger = open_bundle(
+        export_model(dataclasses.replace(trained, calibration=calibration), dataclasses.replace(photos, side_px=48), PARAMS).content
+    )
+    assert larger.image_side_px == 48
     assert larger.session.get_inputs()[0].shape[1:] == [48, 48, 3]
-    assert larger.thresholds == make_thresholds().without_promises() != make_thresholds()
-    assert larger.info["warnings"] == ["no promise: trained, calibrated and measured at 32 px, exported at 48 px"]
+    assert larger.thresholds == make_thresholds()
 
 
 def test_a_promise_ends_for_every_rule(exported: Exported) -> None:
@@ -129,13 +132,6 @@ def test_a_promise_ends_for_every_rule(exported: Exported) -> None:
         assert not rules.photo.has_promise
         assert not rules.cars[0].has_promise
         assert (rules.photo.T_high, rules.cars[0].T_low, rules.photo.confidence_of_both) == (0.5, 0.4, None)
-
-
-def test_a_network_of_one_size_refuses_another(trained: Trained, photos: Photos) -> None:
-    fixed = trained.checkpoint.model.model_copy(update={"backbone": "vit_tiny_patch16_224"})
-    of_one_size = dataclasses.replace(trained, checkpoint=dataclasses.replace(trained.checkpoint, model=fixed))
-    with pytest.raises(UserError, match="vit_tiny_patch16_224 takes only the side of its training, 32"):
-        export_model(of_one_size, dataclasses.replace(photos, side_px=48), PARAMS)
 
 
 def test_the_same_export_gives_the_same_bytes(exported: Exported, variants: dict[str, Exported], trained: Trained, photos: Photos) -> None:

@@ -1,6 +1,7 @@
 """Reads params.yaml into strict, frozen, typed sections."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -16,6 +17,14 @@ QUESTIONS_FILE = Path("data/questions.yaml")
 """The recipe's questions: for the stages before the training."""
 NETWORK_FILE = Path("data/network.yaml")
 """The recipe's model and image side: for the stages that look through the pretrained backbone before the training."""
+
+
+def recipe_parts(recipe: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:
+    """What `QUESTIONS_FILE` and `NETWORK_FILE` hold of a recipe, so that a stage depends on no more than what it reads."""
+    return {
+        QUESTIONS_FILE: {"questions": recipe["questions"]},
+        NETWORK_FILE: {"model": recipe["model"], "image_side_px": recipe["train"]["image_side_px"]},
+    }
 
 
 def _read_exponent(value: Any) -> Any:

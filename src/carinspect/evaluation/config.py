@@ -15,6 +15,11 @@ class EvaluateParams(Section):
     """Seed of the dropout masks."""
     dropout_samples: int = Field(ge=0)
     """Number of Monte-Carlo dropout masks for every `*_std`; 0: no spreads."""
+    image_side_px: int | None = Field(ge=32)
+    """Side at which photos are read from the evaluation on, so that decisions, the model file and the service read them alike. None: the
+    training side, or for pretrained weights up to 1.3 times that (`model.backbones.reading_side`)."""
+    mirror: bool
+    """Average a photo's features with those of its mirror image, from the evaluation on; the model file then takes twice the time."""
     slice_min_groups: int = Field(ge=2)
     """A slice of the test split with fewer labelled groups gets no interval, and is marked `too_few`."""
     leave_one_source_out: bool

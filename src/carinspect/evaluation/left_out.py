@@ -21,6 +21,7 @@ from carinspect.evaluation.metrics import Report, score_question
 from carinspect.evaluation.predictions import predict
 from carinspect.evaluation.retraining import retrain
 from carinspect.evaluation.temperature import add_probabilities, fit_calibration
+from carinspect.model.calibration import Reading
 from carinspect.model.checkpoint import Checkpoint, build_network
 from carinspect.model.probe import of_other_sources
 
@@ -35,6 +36,7 @@ def leave_sources_out(
     probe: pd.DataFrame,
     *,
     root: Path,
+    reading: Reading,
     evaluation: EvaluateParams,
     params: dict[str, Any],
 ) -> Report:
@@ -58,7 +60,7 @@ def leave_sources_out(
             continue
         print(f"{what}: training on {len(learnt):,} photos of the others", flush=True)
         model = retrain(checkpoint, others, questions=learnable, params=params, what=what)
-        raw = predict(build_network(model), own, root=root, image_side_px=model.image_side_px).table
+        raw = predict(build_network(model), own, root=root, reading=reading).table
         # With an empty split no temperature is fitted: the source's own labels must not influence its answers.
         calibration = fit_calibration(raw.assign(split=""), learnable, priors=model.lineage["priors"])
         answers = add_probabilities(raw, learnable, calibration).assign(**{question.spread: np.nan for question in learnable})

@@ -25,8 +25,11 @@ from tqdm import tqdm
 
 from carinspect.core.errors import UserError
 from carinspect.core.questions import Question
+from carinspect.evaluation.config import EvaluateParams
 from carinspect.images.pixel_cache import open_pixel_cache
-from carinspect.model.calibration import Calibrated, Calibration
+from carinspect.model.backbones import reading_side
+from carinspect.model.calibration import Calibrated, Calibration, Reading
+from carinspect.model.checkpoint import Checkpoint
 from carinspect.model.gate import Array as Floats
 from carinspect.model.gate import Gate, GateFit, fit_gate, measure_pictures
 from carinspect.model.network import CarInspectionNetwork
@@ -51,9 +54,22 @@ class Predicted:
     pictures_NQ: Floats
 
 
-def predict(network: CarInspectionNetwork, table: pd.DataFrame, *, root: Path, image_side_px: int) -> Predicted:
-    """The network's answers to the photos of `table`."""
-    return predict_pixels(network, table, read_pixels(table, root=root, image_side_px=image_side_px))
+def reading_of(checkpoint: Checkpoint, network: CarInspectionNetwork, params: EvaluateParams) -> Reading:
+    """How photos are read by `network`, which was built from `checkpoint`."""
+    return Reading(
+        image_side_px=reading_side(
+            network.backbone,
+            params.image_side_px,
+            pretrained=checkpoint.model.pretrained != "none",
+            training_side_px=checkpoint.image_side_px,
+        ),
+        mirror=params.mirror,
+    )
+
+
+def predict(network: CarInspectionNetwork, table: pd.DataFrame, *, root: Path, reading: Reading) -> Predicted:
+    """The network's answers to the photos of `table`, read as `reading` says."""
+    return predict_pixels(network, table, read_pixels(table, root=root, image_side_px=reading.image_side_px), mirror=reading.mirror)
 
 
 def read_pixels(table: pd.DataFrame, *, root: Path, image_side_px: int) -> np.ndarray:
@@ -62,7 +78,7 @@ def read_pixels(table: pd.DataFrame, *, root: Path, image_side_px: int) -> np.nd
 
 
 @torch.inference_mode()
-def predict_pixels(network: CarInspectionNetwork, table: pd.DataFrame, pixels: np.ndarray) -> Predicted:
+def predict_pixels(network: CarInspectionNetwork, table: pd.DataFrame, pixels: np.ndarray, *, mirror: bool) -> Predicted:
     """The network's answers to `pixels`, uint8 (N, S, S, 3), of the rows of `table`."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = network.to(device).eval()
@@ -70,7 +86,7 @@ def predict_pixels(network: CarInspectionNetwork, table: pd.DataFrame, pixels: n
     parts: list[tuple[torch.Tensor, ...]] = []
     for start in starts:
         photos_BSS3 = torch.from_numpy(np.array(pixels[start : start + BATCH])).to(device)
-        parts.append((*network.features_and_early(photos_BSS3), measure_pictures(photos_BSS3)))
+        parts.append((*network.features_and_early(photos_BSS3, mirror=mirror), measure_pictures(photos_BSS3)))
     features_NF, early_NC, pictures_NQ = (torch.cat(part) for part in zip(*parts, strict=True))
     columns: dict[str, Array] = {}
     for name, logits in network.answer(features_NF).items():

@@ -35,8 +35,8 @@ from carinspect.evaluation.temperature import add_probabilities
 from carinspect.model.calibration import Calibration
 from carinspect.model.gate import GateFit
 from carinspect.model.network import CarInspectionNetwork
-from carinspect.scoring.bootstrap import point
 from carinspect.scoring.heat_map import HeatMap, write_heat_maps
+from carinspect.scoring.intervals import point
 
 NONE = "none"
 
@@ -78,7 +78,7 @@ def score_corrupted(
             if severity:
                 changes = zip(pixels_PSS3, photos["sha256"], strict=True)
                 changed = np.stack([*pool.map(lambda one: corrupt(one[0], kind, severity, digest=one[1]), changes)])  # noqa: B023
-            found = predict_pixels(network, photos, changed)
+            found = predict_pixels(network, photos, changed, mirror=params.mirror)
             answers = add_probabilities(add_strangeness(found.table, found, gate), questions, calibration)
             parts.append(answers[kept].assign(corruption=kind, severity=severity))
     return pd.concat(parts, ignore_index=True)

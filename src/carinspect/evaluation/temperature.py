@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 
 from carinspect.core.questions import Question
 from carinspect.evaluation.predictions import answered, numbers
-from carinspect.model.calibration import Calibration, DropoutPlan, Priors, QuestionCalibration, logit_offsets
+from carinspect.model.calibration import Calibration, DropoutPlan, Priors, QuestionCalibration, Reading, logit_offsets
 from carinspect.scoring.ranking import Array
 
 FITTED_ON = "val"
@@ -19,14 +19,19 @@ PRIOR_DEVIATION = float(np.log(2))
 
 
 def fit_calibration(
-    table: pd.DataFrame, questions: Sequence[Question], *, priors: Priors, uncertainty: DropoutPlan | None = None
+    table: pd.DataFrame,
+    questions: Sequence[Question],
+    *,
+    priors: Priors,
+    uncertainty: DropoutPlan | None = None,
+    reading: Reading | None = None,
 ) -> Calibration:
-    """Offsets from the `priors` of training, temperatures from the `val` rows of the predictions; `uncertainty` is stored with them."""
+    """Offsets from the `priors` of training, temperatures from the `val` rows of the predictions; the rest is stored with them."""
     # Sorted, because the order of a sum changes its last digits.
     rows = table[table["split"] == FITTED_ON].sort_values("image_path", kind="stable")
     offsets = logit_offsets(questions, priors)
     fits = {asked.name: _fit(answered(rows, asked), asked, offsets[asked.name]) for asked in questions if asked.has_classes}
-    return Calibration(fitted_on=FITTED_ON, questions=fits, uncertainty=uncertainty)
+    return Calibration(fitted_on=FITTED_ON, questions=fits, uncertainty=uncertainty, reading=reading)
 
 
 def fit_temperature(logits_NxK: Array, labels_N: Array) -> float:

@@ -12,8 +12,6 @@ class ExportParams(Section):
     """Photos of the split `val` on which torch and ONNX must agree."""
     tolerance: Number = Field(gt=0)
     """Largest absolute difference of any probability or score; a logit may differ by ten times as much."""
-    image_side_px: int | None = Field(ge=16)
-    """Side of the model's input. None: the side it was trained at, the only one for which the threshold and the metrics hold."""
     half: bool
     """Whether models/variants/best.fp16.onnx is made, for GPUs."""
     half_tolerance: Number = Field(gt=0)

@@ -18,13 +18,15 @@ OPSET = 20
 
 
 class AnsweringNetwork(nn.Module):
-    """The trained network with normalisation, calibration, spreads and the gate's measures; no spreads when `uncertainty` is None."""
+    """The trained network with everything from normalisation to the gate's measures; no spreads when `uncertainty` is None."""
 
     def __init__(self, network: CarInspectionNetwork, calibration: Calibration, gate: GateFit) -> None:
         super().__init__()
         self.gate = Gate(gate)
         self.network = network
         self.questions = network.questions
+        assert calibration.reading is not None
+        self.mirror = calibration.reading.mirror
         self.to_answer = Calibrated(self.questions.values(), calibration)
         plan = calibration.uncertainty
         self.spread = None if plan is None else DropoutSpread(network, plan, self.to_answer)
@@ -37,7 +39,7 @@ class AnsweringNetwork(nn.Module):
 
     def forward(self, photos_BSS3: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The outputs named by `output_names`."""
-        features_BF, early_BC = self.network.features_and_early(photos_BSS3)
+        features_BF, early_BC = self.network.features_and_early(photos_BSS3, mirror=self.mirror)
         outputs: list[torch.Tensor] = []
         for name, logits in self.network.answer(features_BF).items():
             outputs += [logits] if self.questions[name].has_classes else []

@@ -18,9 +18,11 @@ from carinspect.inference.bundle import FORMAT, METADATA_KEY, ModelBundle
 from carinspect.inference.histograms import count, edges_of, measure
 from carinspect.inference.predictor import Answer, BinaryAnswer, make_predictor
 from carinspect.inference.rules import Thresholds
-from carinspect.model.calibration import Calibration
-from carinspect.model.checkpoint import Checkpoint
+from carinspect.model.calibration import Calibration, Reading
+from carinspect.model.checkpoint import Checkpoint, build_network
+from carinspect.model.ensemble import EnsembleFit, join
 from carinspect.model.gate import GateFit
+from carinspect.model.network import CarInspectionNetwork
 
 MOST_PHOTOS = 2000
 BATCH = 64
@@ -34,17 +36,29 @@ class Trained:
     calibration: Calibration
     thresholds: Thresholds
     gate: GateFit
+    ensemble: EnsembleFit | None
     metrics: dict[str, Any]
     """Stage → content of its metrics/<stage>.json: split, describe, evaluate and select_threshold."""
 
+    def build(self) -> CarInspectionNetwork:
+        """The network that answers."""
+        network = build_network(self.checkpoint)
+        return network if self.ensemble is None else join(network, self.checkpoint, self.ensemble)
 
-def describe_model(model: onnx.ModelProto, trained: Trained, *, image_side_px: int) -> None:
-    """Write the metadata into `model`, whose input side is `image_side_px`; the metrics are those on the split test."""
+    @property
+    def reading(self) -> Reading:
+        """How the photos of its evaluation were read."""
+        assert self.calibration.reading is not None
+        return self.calibration.reading
+
+
+def describe_model(model: onnx.ModelProto, trained: Trained) -> None:
+    """Write the metadata into `model`; the metrics are those on the split test."""
     model.metadata_props.add().key = METADATA_KEY
     facts = {
         "format": FORMAT,
         "resize_contract": RESIZE_CONTRACT,
-        "image_side_px": image_side_px,
+        "image_side_px": trained.reading.image_side_px,
         "calibration": (calibration := trained.calibration.model_dump(mode="json")),
         "uncertainty": calibration["uncertainty"],
         "threshold": trained.thresholds.model_dump(mode="json"),

@@ -10,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 import pandas as pd
-import timm
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -23,7 +22,6 @@ from carinspect.export.parity import compare, refuse_disparity, refuse_variant, 
 from carinspect.images.pixel_cache import load_photos
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.seal import seal
-from carinspect.model.checkpoint import Checkpoint, build_network
 
 PROVED_ON = "calib"
 
@@ -57,13 +55,9 @@ class Exported:
 
 def export_model(trained: Trained, photos: Photos, params: ExportParams) -> Exported:
     """Make the fp32 file. Raises `UserError` when torch and ONNX disagree."""
-    checkpoint = trained.checkpoint
-    _check_side(checkpoint, photos.side_px)
-    network = AnsweringNetwork(build_network(checkpoint), trained.calibration, trained.gate)
+    network = AnsweringNetwork(trained.build(), trained.calibration, trained.gate)
     model = to_onnx(network, image_side_px=photos.side_px)
-    describe_model(model, trained, image_side_px=photos.side_px)
-    if photos.side_px != checkpoint.image_side_px:
-        without_promise(model, f"trained, calibrated and measured at {checkpoint.image_side_px} px, exported at {photos.side_px} px")
+    describe_model(model, trained)
     bundle, examined = open_bundle(_sealed(model)), photos.of("val", most=params.parity_photos)
     comparison = compare(torch_answers(network, examined), bundle, examined)
     refuse_disparity(comparison, tolerance=params.tolerance)
@@ -142,12 +136,3 @@ class _PhotoReader(CalibrationDataReader):
 
 def _sealed(model: onnx.ModelProto) -> bytes:
     return seal(model.SerializeToString(deterministic=True))
-
-
-def _check_side(checkpoint: Checkpoint, side_px: int) -> None:
-    published = timm.get_pretrained_cfg(checkpoint.model.backbone)
-    if side_px != checkpoint.image_side_px and published is not None and published.fixed_input_size:
-        raise UserError(
-            f"export_onnx.image_side_px has the value {side_px}, but {checkpoint.model.backbone} takes only the side of its training, "
-            f"{checkpoint.image_side_px}. Set it to null."
-        )

@@ -47,6 +47,15 @@ class DropoutPlan(Section):
     seed: int
 
 
+class Reading(Section):
+    """How the network reads a photo. What was measured and proved about its answers holds for this reading only."""
+
+    image_side_px: int
+    """Side of the square that the photo is resized to."""
+    mirror: bool
+    """Whether its features are averaged with those of its mirror image, in a second pass of the network."""
+
+
 class Calibration(Section):
     """The content of models/calibration.json."""
 
@@ -56,6 +65,8 @@ class Calibration(Section):
     """By name, for every trained question with classes."""
     uncertainty: DropoutPlan | None
     """None when no spreads are computed."""
+    reading: Reading | None
+    """Of the photos that it was fitted on, which the model file keeps; None for answers that are not exported."""
 
 
 def read_calibration(path: Path) -> Calibration:

@@ -17,7 +17,7 @@ from carinspect.model.backbones import build_backbone
 from carinspect.model.config import ModelRecipe
 from carinspect.model.network import CarInspectionNetwork
 
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def check_fits(checkpoint: Checkpoint, recipe: ModelRecipe, questions: Sequence[
     had, wanted = ({asked.name: (asked.kind, asked.classes) for asked in some} for some in (checkpoint.questions, questions))
     differences = [
         f"{key} {getattr(checkpoint.model, key)} instead of {getattr(recipe, key)}"
-        for key in ("backbone", "hidden_features")
+        for key in ("backbone", "feature_stages", "hidden_features")
         if getattr(checkpoint.model, key) != getattr(recipe, key)
     ]
     if had != wanted:

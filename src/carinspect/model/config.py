@@ -1,5 +1,7 @@
 """The `model` section of params.yaml."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from carinspect.core.params import Number, Section
@@ -19,8 +21,12 @@ class ModelParams(ModelKnobs):
 
     backbone: str | None
     """Name of a timm model; None uses that of the profile."""
+    feature_stages: int | None = Field(ge=0)
+    """As in `ModelRecipe`; None: `features.PRETRAINED_STAGES` for pretrained weights, else 0."""
     pretrained: bool | str
     """False trains from scratch, True takes the weights from timm's hub, a path takes a local file."""
+    ensemble: Literal["none", "probe"]
+    """`probe`: the answers are those of the network and of the linear probe together. It changes nothing in the training."""
 
 
 class ModelRecipe(ModelKnobs):
@@ -28,5 +34,13 @@ class ModelRecipe(ModelKnobs):
 
     backbone: str
     """Name of a timm model."""
+    feature_stages: int
+    """The heads see the pooled features of so many last stages beside the backbone's own; 0: these alone, and only through the shared
+    layer."""
     pretrained: str
     """`none`, `hub:<digest>` or `sha256:<digest of the weights file>`; no path, so that the recipe is the same on every machine."""
+
+    @property
+    def begins_with_probe(self) -> bool:
+        """Whether the heads of the network begin with the weights of the linear probe."""
+        return self.feature_stages > 0 and self.pretrained != "none"

@@ -1,4 +1,4 @@
-"""Pooled features of several stages of a timm backbone: what a linear probe sees of a photo.
+"""Pooled features of several stages of a timm backbone: what a linear probe and the heads of the network see of a photo.
 
 The last stage knows what ImageNet's classes need; dirt, scratches and rain are textures, which earlier stages still have. Each stage is
 averaged over the photo, so that the features do not depend on its side.
@@ -20,8 +20,28 @@ from carinspect.core.errors import UserError
 
 BATCH = 32
 
-STAGES = 3
+PRETRAINED_STAGES = 3
 """Stages before the backbone's own pooled features. On photos held out within train of a real pack, these beat none and all alike."""
+
+
+def last_stages(backbone: nn.Module, count: int) -> list[int]:
+    """Indices of the last `count` stages, for `pool_stages`. Raises `UserError` when the backbone has fewer."""
+    name, found = type(backbone).__name__, len(getattr(backbone, "feature_info", ()))
+    if count and not hasattr(backbone, "forward_intermediates"):
+        raise UserError(f"model.feature_stages: timm shows only the last features of {name}. Set it to 0, or choose another backbone.")
+    if count > found:
+        raise UserError(f"model.feature_stages has the value {count}, and {name} has {found} stages. Set it to {found} or less.")
+    return list(range(found - count, found))
+
+
+def pool_stages(backbone: nn.Module, images_BCHW: torch.Tensor, stages: Sequence[int]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """By one pass: the mean of the maps of each of the ascending `stages`, (B, channels) each, and the backbone's own pooled features."""
+    passed: Any = backbone
+    if not stages:
+        return [], passed(images_BCHW)
+    # Asked for in this layout, transformers arrange their tokens as maps, too.
+    last, maps = passed.forward_intermediates(images_BCHW, indices=list(stages), output_fmt="NCHW")
+    return [one.mean(dim=(2, 3)) for one in maps], passed.forward_head(last, pre_logits=True)
 
 
 class StageFeatures(nn.Module):
@@ -36,12 +56,10 @@ class StageFeatures(nn.Module):
         mirror: average the features of each photo and of its mirror image. Raises `UserError` when the backbone has fewer stages.
         """
         super().__init__()
-        self.backbone, self.stages, self.mirror = backbone, stages, mirror
+        self.backbone, self.stages, self.mirror = backbone, last_stages(backbone, stages), mirror
         config = timm.data.resolve_data_config({}, model=backbone)
         self.register_buffer("mean_C11", torch.tensor(config["mean"]).view(-1, 1, 1) * 255)
         self.register_buffer("std_C11", torch.tensor(config["std"]).view(-1, 1, 1) * 255)
-        if stages:
-            _check_stages(backbone, stages)
 
     def forward(self, photos_BHWC: torch.Tensor) -> torch.Tensor:
         """Float32, (B, F): the mean of each stage's maps, the earliest stage first, then the backbone's own pooled features."""
@@ -50,21 +68,8 @@ class StageFeatures(nn.Module):
         return (features_BF + self._pool(images_BCHW.flip(3))) / 2 if self.mirror else features_BF
 
     def _pool(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        backbone: Any = self.backbone
-        if not self.stages:
-            return backbone(images_BCHW).float()
-        # Asked for in this layout, transformers arrange their tokens as maps, too.
-        last, maps = backbone.forward_intermediates(images_BCHW, indices=self.stages, output_fmt="NCHW")
-        return torch.cat([*(one.mean(dim=(2, 3)) for one in maps), backbone.forward_head(last, pre_logits=True)], dim=1).float()
-
-
-def _check_stages(backbone: nn.Module, stages: int) -> None:
-    name = type(backbone).__name__
-    if not hasattr(backbone, "forward_intermediates"):
-        raise UserError(f"model.backbone: timm shows only the last features of {name}. Choose another backbone.")
-    found = len(getattr(backbone, "feature_info", ()))
-    if stages > found:
-        raise UserError(f"the features of {stages} stages were asked for, and {name} has {found}. Ask for {found} or fewer.")
+        of_stages, last_BF = pool_stages(self.backbone, images_BCHW, self.stages)
+        return torch.cat([*of_stages, last_BF], dim=1).float()
 
 
 @torch.inference_mode()

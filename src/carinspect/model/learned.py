@@ -51,7 +51,7 @@ def read_learned_features(
     path = cache_folder() / "features" / f"{key}.npy"
     if not path.exists():
         photos = open_pixel_cache(root, image_paths, digests, side_px=SIDE_PX)
-        stages = features.StageFeatures(network, stages=features.STAGES, mirror=True)
+        stages = features.StageFeatures(network, stages=features.PRETRAINED_STAGES, mirror=True)
         _keep(path, features.frozen_features(stages, photos))
     found = np.load(path)
     # Of some networks what the head makes of the last maps is wider than these.

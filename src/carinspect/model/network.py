@@ -1,17 +1,20 @@
 """The network: a timm backbone, one shared layer and a head for each question.
 
-Shapes: B photos, H and W pixels, C channels, F shared features, K classes.
+Shapes: B photos, H and W pixels, C channels, P pooled features of the backbone, F features that the heads share, K classes.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import timm
 import torch
 from torch import nn
 
+from carinspect.core.errors import UserError
 from carinspect.core.questions import Question, by_name
 from carinspect.model.config import ModelRecipe
+from carinspect.model.features import last_stages, pool_stages
 
 
 class CarInspectionNetwork(nn.Module):
@@ -19,19 +22,32 @@ class CarInspectionNetwork(nn.Module):
 
     mean_C11: torch.Tensor
     std_C11: torch.Tensor
+    mean_P: torch.Tensor
+    scale_P: torch.Tensor
+    """Standard deviation of each pooled feature times the root of their number: an optimiser's step of a given length then changes the
+    answers as much, however many features there are."""
 
     def __init__(self, recipe: ModelRecipe, questions: Sequence[Question], *, backbone: nn.Module) -> None:
         super().__init__()
         self.questions = by_name(questions)
         self.backbone = backbone
+        self.stages = last_stages(backbone, recipe.feature_stages)
+        described: Any = backbone
         # When a model has one more layer after pooling, timm stores the width under another name.
-        feature_count = int(getattr(backbone, "head_hidden_size", None) or getattr(backbone, "num_features"))  # noqa: B009
-        self.shared = nn.Sequential(nn.Linear(feature_count, recipe.hidden_features), nn.ReLU())
+        pooled = int(getattr(backbone, "head_hidden_size", None) or described.num_features)
+        pooled += sum(described.feature_info[stage]["num_chs"] for stage in self.stages)
+        self.shared = nn.Sequential(nn.Linear(pooled, recipe.hidden_features), nn.ReLU())
         self.dropout = nn.Dropout(recipe.dropout)
-        self.heads = nn.ModuleDict({name: nn.Linear(recipe.hidden_features, asked.head_width) for name, asked in self.questions.items()})
+        width = recipe.hidden_features + (pooled if self.stages else 0)
+        self.heads = nn.ModuleDict({name: nn.Linear(width, asked.head_width) for name, asked in self.questions.items()})
+        self.companion: nn.Module | None = None
+        """Gives features, (B, features), that the heads see beside the others: those of a second backbone (`model.ensemble`)."""
         config = timm.data.resolve_data_config({}, model=backbone)
         self.register_buffer("mean_C11", torch.tensor(config["mean"]).view(-1, 1, 1) * 255)
         self.register_buffer("std_C11", torch.tensor(config["std"]).view(-1, 1, 1) * 255)
+        if self.stages:
+            self.register_buffer("mean_P", torch.zeros(pooled))
+            self.register_buffer("scale_P", torch.full((pooled,), pooled**0.5))
 
     def forward(self, photos_BHWC: torch.Tensor) -> dict[str, torch.Tensor]:
         """Logits of each question for uint8 photos: shape (B,), or (B, K) for classes."""
@@ -39,15 +55,34 @@ class CarInspectionNetwork(nn.Module):
 
     def features(self, photos_BHWC: torch.Tensor) -> torch.Tensor:
         """The features that the heads share, before dropout: shape (B, F). Nearly all of the computing time is spent here."""
-        return self.shared(self.backbone(self._normalise(photos_BHWC)))
+        of_stages, last_BP = pool_stages(self.backbone, self._normalise(photos_BHWC), self.stages)
+        return self._join(self._share(of_stages, last_BP), photos_BHWC)
 
-    def features_and_early(self, photos_BHWC: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `features`, and from the same pass the pooled features of the early stages, shape (B, C), for the gate."""
-        backbone: Any = self.backbone
-        images_BCHW = self._normalise(photos_BHWC)
-        last, maps = backbone.forward_intermediates(images_BCHW, indices=early_stages(self.backbone), output_fmt="NCHW")
-        early_BC = torch.cat([one.mean(dim=(2, 3)) for one in maps], dim=1)
-        return self.shared(backbone.forward_head(last)), early_BC.float()
+    def features_and_early(self, photos_BHWC: torch.Tensor, *, mirror: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `features`, and from the same pass the pooled features of the early stages, shape (B, C), for the gate.
+
+        mirror: both are means over the photo and its mirror image; the heads are linear, so the logits are, too.
+        """
+        if mirror:
+            of_photo, of_mirrored = (self.features_and_early(photos) for photos in (photos_BHWC, photos_BHWC.flip(2)))
+            return (of_photo[0] + of_mirrored[0]) / 2, (of_photo[1] + of_mirrored[1]) / 2
+        early = early_stages(self.backbone)
+        stages = sorted({*early, *self.stages})
+        of_stages, last_BP = pool_stages(self.backbone, self._normalise(photos_BHWC), stages)
+        found = dict(zip(stages, of_stages, strict=True))
+        early_BC = torch.cat([found[stage] for stage in early], dim=1)
+        shared_BF = self._share([found[stage] for stage in self.stages], last_BP)
+        return self._join(shared_BF, photos_BHWC), early_BC.float()
+
+    def _join(self, shared_BF: torch.Tensor, photos_BHWC: torch.Tensor) -> torch.Tensor:
+        return shared_BF if self.companion is None else torch.cat([shared_BF, self.companion(photos_BHWC)], dim=1)
+
+    def _share(self, of_stages: Sequence[torch.Tensor], last_BP: torch.Tensor) -> torch.Tensor:
+        if not self.stages:
+            return self.shared(last_BP)
+        # The heads see the features themselves, and beside them what the shared layer makes of them.
+        standard_BP = (torch.cat([*of_stages, last_BP], dim=1).float() - self.mean_P) / self.scale_P
+        return torch.cat([standard_BP, self.shared(standard_BP)], dim=1)
 
     def _normalise(self, photos_BHWC: torch.Tensor) -> torch.Tensor:
         return (photos_BHWC.permute(0, 3, 1, 2).float() - self.mean_C11) / self.std_C11
@@ -57,6 +92,29 @@ class CarInspectionNetwork(nn.Module):
         # float32 also under autocast: a loss in half precision would round small probabilities to 0.
         logits = {name: head(features_BF).float() for name, head in self.heads.items()}
         return {name: values.squeeze(1) if self.questions[name].head_width == 1 else values for name, values in logits.items()}
+
+
+@torch.no_grad()
+def begin_with_probe(network: CarInspectionNetwork, path: Path) -> None:
+    """Let the heads give the answers of the linear probe at `path` (models/probe.pt): the shared layer adds nothing at first.
+
+    The head of a question without a probe begins with zeros. Raises `UserError` when the file is missing or of another backbone.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Make it: dvc repro probe.")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    pooled = len(network.mean_P)
+    if len(content["mean"]) != pooled:
+        raise UserError(f"{path}: has {len(content['mean'])} features, and the network {pooled}. Make it again: dvc repro --force probe.")
+    network.mean_P.copy_(content["mean"])
+    network.scale_P.copy_(content["scale"] * pooled**0.5)
+    for name, module in network.heads.items():
+        head = cast(nn.Linear, module)
+        head.weight.zero_()
+        head.bias.zero_()
+        if name in content["questions"]:
+            head.weight[:, :pooled].copy_(content["questions"][name]["weight"] * pooled**0.5)
+            head.bias.copy_(content["questions"][name]["bias"])
 
 
 def early_stages(backbone: nn.Module) -> list[int]:

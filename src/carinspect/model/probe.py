@@ -22,7 +22,6 @@ from carinspect.core.files import write_bytes
 from carinspect.core.questions import Question
 from carinspect.core.seeds import derive_seed
 from carinspect.model.checkpoint import to_bytes
-from carinspect.model.features import STAGES
 from carinspect.scoring.classification import accuracy
 from carinspect.scoring.ranking import Array, roc_auc
 from carinspect.scoring.regression import mae
@@ -36,6 +35,9 @@ MOST_PHOTOS = 4000
 
 MOST_STEPS = 1000
 """Of the optimiser, which needs the most with the smallest penalty."""
+
+LEAST_SCALE = 0.01
+"""Least standard deviation that a feature is divided by, as a share of the median one."""
 
 SCORE_MARGIN = 0.03
 """Scores nearer to 0 or 1 count as this far from it: the log-odds of 0 and 1 are infinite."""
@@ -78,10 +80,10 @@ class Probe:
         return columns
 
     def save(self, path: Path) -> None:
-        """Write it as plain tensors, float64, which heads of a network can begin with. Equal probes have equal bytes."""
+        """Write it as plain tensors, float64, for `network.begin_with_probe`. Equal probes have equal bytes."""
         content: dict[str, Any] = {"mean": torch.tensor(self.mean_F), "scale": torch.tensor(self.scale_F)}
         heads = {name: {"weight": torch.tensor(one.weight_KF), "bias": torch.tensor(one.bias_K)} for name, one in self.questions.items()}
-        write_bytes(path, to_bytes(content | {"stages": STAGES, "questions": heads}))
+        write_bytes(path, to_bytes(content | {"questions": heads}))
 
     def describe(self) -> dict[str, Any]:
         """The content of metrics/probe.json: `features`, and for each question `photos`, `groups`, `penalty` and its `held_out` metric."""
@@ -109,6 +111,8 @@ def fit_probe(features_NF: np.ndarray, table: pd.DataFrame, questions: Sequence[
     A question with labels of fewer than two groups, or of one class only, is left out.
     """
     mean_F, scale_F = features_NF.mean(axis=0, dtype=np.float64), features_NF.std(axis=0, dtype=np.float64)
+    # A feature that hardly varies would otherwise decide alone, once a network has changed it a little.
+    scale_F = np.maximum(scale_F, LEAST_SCALE * np.median(scale_F))
     scale_F[scale_F == 0] = 1.0
     standard_NF = (features_NF - mean_F) / scale_F
     fitted = {}

@@ -8,8 +8,9 @@ import pandas as pd
 from carinspect.core.data import DataParams
 from carinspect.core.errors import UserError
 from carinspect.core.params import read_section
+from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.metrics import headline
-from carinspect.evaluation.predictions import answered, answers_to, numbers, predict
+from carinspect.evaluation.predictions import answered, answers_to, numbers, predict, reading_of
 from carinspect.evaluation.retraining import retrain
 from carinspect.evaluation.temperature import add_probabilities, fit_calibration
 from carinspect.model.backbones import check_backbone
@@ -51,7 +52,8 @@ def score_combination(recipe: Recipe, table: pd.DataFrame, params: dict[str, Any
     trained = retrain(start, table, questions=questions, params=params, what=f"the training of {backbone} with the seed {seed}")
     scored = table[table["split"].isin(SPLITS)].reset_index(drop=True)
     root: Path = read_section("data", DataParams, params).root_path
-    raw = predict(build_network(trained), scored, root=root, image_side_px=trained.image_side_px).table
+    network, evaluation = build_network(trained), read_section("evaluate", EvaluateParams, params)
+    raw = predict(network, scored, root=root, reading=reading_of(trained, network, evaluation)).table
     predictions = add_probabilities(raw, questions, fit_calibration(raw, questions, priors=trained.lineage["priors"]))
     scores: dict[str, Any] = {"backbone": backbone, "seed": seed}
     for split in SPLITS:

@@ -121,6 +121,8 @@ class TrainKnobs(Section):
     """Factor of the learning rate from each layer of the backbone to the one before it; 1 gives all layers the same rate."""
     freeze_backbone_epochs: int = Field(ge=0)
     """Number of first epochs in which only the new layers learn."""
+    freeze_norm: bool
+    """Keep the batch-norm statistics of the weights that training starts from, also where the backbone learns."""
     schedule: Literal["cosine", "plateau"]
     """After the warm-up: along a cosine to 0, or times `plateau_factor` when the validation score stops rising."""
     warmup_fraction: Number = Field(ge=0, lt=1)

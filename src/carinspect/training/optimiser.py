@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.training.config import TrainRecipe
@@ -19,11 +20,14 @@ def backbone_is_frozen(recipe: TrainRecipe, epoch: int) -> bool:
 
 
 def set_training_mode(network: CarInspectionNetwork, recipe: TrainRecipe, *, epoch: int) -> None:
-    """Set training mode. A frozen backbone gets no gradients, and its batch-norm statistics do not change."""
+    """Set training mode. A frozen backbone gets no gradients, and its batch-norm statistics do not change, nor with `freeze_norm`."""
     frozen = backbone_is_frozen(recipe, epoch)
     network.train()
     network.backbone.requires_grad_(not frozen)
     network.backbone.train(not frozen)
+    for module in network.backbone.modules() if recipe.freeze_norm else ():
+        if isinstance(module, _BatchNorm):
+            module.eval()
 
 
 def build_optimiser(network: CarInspectionNetwork, question_weights: QuestionWeights, recipe: TrainRecipe) -> torch.optim.Optimizer:

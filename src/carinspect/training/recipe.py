@@ -7,10 +7,11 @@ import yaml
 
 from carinspect.core.errors import UserError, did_you_mean
 from carinspect.core.files import sha256_of, write_bytes
-from carinspect.core.params import NETWORK_FILE, QUESTIONS_FILE, RECIPE_FILE, load_yaml, parse_section, read_section
+from carinspect.core.params import RECIPE_FILE, load_yaml, parse_section, read_section, recipe_parts
 from carinspect.core.questions import dump_questions, read_questions
 from carinspect.model.checkpoint import check_fits, load_checkpoint
 from carinspect.model.config import ModelParams
+from carinspect.model.features import PRETRAINED_STAGES
 from carinspect.training.config import Profile, Recipe, TrainParams
 
 CHECKPOINT_FILE = Path("models/best.pt")
@@ -34,6 +35,12 @@ def resolve_recipe(params: dict[str, Any], *, pretrained: str, resume: str) -> R
     model = read_section("model", ModelParams, params).model_dump()
     train = read_section("train", TrainParams, params).model_dump()
     model |= {"backbone": model["backbone"] or defaults.pop("backbone"), "pretrained": pretrained}
+    if model.pop("ensemble") == "probe" and pretrained == "none":
+        raise UserError(
+            "model.ensemble is 'probe', and without pretrained weights there is no probe. Set it to none, or set model.pretrained."
+        )
+    if model["feature_stages"] is None:
+        model["feature_stages"] = PRETRAINED_STAGES if pretrained != "none" else 0
     train |= {key: train[key] if train[key] is not None else value for key, value in defaults.items() if key in train}
     train["resume"] = resume
     questions = read_questions(params)
@@ -71,10 +78,9 @@ def write_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def write_parts(recipe: Recipe, folder: Path) -> None:
-    """Write `QUESTIONS_FILE` and `NETWORK_FILE` under `folder`: the parts of the recipe that other stages than the training depend on."""
-    plain = recipe.model_dump(mode="json")
-    write_bytes(folder / QUESTIONS_FILE, _as_yaml({"questions": plain["questions"]}))
-    write_bytes(folder / NETWORK_FILE, _as_yaml({"model": plain["model"], "image_side_px": plain["train"]["image_side_px"]}))
+    """Write the parts of the recipe that other stages than the training depend on, under `folder`."""
+    for path, part in recipe_parts(recipe.model_dump(mode="json")).items():
+        write_bytes(folder / path, _as_yaml(part))
 
 
 def _as_yaml(values: dict[str, Any]) -> bytes:

@@ -18,7 +18,7 @@ from carinspect.core.tables import dataset_columns, read_table
 from carinspect.images.pixel_cache import open_pixel_cache
 from carinspect.model.backbones import build_pretrained, check_unchanged
 from carinspect.model.checkpoint import Checkpoint, check_fits, load_checkpoint, save_checkpoint
-from carinspect.model.network import CarInspectionNetwork
+from carinspect.model.network import CarInspectionNetwork, begin_with_probe
 from carinspect.training.balance import training_priors
 from carinspect.training.batches import Photos, labels_as_tensors
 from carinspect.training.config import Recipe, TrackingParams
@@ -43,6 +43,8 @@ class Job:
     """As in params.yaml. Only a path is used from it; the digest of the weights is in the recipe."""
     resume: Path | None
     """The checkpoint whose weights the training starts from; None: none."""
+    probe: Path
+    """models/probe.pt, with whose weights the heads of a pretrained network begin."""
     joins: bool
     """Whether this machine was started with --join, to help the run of another machine."""
     checkpoint: Path
@@ -54,7 +56,8 @@ class Job:
     @property
     def state_file(self) -> Path:
         """Where the state of this run is saved."""
-        return state_path(self.recipe, data_revision=sha256_of(self.table))
+        probe = sha256_of(self.probe) if self.recipe.model.begins_with_probe else ""
+        return state_path(self.recipe, data_revision=sha256_of(self.table) + probe)
 
     @property
     def lock_file(self) -> Path:
@@ -94,11 +97,13 @@ def open_photos(job: Job, split: str) -> Photos:
 
 
 def build_network(job: Job) -> CarInspectionNetwork:
-    """The network before training, with random weights that depend only on the seed, pretrained weights, or those of a checkpoint."""
+    """The network before training: random weights that depend only on the seed, pretrained ones and a probe's, or a checkpoint's."""
     torch.manual_seed(derive_seed(job.recipe.train.seed, "init"))
     recipe = job.recipe.model
     backbone = build_pretrained(recipe, job.pretrained, image_side_px=job.recipe.train.image_side_px)
     network = CarInspectionNetwork(recipe, job.recipe.questions, backbone=backbone)
+    if recipe.begins_with_probe:
+        begin_with_probe(network, job.probe)
     if (job.resume is None) != (job.recipe.train.resume == "none"):
         raise UserError(f"train.resume is '{job.resume}', and the recipe was made for another. Run dvc repro.")
     if job.resume:
