@@ -2,8 +2,8 @@
 
 Reads: models/best.pt, models/probe.pt, data/car_inspection_dataset.csv, data/probe.csv, data/probe_left_out.csv, the photos. Writes:
 data/predictions.csv, data/corrupted.csv, models/calibration.json, models/ensemble.pt, models/gate.pt, reports/evaluate/,
-metrics/evaluate.json. Params: evaluate, data, model.ensemble; all of params.yaml where evaluate.leave_one_source_out trains again. `model.pretrained` is read for an
-ensemble, and changes no result beyond the recipe.
+metrics/evaluate.json. Params: evaluate, data, model.ensemble; all of params.yaml where evaluate.leave_one_source_out trains again.
+`model.pretrained` is read for an ensemble, and changes no result beyond the recipe.
 """
 
 from pathlib import Path

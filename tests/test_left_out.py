@@ -22,6 +22,7 @@ from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.left_out import FIGURES, learnable_questions, score_source, taught_questions, without_source
 from carinspect.evaluation.predictions import predict
 from carinspect.evaluation.retraining import ask_only
+from carinspect.model.calibration import Reading
 from carinspect.model.checkpoint import Checkpoint, build_network, load_checkpoint
 from carinspect.training.config import Recipe
 from carinspect.training.recipe import write_parts, write_recipe
