@@ -580,7 +580,7 @@ def test_strata_that_can_be_proved_share_the_level_and_the_others_get_none_of_it
 
 @pytest.mark.parametrize("numbers", [[], [0, 2], [3, 2], [2, 2]])
 def test_strata_must_ascend(numbers: list[int]) -> None:
-    with pytest.raises(UserError, match="car_photos has the value"):
+    with pytest.raises(UserError, match="car_photos: has the value"):
         make_params(car_photos=numbers)
 
 

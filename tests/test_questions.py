@@ -146,6 +146,7 @@ MEANS_ANOTHER_THING = {
     "annotations/meanings.py": {"damage"},  # a kind of outline
     "describe/page.py": {"damage"},  # the colour of such an outline
     "doctor/project.py": {"clean"},  # git's work tree
+    "evaluation/corruptions.py": {"rain", "fog", "snow"},  # what is drawn over a photo of test
     "training/weather.py": {"weather", "clear", "rain", "fog", "snow"},  # what the augmentation draws into a question with these classes
 }
 """File → words in it that are no question's."""

@@ -838,7 +838,7 @@ def write_root(folder: Path, *, scenes: int = 24) -> None:
     (folder / "data/questions.yaml").write_text(yaml.safe_dump({"questions": dump_questions(asked)}))
     (folder / "data/network.yaml").write_text(yaml.safe_dump({"model": {"backbone": "test_resnet"}}))
     split = {**PARAMS.model_dump(), "fractions": dict.fromkeys(SPLITS, 0.25)}
-    model = {"backbone": None, "pretrained": False, "hidden_features": 8, "dropout": 0.0}
+    model = {"backbone": None, "pretrained": False, "feature_stages": None, "hidden_features": 8, "dropout": 0.0, "ensemble": "none"}
     params = {"data": {"root": "photos", "sources": "none"}, "model": model, "split": split}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
 

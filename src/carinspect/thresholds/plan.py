@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import expit, logit
-from scipy.stats import beta, binom
+from scipy.stats import binom
 
 from carinspect.core.questions import Side
 from carinspect.thresholds.binomial import accepted_needed
@@ -40,9 +40,10 @@ def make_plan(reference: Reference, *, groups: int, target: Target, side: Side) 
 
     The test is valid only for hypotheses fixed before its data are seen, so the candidates must not be quantiles of the source split.
     They are evenly spaced in the share of photos that they accept, beginning with the share that just proves the target without an error.
-    The first start is where the proof is easiest if the reference's probabilities are right. The second is the strictest threshold that
-    then succeeds with the probability `SURE`; further ones are spread from there to where the probabilities no longer reach the target. If
-    the probabilities are wrong, the test proves less, but stays valid.
+    The first start is the strictest threshold that succeeds with the probability `SURE` if the reference's probabilities are right, or else
+    the likeliest one; further ones are spread from there to where the probabilities no longer reach the target. They can pass where the
+    first fails by an early error, or because fewer photos than foretold get the word. If the probabilities are wrong, the test proves less,
+    but stays valid.
     """
     strictest = _strictest_share(reference, groups=groups, target=target, side=side)
     thresholds = _candidates(reference, side=side, strictest_share=strictest)
@@ -53,18 +54,11 @@ def place_starts(thresholds: Thresholds, reference: Reference, *, groups: int, t
     """The positions in `thresholds`, the strictest first, at which the test of `groups` groups starts: see `make_plan`."""
     foretold = _foretell(thresholds, reference, groups=groups, side=side)
     wrong_rate = target.wrong_rate(side)
-    if wrong_rate is None:
-        # The binomial p-value at the expected counts, computed as a beta integral, because they are fractional.
-        easiest = int(np.argmin(beta.cdf(target.precision, foretold.right, foretold.wrong + 1)))
-        precision = _precision(foretold)
-    else:
-        easiest = int(np.argmax(highest_wrong_rate(foretold, target=target.precision, level=target.level_of_one_start)))
-        precision = precision_at(foretold, wrong_rate)
+    precision = _precision(foretold) if wrong_rate is None else precision_at(foretold, wrong_rate)
     hopeful = int((precision >= target.precision).sum())
     power = foretold_power(foretold, target, side=side)
     sure = int(np.argmax(power >= min(SURE, power.max())))
-    others = np.linspace(sure, max(sure + 1, hopeful), target.starts - 1, endpoint=False).astype(int)
-    return frozenset([easiest, *others.tolist()])
+    return frozenset(np.linspace(sure, max(sure, hopeful), target.starts, endpoint=False).astype(int).tolist())
 
 
 def _precision(foretold: Evidence) -> Floats:
