@@ -11,6 +11,7 @@ import pytest
 from fastapi.openapi.docs import get_swagger_ui_html
 from playwright.sync_api import Page, Route, expect, sync_playwright
 
+from carinspect.audit.inbox import read_remarks
 from conftest import free_port
 from serving_tools import TOKEN, model_bytes, photo_bytes, running_service
 
@@ -113,7 +114,7 @@ def test_what_is_no_photo_gets_its_reason(page: Page) -> None:
     page.set_input_files("#choose", [{"name": "notes.jpg", "mimeType": "image/jpeg", "buffer": b"no photo"}, *photos(3)])
     expect(page.locator("[role=alert]")).to_contain_text("not a photo in a known format")
     expect(page.locator("li.card.wrong h2")).to_have_text("No answer")
-    expect(page.locator("#state")).to_have_text("2 of 2 photos answered.")
+    expect(page.locator("#state")).to_have_text("1 of 2 photos answered, 1 refused.")
     expect(page.locator("#answers > li:not(.wrong) meter")).to_have_count(5)
 
 
@@ -129,6 +130,30 @@ def test_a_photo_can_be_dropped_or_pasted(page: Page) -> None:
             [kind, field, list(photo_bytes(seed=5))],
         )
     expect(page.locator("#state")).to_have_text("2 of 2 photos answered.")
+
+
+def test_a_person_says_what_is_right_where_the_service_asks(browser: Any, tmp_path: Path) -> None:
+    model = tmp_path / "best.onnx"
+    model.write_bytes(model_bytes())
+    with running_service(model, free_port(), CARINSPECT_FEEDBACK_DIR=str(tmp_path / "inbox")) as (address, _):
+        page = browser.new_page(viewport={"width": 375, "height": 740})
+        page.goto(address)
+        page.set_input_files("#choose", photos(0))
+        group = page.get_by_role("group", name="Clean: right or wrong?")
+        group.get_by_role("button", name="Wrong: it is clean").focus()
+        page.keyboard.press("Enter")
+        expect(group).to_contain_text("Kept. Thank you.")
+        expect(group.get_by_role("button", pressed=True)).to_have_text("Wrong: it is clean")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.close()
+    (remark,) = read_remarks(tmp_path / "inbox")
+    assert (remark.question, remark.word, remark.verdict) == ("clean", "dirty", "clean")
+
+
+def test_nobody_is_asked_where_nothing_is_kept(page: Page) -> None:
+    page.set_input_files("#choose", photos(0))
+    expect(page.locator("#state")).to_have_text("1 of 1 photos answered.")
+    expect(page.locator("fieldset")).to_have_count(0)
 
 
 def test_the_keyboard_reaches_everything_and_everything_has_a_name(page: Page) -> None:
@@ -164,7 +189,7 @@ def test_a_service_with_a_token_asks_for_it(browser: Any, tmp_path: Path) -> Non
 def test_the_interfaces_page_lists_every_route_and_tries_them(page: Page, address: str) -> None:
     page.goto(f"{address}/docs")
     routes = page.locator(".opblock-summary-path")
-    expect(routes).to_have_count(8)
+    expect(routes).to_have_count(11)
     assert {route.get_attribute("data-path") for route in routes.all()} == set(page.request.get(f"{address}/openapi.json").json()["paths"])
     one = page.locator(".opblock").first
     one.locator(".opblock-summary-control").click()

@@ -105,7 +105,8 @@ def _statistics(photos_BSS3: torch.Tensor, grey_BSS: torch.Tensor) -> list[torch
     steps = [grey_BSS.diff(dim=2).abs(), grey_BSS.diff(dim=1).abs().transpose(1, 2)]
     smaller = [one.diff(dim=along).abs() for one in (halved_BHW, quartered) for along in (2, 1)]
     equal_B, large_B = (torch.stack([measure(one) for one in steps]).sum(dim=0) for measure in (_equal, _at_eighths))
-    block = max(1, halved_BHW.shape[1] // BLOCKS)
+    # The contrast within one pixel would be a rounding error.
+    block = max(2, halved_BHW.shape[1] // BLOCKS)
     mean, square = (F.avg_pool2d(one[:, None], block) for one in (halved_BHW, halved_BHW**2))
     contrast = (square - mean**2).clamp(min=0).sqrt()
     darkest_BHW = small_B3HW.amin(dim=1)
