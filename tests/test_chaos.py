@@ -34,7 +34,7 @@ from carinspect.inference.journal import journal_path
 from conftest import free_port
 from serving_tools import ROOT, kill_a_worker, model_bytes, photo_bytes, ready, running_service, wait_until, workers_of
 from test_batch_scoring import draw_photos, score
-from test_serving_budget import empty_scans, saved
+from test_serving_budget import empty_scans, many_scans, saved
 from test_serving_connections import FORM, SILENT
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
@@ -88,6 +88,7 @@ def make_bombs() -> dict[str, tuple[str, bytes, dict[str, str]]]:
     return {
         "a batch of huge WebPs": ("/predict/batch", form("files", *[saved(16383, 3600, "WEBP", lossless=True, method=0)] * 16), {}),
         "empty scans": ("/predict/file", form("file", empty_scans(8000, 7000, 40_000)), {}),
+        "many scans": ("/predict/file", form("file", many_scans(8000, 7000, 60)), {}),
         "a huge PNG": ("/predict/file", form("file", saved(14_000, 14_000, "PNG", "1")), {}),
         "a large 16-bit PNG": ("/predict/file", form("file", saved(7000, 7000, "PNG", "I;16")), {}),
         "many frames": ("/predict/file", form("file", many_frames()), {}),
@@ -288,7 +289,7 @@ def test_a_storm_of_sockets_and_bombs_costs_neither_an_answer_nor_the_memory(mod
 
 
 def test_normal_photos_beside_two_who_send_the_costliest(model: Path, record_property: Record) -> None:
-    costly = {"empty scans": make_bombs()["empty scans"]}
+    costly = {"many scans": make_bombs()["many scans"]}
     with attackers() as pool, running_service(model, port := free_port(), **SETTINGS) as (_, process):
         client = NormalClient(port, process)
         client.send(20)
@@ -430,7 +431,7 @@ def test_a_full_disk_of_the_drift_log_costs_no_answer(model: Path, tmp_path: Pat
 
 
 def test_the_service_ends_in_time_with_costly_photos_under_way(model: Path, record_property: Record) -> None:
-    path, body, headers = make_bombs()["empty scans"]
+    path, body, headers = make_bombs()["many scans"]
     with running_service(model, port := free_port(), CARINSPECT_SHUTDOWN_TIMEOUT_S="5") as (_, process), ThreadPoolExecutor(4) as pool:
         for place in range(4):
             pool.submit(post, port, path, body, headers, source=f"127.0.0.{2 + place}")
