@@ -160,6 +160,7 @@ carinspect() {
     local -
     set +x
     local command=(env PYTHONPATH="$CODE" python -m carinspect.cli.main "$@")
+    if [ "$1" = drift ]; then "${command[@]}" || [ $? = 2 ]; return; fi
     if [ "$1" != serve ]; then "${command[@]}"; return; fi
     "${command[@]}" --port "$PORT" &
     trap "kill $!; wait $! || true" EXIT
@@ -175,8 +176,8 @@ make() {
 }
 set -euxo pipefail
 """
-"""`carinspect` of this clone, whose service is ready when it returns and ends with the block; `curl` that fails when it is told no; `make`
-with this environment instead of one of its own."""
+"""`carinspect` of this clone, whose service is ready when it returns and ends with the block, and whose model is too poor for `drift` to
+tell anything (status 2); `curl` that fails when it is told no; `make` with this environment instead of one of its own."""
 
 CURL = """
 import sys, httpx

@@ -42,7 +42,7 @@ from carinspect.training.losses import Objective
 from carinspect.training.micro_batch import MicroBatch, compile_where_it_works, recall, shrink_until_it_fits
 from carinspect.training.norm_statistics import NormStatistics
 from carinspect.training.processes import Peers, connect
-from carinspect.training.recipe import identify_checkpoint, resume_from, write_recipe
+from carinspect.training.recipe import identify_checkpoint, resume_from, write_parts, write_recipe
 from carinspect.training.resume import load_state, read_state, save_state, state_path
 from carinspect.training.run import Job, build_network
 from carinspect.training.runtime import Machine
@@ -689,6 +689,7 @@ def test_a_pretrained_network_begins_with_its_probe_on_any_number_of_processes_a
 
     def make_pretrained(name: str, processes: int) -> Path:
         workspace = make_workspace(tmp_path / name, recipe, processes=processes)
+        write_parts(recipe, workspace)
         params = yaml.safe_load((workspace / "params.yaml").read_text())
         params["model"]["pretrained"] = str(weights)
         (workspace / "params.yaml").write_text(yaml.safe_dump(params))

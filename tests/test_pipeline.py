@@ -259,6 +259,8 @@ def make_small_demo(folder: Path) -> None:
     line = next(line for line in (folder / "params.yaml").read_text().splitlines() if line.strip().startswith("epochs: "))
     set_param(folder, line, "  epochs: 2")
     set_param(folder, "image_side_px:\n", "image_side_px: 32\n")
+    # Of the corruptions one severity, for each experiment scores them.
+    set_param(folder, "  - 1\n  - 2\n  - 3\n  - 4\n  - 5\n", "  - 3\n")
     # One process starts faster than two, and two tests share the cores.
     set_param(folder, AUTO_RUNTIME, "device: auto\n      processes: 1\n      workers: 1\n")
     run(folder, "git", "init", "-q", "-b", "main")
