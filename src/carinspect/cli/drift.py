@@ -1,5 +1,6 @@
 """`carinspect drift`: tests whether the promise still speaks of the photos in use, from a service's log and without labels."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -204,10 +205,10 @@ def print_look(found: Look, reference: Reference) -> None:
     for one in found.estimates:
         question = one.rule.question
         limit = "" if one.break_even_rate is None else f"; {question.word('good')} is proved up to {one.break_even_rate:.3f}"
-        print(f"share of {question.word('bad')}: about {_interval(one.share)}{limit}")
+        print(f"share of {question.word('bad')}: {_interval(one.share)}{limit}")
         for word, (promised, precision, _) in one.precisions.items():
             if precision is not None:
-                print(f"precision of {word} that follows: about {_interval(precision)}; promised {promised:g}")
+                print(f"precision of {word} that follows: {_interval(precision)}; promised {promised:g}")
 
 
 def conclude(looks: Sequence[Look], rules: Sequence[DecisionRule]) -> tuple[int, str]:
@@ -245,7 +246,8 @@ def conclude(looks: Sequence[Look], rules: Sequence[DecisionRule]) -> tuple[int,
 
 
 def _interval(share: Share) -> str:
-    return f"{share.value:.3f} ({share.low:.3f} to {share.high:.3f})"
+    value = "unknown" if math.isnan(share.value) else f"about {share.value:.3f}"
+    return f"{value} ({share.low:.3f} to {share.high:.3f})"
 
 
 def _parse(since: str) -> Any:
