@@ -282,7 +282,7 @@ def export_random(backbone: str, side_px: int, folder: Path, *, stages: int = 0,
     model = to_onnx(AnsweringNetwork(network.eval(), calibration, gate), image_side_px=side_px)
     checkpoint = Checkpoint(questions=questions, model=recipe, image_side_px=side_px, weights={}, lineage={})
     open_gate = GateRule(threshold=1e9, share=0.02, groups=100, measures=list(MEASURES))
-    thresholds = Thresholds(format=FORMAT, questions=list(questions), gate=open_gate, rules={}, predictions_sha256="")
+    thresholds = Thresholds(format=FORMAT, questions=list(questions), gate=open_gate, rules={}, sets={}, predictions_sha256="")
     describe_model(model, Trained(checkpoint, calibration, thresholds, gate, None, {"evaluate": {"test": {}}}))
     path = folder / "random.onnx"
     path.write_bytes(seal(model.SerializeToString()))
