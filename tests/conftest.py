@@ -17,6 +17,7 @@ from carinspect.core.gate import MEASURES
 from carinspect.core.params import load_params
 from carinspect.core.questions import Question, Side, read_questions
 from carinspect.core.tables import dataset_columns, write_table
+from carinspect.evaluation.config import EvaluateParams
 from carinspect.inference.gate import GateRule
 from carinspect.inference.rules import (
     FORMAT,
@@ -305,3 +306,22 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.section("recorded")
         for name, value in lines:
             terminalreporter.write_line(f"{name:{width}}  {value}")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sealed model file with untrained weights, for a service."""
+    from serving_tools import model_bytes  # imports the server, which few tests need
+
+    path = tmp_path_factory.mktemp("model") / "best.onnx"
+    path.write_bytes(model_bytes())
+    return path
+
+
+def make_evaluate_params(**changes: Any) -> EvaluateParams:
+    """The section `evaluate` for small tests."""
+    values: dict[str, Any] = {
+        "confidence": 0.95, "seed": 1, "dropout_samples": 0, "image_side_px": None, "mirror": False, "slice_min_groups": 10,
+        "leave_one_source_out": False, "corruptions": [1, 5], "corruption_photos": 20,
+    }  # fmt: skip
+    return EvaluateParams(**values | changes)

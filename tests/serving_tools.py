@@ -14,11 +14,14 @@ import httpx
 import numpy as np
 import onnx
 import psutil
+from fastapi.testclient import TestClient
 from PIL import Image
 
 from carinspect.export.metadata import amend
 from carinspect.inference.rules import Promise, Thresholds
 from carinspect.inference.seal import seal
+from carinspect.serving.app import create_app
+from carinspect.serving.config import ServiceConfig
 from conftest import QUESTIONS, encode_photo, make_calibration, make_model, make_rule, make_thresholds, untrained_network
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +70,11 @@ def model_bytes(*, seed: int = 0, rules: Thresholds | dict[str, Any] | None = No
     if rules is not None:
         amend(model, {"threshold": rules.model_dump(mode="json") if isinstance(rules, Thresholds) else rules})
     return seal(model.SerializeToString())
+
+
+def client_of(model: Path, **settings: Any) -> TestClient:
+    """The service in this process."""
+    return TestClient(create_app(ServiceConfig(model_path=model, threads=2, **settings)))
 
 
 def photo_bytes(*, seed: int = 0, kind: str = "JPEG", width: int = 96, height: int = 64) -> bytes:

@@ -32,7 +32,7 @@ from PIL import Image
 
 from carinspect.inference.journal import journal_path
 from conftest import free_port
-from serving_tools import ROOT, kill_a_worker, model_bytes, photo_bytes, ready, running_service, wait_until, workers_of
+from serving_tools import ROOT, kill_a_worker, photo_bytes, ready, running_service, wait_until, workers_of
 from test_batch_scoring import draw_photos, score
 from test_serving_budget import empty_scans, many_scans, saved
 from test_serving_connections import FORM, SILENT
@@ -47,13 +47,6 @@ LIMITS = {
     "MAX_BUFFERED_MB": str(BUFFERED_MB),
 }  # fmt: skip
 SETTINGS = {f"CARINSPECT_{name}": value for name, value in LIMITS.items()}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "best.onnx"
-    path.write_bytes(model_bytes())
-    return path
 
 
 @contextmanager

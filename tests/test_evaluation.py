@@ -30,19 +30,9 @@ from carinspect.evaluation.robustness import draw_to_corrupt, measure_drops, say
 from carinspect.evaluation.temperature import add_probabilities, fit_calibration, fit_temperature
 from carinspect.model.calibration import Calibrated, Reading
 from carinspect.model.uncertainty import DropoutSpread
-from conftest import QUESTIONS, make_calibration, make_dataset, make_gate, untrained_network
+from conftest import QUESTIONS, make_calibration, make_dataset, make_evaluate_params, make_gate, untrained_network
 
-PARAMS = EvaluateParams(
-    confidence=0.95,
-    seed=1,
-    dropout_samples=30,
-    slice_min_groups=10,
-    leave_one_source_out=False,
-    corruptions=[1, 5],
-    corruption_photos=20,
-    image_side_px=None,
-    mirror=False,
-)
+PARAMS = make_evaluate_params(dropout_samples=30)
 CLEAN, CLEANLINESS, DAMAGED, DAMAGE, WEATHER = QUESTIONS
 SPREADS = [asked.spread for asked in QUESTIONS]
 LOGITS = WEATHER.raw_columns

@@ -18,7 +18,6 @@ from carinspect.core.params import parse_section
 from carinspect.core.questions import by_name
 from carinspect.core.tables import dataset_columns, read_table, write_table
 from carinspect.evaluation import left_out
-from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.left_out import FIGURES, learnable_questions, score_source, taught_questions, without_source
 from carinspect.evaluation.predictions import predict
 from carinspect.evaluation.retraining import ask_only
@@ -26,23 +25,13 @@ from carinspect.model.calibration import Reading
 from carinspect.model.checkpoint import Checkpoint, build_network, load_checkpoint
 from carinspect.training.config import Recipe
 from carinspect.training.recipe import write_parts, write_recipe
-from conftest import QUESTIONS, make_dataset, make_recipe, untrained_network
+from conftest import QUESTIONS, make_dataset, make_evaluate_params, make_recipe, untrained_network
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = dataset_columns(QUESTIONS)
 CLEAN, CLEANLINESS, DAMAGED, DAMAGE, WEATHER = QUESTIONS
 READING = Reading(image_side_px=32, mirror=False)
-PARAMS = EvaluateParams(
-    confidence=0.95,
-    seed=1,
-    dropout_samples=0,
-    slice_min_groups=10,
-    leave_one_source_out=True,
-    corruptions=[1, 5],
-    corruption_photos=20,
-    image_side_px=None,
-    mirror=False,
-)
+PARAMS = make_evaluate_params(leave_one_source_out=True)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ from carinspect.core.errors import UserError
 from carinspect.core.files import sha256_of
 from carinspect.core.params import load_params
 from carinspect.evaluation.baseline import compare_with_probe, probe_alarms, say_comparison
-from carinspect.evaluation.config import EvaluateParams
 from carinspect.evaluation.ensembling import fit_ensemble
 from carinspect.export.graph import AnsweringNetwork, to_onnx
 from carinspect.export.metadata import Trained, describe_model
@@ -38,7 +37,7 @@ from carinspect.model.features import StageFeatures, frozen_features
 from carinspect.model.network import CarInspectionNetwork, begin_with_probe
 from carinspect.model.probe import PENALTIES, answer_left_out, draw_groups, fit_probe
 from carinspect.training.recipe import resolve_recipe, write_parts, write_recipe
-from conftest import QUESTIONS, make_calibration, make_dataset, make_gate, make_recipe, make_thresholds
+from conftest import QUESTIONS, make_calibration, make_dataset, make_evaluate_params, make_gate, make_recipe, make_thresholds
 from test_evaluation import completed, evaluate, make_table
 from test_export import card_facts, draw
 
@@ -282,17 +281,7 @@ def test_a_source_that_is_left_out_teaches_nothing_about_its_own_answers() -> No
 
 # ---- network against probe
 
-PARAMS = EvaluateParams(
-    confidence=0.95,
-    seed=1,
-    dropout_samples=0,
-    slice_min_groups=10,
-    leave_one_source_out=False,
-    corruptions=[1, 5],
-    corruption_photos=20,
-    image_side_px=None,
-    mirror=False,
-)
+PARAMS = make_evaluate_params()
 
 
 def answers_of(table: pd.DataFrame, *, noise: float, seed: int) -> pd.DataFrame:

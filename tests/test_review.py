@@ -14,26 +14,13 @@ from carinspect.annotations.sources import load_sources
 from carinspect.audit.inbox import FullError, Inbox, read_remarks
 from carinspect.cli.review import review_inbox
 from carinspect.core.errors import UserError
-from carinspect.serving.app import create_app
-from carinspect.serving.config import ServiceConfig
-from serving_tools import model_bytes, photo_bytes
+from serving_tools import client_of, photo_bytes
 from test_cli import carinspect
 
 REPOSITORY = Path(__file__).parents[1]
 TOKEN = "a token that nobody guesses"
 ROOM = {"keep_days": 1.0, "limit_bytes": 10_000_000}
 SAID = {"model_sha256": "m", "question": "clean", "word": "clean"}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "best.onnx"
-    path.write_bytes(model_bytes())
-    return path
-
-
-def client_of(model: Path, **settings: Any) -> TestClient:
-    return TestClient(create_app(ServiceConfig(model_path=model, threads=2, **settings)))
 
 
 def say(client: TestClient, photo: bytes, *, verdict: str, version: str, question: str = "clean", **headers: str) -> Any:
@@ -203,6 +190,15 @@ def test_a_remark_of_another_model_with_unknown_words_is_named_and_adds_nothing(
     assert done.returncode == 2
     assert reason in done.stderr
     assert done.stderr.count("\n") == 1
+    assert not (root / "reviewed").exists()
+    assert "reviewed" not in (root / "sources.yaml").read_text()
+
+
+def test_an_inbox_without_a_usable_remark_adds_no_source(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Inbox(tmp_path / "inbox", **ROOM).add(b"no photo", verdict="clean", **SAID)
+    assert review_inbox(tmp_path / "inbox", root, source="reviewed") == 0
+    assert "Left out: 1 remarks, for the file is not a photo" in capsys.readouterr().out
+    assert "reviewed" not in (root / "sources.yaml").read_text()
     assert not (root / "reviewed").exists()
 
 

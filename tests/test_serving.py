@@ -34,20 +34,9 @@ from carinspect.serving.explanation import explain
 from carinspect.serving.loaded_model import load_model
 from carinspect.serving.threads import Threads
 from conftest import QUESTIONS
-from serving_tools import NOTHING_PROVED, PROMISE, ROOT, SIDE, TOKEN, model_bytes, photo_bytes, thresholds
+from serving_tools import NOTHING_PROVED, PROMISE, ROOT, SIDE, TOKEN, client_of, model_bytes, photo_bytes, thresholds
 
 PROVED = PROMISE.model_dump()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "best.onnx"
-    path.write_bytes(model_bytes())
-    return path
-
-
-def client_of(model: Path, **settings: Any) -> TestClient:
-    return TestClient(create_app(ServiceConfig(model_path=model, threads=2, **settings)))
 
 
 @pytest.fixture(scope="module")

@@ -25,14 +25,7 @@ from carinspect.serving.config import ServiceConfig
 from carinspect.serving.fetching import Fetcher
 from carinspect.serving.refusals import RefusalError
 from carinspect.serving.uploads import Reservation, UploadMemory
-from serving_tools import SIDE, model_bytes, photo_bytes
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "best.onnx"
-    path.write_bytes(model_bytes())
-    return path
+from serving_tools import SIDE, photo_bytes
 
 
 @pytest.fixture

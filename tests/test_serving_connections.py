@@ -16,16 +16,9 @@ from carinspect.serving.config import ServiceConfig
 from carinspect.serving.middleware import Surroundings
 from carinspect.serving.server import _settings
 from conftest import free_port
-from serving_tools import model_bytes, photo_bytes, wait_until
+from serving_tools import photo_bytes, wait_until
 
 IMPATIENT = {"header_timeout_s": 0.5, "upload_timeout_s": 0.5, "keep_alive_s": 1, "request_timeout_s": 2.0}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "best.onnx"
-    path.write_bytes(model_bytes())
-    return path
 
 
 @contextmanager

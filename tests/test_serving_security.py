@@ -40,14 +40,7 @@ from carinspect.serving.middleware import Surroundings
 from carinspect.serving.refusals import RefusalError
 from carinspect.serving.routes import open_routes, photo_routes, protected_routes
 from carinspect.serving.uploads import Reservation, UploadMemory
-from serving_tools import TOKEN, model_bytes, photo_bytes
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "best.onnx"
-    path.write_bytes(model_bytes())
-    return path
+from serving_tools import TOKEN, photo_bytes
 
 
 @pytest.fixture(scope="module")

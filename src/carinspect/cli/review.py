@@ -24,7 +24,7 @@ _SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}
 @dataclass
 class _Review:
     labels: dict[str, dict[str, int]]
-    """Photo's digest → label column → class."""
+    """Photo's name in the source, `photos/<SHA-256><suffix>` → label column → class."""
     withdrawn: set[tuple[str, str]]
     """Digest and column of labels about which people contradict each other."""
     left_out: Counter[str]
@@ -40,23 +40,25 @@ def review_inbox(inbox: Path, root: Path, *, source: str) -> int:
     if not (inbox / REMARKS).is_file():
         raise UserError(f"{inbox}: no {REMARKS} in it. Name the folder that CARINSPECT_FEEDBACK_DIR names for the service.")
     sources = root / Path(read_section("data", DataParams).sources).name
-    questions = by_name([declared.asked for declared in read_questions(load_params(Path("params.yaml")))])
-    _declare(sources, source)
+    questions = by_name([one.asked for one in read_questions(load_params(Path("params.yaml")))])
+    declared = _is_declared(sources, source)
     review = _judge(inbox, read_remarks(inbox), questions)
     folder, columns = root / source, [question.column for question in questions.values() if question.has_classes]
     table = folder / "labels.csv"
     before = read_text_table(table).set_index("image_path") if table.is_file() else pd.DataFrame(columns=columns)
     after = before.reindex(columns=columns).fillna("")
-    for digest, labels in review.labels.items():
-        content = (inbox / PHOTOS / digest).read_bytes()
-        name = f"photos/{digest}{_suffix_of(content)}"
-        write_bytes(folder / name, content)
+    for name, labels in review.labels.items():
+        write_bytes(folder / name, (inbox / PHOTOS / Path(name).stem).read_bytes())
         for column, label in labels.items():
             after.loc[name, column] = str(label)
     for digest, column in review.withdrawn:
         after.loc[after.index.str.startswith(f"photos/{digest}"), column] = ""
     after = after.fillna("").sort_index()
-    write_bytes(table, after.to_csv(index_label="image_path", lineterminator="\n").encode())
+    if len(after):
+        write_bytes(table, after.to_csv(index_label="image_path", lineterminator="\n").encode())
+        if not declared:
+            # The last step: what was killed before left a source that nothing names yet.
+            _declare(sources, source)
     new = len(after.index.difference(before.index))
     print(f"{table}: {len(after):,} photos, {new:,} of them new. They only train: {sources.name} says chosen_by_model.")
     for reason, count in sorted(review.left_out.items()):
@@ -75,50 +77,52 @@ def _judge(inbox: Path, remarks: list[Remark], questions: dict[str, Question]) -
             raise UserError(f"{inbox}: '{remark.verdict}' is no class of {remark.question}. {hint}")
         said.setdefault((remark.photo_sha256, remark.question), []).append(remark.verdict)
     review = _Review({}, set(), Counter())
-    state: dict[str, str] = {}
+    state: dict[str, tuple[str, str]] = {}
     for (digest, name), verdicts in said.items():
         if digest not in state:
-            state[digest] = _why_unusable(inbox / PHOTOS / digest, digest)
+            state[digest] = _open(inbox / PHOTOS / digest, digest)
         question = questions[name]
-        reason = state[digest]
+        suffix, reason = state[digest]
         if not reason and len(set(verdicts)) > 1:
             reason = "for people contradict each other about the photo"
             review.withdrawn.add((digest, question.column))
         if reason:
             review.left_out[reason] += len(verdicts)
             continue
-        review.labels.setdefault(digest, {})[question.column] = question.classes.index(verdicts[0])
+        review.labels.setdefault(f"photos/{digest}{suffix}", {})[question.column] = question.classes.index(verdicts[0])
     return review
 
 
-def _why_unusable(path: Path, digest: str) -> str:
+def _open(path: Path, digest: str) -> tuple[str, str]:
+    """The suffix that the photo's file is to have, and why it cannot be used; one of them is blank."""
     try:
         content = path.read_bytes()
     except OSError:
-        return "for the photo is gone"
+        return "", "for the photo is gone"
     if sha256(content).hexdigest() != digest:
-        return "for the photo was altered"
+        return "", "for the photo was altered"
     try:
-        open_photo(content)
+        kind = open_photo(content).format or ""
     except PhotoError as error:
-        return f"for the file is {error}"
-    return ""
+        return "", f"for the file is {error}"
+    return _SUFFIXES.get(kind, f".{kind.lower()}"), ""
 
 
-def _suffix_of(content: bytes) -> str:
-    kind = open_photo(content).format or ""
-    return _SUFFIXES.get(kind, f".{kind.lower()}")
+def _entry(name: str) -> dict[str, str | bool]:
+    return {"name": name, "format": "csv", "path": f"{name}/labels.csv", "chosen_by_model": True}
+
+
+def _is_declared(path: Path, name: str) -> bool:
+    """Whether sources.yaml has the source. Raises `UserError` where there is none, or the name is another source's."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. --into names a data root, which describes itself there (docs/labels.md).")
+    known = {source.name: source for source in load_sources(path).sources}
+    if name in known and (not known[name].chosen_by_model or known[name].path != _entry(name)["path"]):
+        raise UserError(f"{path}: the source {name!r} is another one. Choose a name for this one: --source.")
+    return name in known
 
 
 def _declare(path: Path, name: str) -> None:
-    """Add the source to sources.yaml, whose comments stay, or check the one that is there."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file. --into names a data root, which describes itself there (docs/labels.md).")
-    entry = {"name": name, "format": "csv", "path": f"{name}/labels.csv", "chosen_by_model": True}
-    known = {source.name: source for source in load_sources(path).sources}
-    if name in known:
-        if not known[name].chosen_by_model or known[name].path != entry["path"]:
-            raise UserError(f"{path}: the source {name!r} is another one. Choose a name for this one: --source.")
-        return
+    """Add the source to sources.yaml, whose comments stay."""
     with modify_yaml(path) as content:
-        content["sources"].append(entry)
+        content["sources"].append(_entry(name))
