@@ -3,7 +3,7 @@
 They are kept in .carinspect/features, so that the search for same scenes and the search for doubtful labels compute them once.
 """
 
-import os
+import io
 from collections.abc import Sequence
 from hashlib import sha256
 from importlib.metadata import version
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from carinspect.core.files import sha256_of
+from carinspect.core.files import sha256_of, write_bytes
 from carinspect.images.pixel_cache import cache_folder, open_pixel_cache
 
 SIDE_PX = 224
@@ -60,14 +60,9 @@ def read_learned_features(
 
 def _keep(path: Path, found: np.ndarray) -> None:
     """Write the file whole, and remove those of other photos, weights or code."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            np.save(file, found)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.save(content, found)
+    write_bytes(path, content.getvalue())
     for other in path.parent.glob("*.npy"):
         if other != path:
             other.unlink(missing_ok=True)
