@@ -6,7 +6,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 unexport PYTHONPATH
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-slow lint format repro-real metrics compare sweep plots remote publish check-lock summary job lock-image try-image sbom
+.PHONY: help setup repro test test-slow lint format repro-real metrics compare sweep recipe plots remote publish gpu-report check-lock summary job lock-image try-image sbom
 
 help:  ## list these commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -22,22 +22,24 @@ $(VENV)/installed-tests: $(VENV)/installed tests/requirements.txt
 	$(VENV)/bin/python -m pip install --quiet -r tests/requirements.txt -c constraints.txt
 	touch $@
 
-$(VENV)/installed-slow-tests: $(VENV)/installed-tests tests/requirements-slow.txt
+$(VENV)/installed-slow-tests: $(VENV)/installed-tests tests/requirements-slow.txt tests/requirements-wandb.txt
 	$(VENV)/bin/python -m pip install --quiet -r tests/requirements-slow.txt -c constraints.txt
+	$(VENV)/bin/python -m pip install --quiet --upgrade --target $(VENV)/wandb -r tests/requirements-wandb.txt -c constraints.txt
+	$(VENV)/bin/python -m pip install --quiet --no-deps label-studio-sdk==2.1.2 datumaro==1.13.12
 	touch $@
 
 repro: setup  ## run the pipeline: photos, split, model, threshold, model file
 	dvc repro
 
 # One test process a core, each with one thread; the tests of a file stay together and share its fixtures.
-PYTEST := OMP_NUM_THREADS=1 python -m pytest -n logical --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/installed-tests  ## lint, types and the test suite without its end-to-end tests
 	$(MAKE) --no-print-directory lint
 	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/installed-slow-tests  ## the end-to-end tests: pipelines, experiments, killed runs, every command of the pages
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --timeout 2400
 
 lint: $(VENV)/installed-tests  ## formatter, linter and type checker
 	ruff format --check
@@ -57,6 +59,12 @@ compare: setup  ## the experiments side by side: what was changed, and the headl
 
 sweep: setup  ## train the backbones x seeds of sweeps/sweep.yaml, and show how much the seeds differ: sweeps/spread.csv, spread.png
 	PYTHONPATH=src python sweeps/sweep.py
+
+recipe: setup  ## find rates, stages, epochs and photo side for your photos, on val, within the minutes of sweeps/recipe.yaml: sweeps/found.yaml
+	PYTHONPATH=src python sweeps/recipe.py
+
+gpu-report: setup  ## measure loops, precisions, processes, memory, ONNX and two profiles on this GPU, into docs/gpu.md; ten minutes
+	PYTHONPATH=src python benchmarks/gpu.py --out docs/gpu.md
 
 check-lock: setup  ## does dvc.lock belong to this code, these parameters and this data? needs no data
 	@said=$$(dvc repro --dry --allow-missing 2>&1); case "$$said" in *"are up to date"*) ;; *) echo "$$said"; \
@@ -123,13 +131,12 @@ plots: setup  ## draw every plot into dvc_plots/index.html
 
 # What the example changes in params.yaml; ARGS changes more, e.g. ARGS="-S train.epochs=12".
 REAL = -S data.root="$(abspath $(CARINSPECT_REAL_DATA))" -S data.sources=examples/real_photos/sources.yaml \
-	-S '~questions.cleanliness' -S model.backbone=tf_efficientnet_lite0 -S train.image_side_px=224 \
-	-S train.epochs=3 -S train.lr=0.002 -S train.backbone_lr_factor=0.1 -S train.freeze_norm=true
+	-S '~questions.cleanliness' -S hardware=auto
 WEIGHTS_OF = $(if $(filter true false,$(WEIGHTS)),$(WEIGHTS),$(abspath $(WEIGHTS)))
 
 repro-real: setup  ## the pipeline on the photos in CARINSPECT_REAL_DATA, as an experiment in a workspace of its own
 	@test -d "$(CARINSPECT_REAL_DATA)" || { echo "CARINSPECT_REAL_DATA is '$(CARINSPECT_REAL_DATA)': no such folder. Set it to a data root." >&2; exit 1; }
 	@! dvc exp list --name-only | grep -qx real-photos || dvc exp remove --quiet real-photos
 	@start=$$(date +%s) && dvc exp run --temp --name real-photos $(REAL) $(if $(WEIGHTS),-S model.pretrained="$(WEIGHTS_OF)") $(ARGS) \
-		outlook export_onnx && echo "It took $$(( ($$(date +%s) - start + 59) / 60 )) minutes."  # without render_demo, which they don't need
+		&& echo "It took $$(( ($$(date +%s) - start + 59) / 60 )) minutes."
 	@echo "Its figures: dvc metrics diff --all HEAD real-photos. Its files: dvc exp branch real-photos <branch>."

@@ -2,8 +2,9 @@
 
     PYTHONPATH=src python benchmarks/readings.py --backbone tf_efficientnet_lite0 --side 160
 
-The ways are those of docs/evaluation.md: heads on the last features, heads on several stages, the larger side, the mirror image, and the
-ensemble with the probe. The weights are random, which changes no time. They are timed in turns, and the median of the rounds is printed.
+The ways are those of docs/evaluation.md: heads on the last features, heads on several stages, the larger side, maps of marks, the mirror
+image, and the ensemble with the probe. The weights are random, which changes no time. They are timed in turns, and the median of the rounds
+is printed.
 """
 
 import argparse
@@ -35,6 +36,7 @@ def main() -> None:
         ("last features", arguments.side, {}),
         ("several stages", arguments.side, several),
         ("several stages", larger, several),
+        ("several stages, maps of marks", larger, several | {"marks": True}),
         ("several stages, mirror", larger, several | {"mirror": True}),
         ("several stages, ensemble", larger, several | {"ensemble": True}),
         ("several stages, mirror, ensemble", larger, several | {"mirror": True, "ensemble": True}),

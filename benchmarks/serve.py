@@ -235,8 +235,10 @@ def wait_until_ready(name: str, port: int, path: str, process: subprocess.Popen[
     raise UserError(f"{name} was not ready after two minutes.")
 
 
-def export_random(backbone: str, side_px: int, folder: Path, *, stages: int = 0, mirror: bool = False, ensemble: bool = False) -> Path:
-    """A model file of this project with random weights; the rest as in `model` and `evaluate` of params.yaml."""
+def export_random(
+    backbone: str, side_px: int, folder: Path, *, stages: int = 0, mirror: bool = False, ensemble: bool = False, marks: bool = False
+) -> Path:
+    """A model file of this project with random weights, and maps with `marks`; the rest as in `model` and `evaluate` of params.yaml."""
     import torch
 
     from carinspect.core.gate import MEASURES
@@ -254,6 +256,7 @@ def export_random(backbone: str, side_px: int, folder: Path, *, stages: int = 0,
     from carinspect.model.ensemble import FrozenFeatures
     from carinspect.model.features import StageFeatures
     from carinspect.model.gate import PICTURE_COLUMNS, fit_gate
+    from carinspect.model.marks import MarksFit, MarksHead, channels_of, marked_stages
     from carinspect.model.network import CarInspectionNetwork
 
     torch.manual_seed(0)
@@ -279,7 +282,10 @@ def export_random(backbone: str, side_px: int, folder: Path, *, stages: int = 0,
         width = network.features_and_early(torch.zeros((1, side_px, side_px, 3), dtype=torch.uint8))[1].shape[1]
     known_NC, pictures_NQ = random.normal(size=(600, width)), random.normal(size=(600, PICTURE_COLUMNS))
     gate = fit_gate(early_NC=known_NC, pictures_NQ=pictures_NQ, held_out_early_NC=known_NC[:100], held_out_pictures_NQ=pictures_NQ[:100])
-    model = to_onnx(AnsweringNetwork(network.eval(), calibration, gate), image_side_px=side_px)
+    mapped, names = tuple(marked_stages(network.backbone)), tuple(asked.name for asked in questions if asked.marks)
+    channels = tuple(channels_of(network.backbone, mapped))
+    fit = MarksFit(names, mapped, channels, {}, {}, MarksHead(channels, questions=len(names)).state_dict()) if marks else None
+    model = to_onnx(AnsweringNetwork(network.eval(), calibration, gate, fit), image_side_px=side_px)
     checkpoint = Checkpoint(questions=questions, model=recipe, image_side_px=side_px, weights={}, lineage={})
     open_gate = GateRule(threshold=1e9, share=0.02, groups=100, measures=list(MEASURES))
     thresholds = Thresholds(format=FORMAT, questions=list(questions), gate=open_gate, rules={}, sets={}, predictions_sha256="")

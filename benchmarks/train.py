@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,9 @@ from carinspect.training.tracking import Tracker
 
 ROOT = Path(__file__).parent.parent
 ALONE = Peers(rank=0, world_size=1, writer=0)
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16}
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+CONTESTANTS = ("bare", "step", "loader", "ours", "timm", "torchvision")
+"""Methods of `Bench`."""
 MEMORY_EPOCHS = 5
 
 
@@ -74,21 +77,18 @@ def main() -> None:
         os.environ["DVC_ROOT"] = name
         distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1)
         bench = Bench(arguments, folder)
-        contestants: dict[str, Callable[[], float]] = {
-            "bare": bench.bare, "step": bench.step, "loader": bench.loader, "ours": bench.ours, "timm": bench.timm,
-            "torchvision": bench.torchvision,
-        }  # fmt: skip
-        found: dict[str, list[float]] = {contestant: [] for contestant in contestants}
+        found: dict[str, list[float]] = {contestant: [] for contestant in CONTESTANTS}
         for _ in range(arguments.repeats):
-            for contestant, run in contestants.items():
-                found[contestant].append(run())
+            for contestant in CONTESTANTS:
+                found[contestant].append(getattr(bench, contestant)())
         report(arguments, found)
         print("start-up  " + "  ".join(f"{seconds:.1f} s" for seconds in bench.start_up()) + "  (first with decoding, then without)")
         print("memory    " + "  ".join(f"{megabytes:.0f}" for megabytes in bench.memory()) + "  MB after each epoch")
         distributed.destroy_process_group()
 
 
-def read_arguments() -> argparse.Namespace:
+def read_arguments(given: list[str] | None = None) -> argparse.Namespace:
+    """given: instead of those of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--backbone", default="test_resnet", help="a timm model")
     parser.add_argument("--side", type=int, default=96, help="pixels")
@@ -100,7 +100,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--precision", choices=tuple(AUTOCAST), default="fp32")
     parser.add_argument("--threads", type=int, default=1, help="of each process")
     parser.add_argument("--workers", type=int, default=0, help="loader processes")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
 def report(arguments: argparse.Namespace, found: dict[str, list[float]]) -> None:
@@ -169,13 +169,22 @@ class Bench:
 
         return self.timed(network, (loss for _ in range(self.arguments.steps + 1)))
 
+    @contextmanager
+    def repeatable(self) -> Iterator[None]:
+        """With sums that are repeatable on a GPU, as in a training process."""
+        torch.use_deterministic_algorithms(self.device.type == "cuda", warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(False)
+
     def step(self) -> float:
         network = self.network()
         objective = Objective(self.recipe, self.photos.labels, device=self.device)
         trainer = Trainer(
             network=network,
             optimiser=build_optimiser(network, objective.weights, self.recipe.train),
-            scaler=torch.amp.GradScaler(self.device.type, enabled=False),
+            scaler=self.scaler(),
             objective=objective,
             recipe=self.recipe,
             statistics=NormStatistics(network),
@@ -184,7 +193,8 @@ class Bench:
         ends = []
         for number, step in enumerate(plan_epoch(self.recipe, self.photos.labels, epoch=0)):
             images = iter([torch.from_numpy(self.photos.pixels[step.positions])])
-            train_step(Share(trainer, photos=self.photos, step=step, number=number, own_parts=[0], images=images))
+            with self.repeatable():
+                train_step(Share(trainer, photos=self.photos, step=step, number=number, own_parts=[0], images=images))
             synchronise()
             ends.append(time.perf_counter())
         return self.rate(ends)
@@ -195,7 +205,7 @@ class Bench:
         return self.rate([time.perf_counter() for _ in loader.epoch(0, [draws for step in plan for draws in step.draws])])
 
     def ours(self) -> float:
-        with Clock(self.recipe) as clock:
+        with self.repeatable(), Clock(self.recipe) as clock:
             setting = Setting(
                 recipe=self.recipe, machine=self.machine, peers=ALONE, photos=self.photos, validation=self.few,
                 state_file=self.folder / "state.pt", tracker=clock,
@@ -242,17 +252,21 @@ class Bench:
 
     def timed(self, network: nn.Module, losses: Iterator[Callable[[], torch.Tensor]]) -> float:
         optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4)
-        autocast = AUTOCAST[self.arguments.precision]
+        autocast, scaler = AUTOCAST[self.arguments.precision], self.scaler()
         ends = []
         for loss in losses:
             optimiser.zero_grad()
             with torch.autocast(self.device.type, dtype=autocast, enabled=autocast is not None):
                 value = loss()
-            value.backward()
-            optimiser.step()
+            scaler.scale(value).backward()
+            scaler.step(optimiser)
+            scaler.update()
             synchronise()
             ends.append(time.perf_counter())
         return self.rate(ends)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=self.arguments.precision == "fp16")
 
     def rate(self, ends: list[float]) -> float:
         """Photos a second, from the end of the first step, which warms up, to that of the last."""

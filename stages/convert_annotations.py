@@ -1,7 +1,7 @@
 """Converts the labels of a data root, in any format that it has, into one table.
 
-Reads: data.root, data.sources, data/questions.yaml. Writes: data/annotations.csv, data/rejected.csv, metrics/convert_annotations.json.
-Params: data, convert_annotations.
+Reads: data.root, data.sources, data/questions.yaml. Writes: data/annotations.csv, data/rejected.csv, data/outlines.csv,
+metrics/convert_annotations.json. Params: data, convert_annotations.
 """
 
 from pathlib import Path
@@ -22,6 +22,7 @@ def main() -> None:
     conversion = convert(data, params, questions, needs_every_label=True)
     write_table(conversion.table, Path("data/annotations.csv"), questions)
     write_table(conversion.rejected, Path("data/rejected.csv"))
+    write_table(conversion.outlines, Path("data/outlines.csv"))
     write_json(Path("metrics/convert_annotations.json"), conversion.metrics)
     for repair in conversion.metrics["repaired"]:
         print(repair)

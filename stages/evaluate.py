@@ -1,9 +1,9 @@
 """Scores val, calib and test, each photo once, and some of test corrupted; draws the curves and a gallery of answers.
 
-Reads: models/best.pt, models/probe.pt, data/car_inspection_dataset.csv, data/probe.csv, data/probe_left_out.csv, the photos. Writes:
-data/predictions.csv, data/corrupted.csv, models/calibration.json, models/ensemble.pt, models/gate.pt, reports/evaluate/,
-metrics/evaluate.json. Params: evaluate, data, model.ensemble; all of params.yaml where evaluate.leave_one_source_out trains again.
-`model.pretrained` is read for an ensemble, and changes no result beyond the recipe.
+Reads: models/best.pt, models/probe.pt, models/marks.pt, data/car_inspection_dataset.csv, data/outlines.csv, data/probe.csv,
+data/probe_left_out.csv, the photos. Writes: data/predictions.csv, data/corrupted.csv, data/marks.csv, models/calibration.json,
+models/ensemble.pt, models/gate.pt, reports/evaluate/, metrics/evaluate.json. Params: evaluate, data, model.ensemble; all of params.yaml
+where evaluate.leave_one_source_out trains again. `model.pretrained` is read for an ensemble, and changes no result beyond the recipe.
 """
 
 from pathlib import Path
@@ -20,6 +20,7 @@ from carinspect.evaluation.ensembling import fit_ensemble
 from carinspect.evaluation.findings import evaluate_predictions
 from carinspect.evaluation.gallery import write_gallery
 from carinspect.evaluation.left_out import leave_sources_out
+from carinspect.evaluation.marks import Mapper, measure_marks, say_marks, write_froc, write_marks
 from carinspect.evaluation.panels import write_confidence_plot, write_overview
 from carinspect.evaluation.predictions import (
     SCORED_SPLITS,
@@ -34,13 +35,15 @@ from carinspect.evaluation.predictions import (
 )  # fmt: skip
 from carinspect.evaluation.robustness import measure_drops, say_drops, score_corrupted, write_corrupted, write_drops
 from carinspect.evaluation.temperature import add_probabilities, fit_calibration
+from carinspect.images.label_maps import read_outlines
 from carinspect.model.checkpoint import build_network, load_checkpoint
 from carinspect.model.config import ModelParams
 from carinspect.model.ensemble import join, save_ensemble
 from carinspect.model.gate import save_gate
+from carinspect.model.marks import load_marks
 from carinspect.model.uncertainty import plan_dropout
 
-PROBE = Path("data/probe.csv")
+PROBE, OUTLINES = Path("data/probe.csv"), Path("data/outlines.csv")
 REPORTS = Path("reports/evaluate")
 
 
@@ -75,7 +78,7 @@ def main() -> None:
     if params.leave_one_source_out:
         probe_left_out = read_table(Path("data/probe_left_out.csv"), columns=["image_path"])
         report["leave_one_source_out"] = leave_sources_out(
-            checkpoint, table, predictions, probe_left_out, root=root, reading=reading, evaluation=params, params=load_params()
+            checkpoint, table, predictions, probe_left_out, OUTLINES, root=root, reading=reading, evaluation=params, params=load_params()
         )
     report["probe"] = compare_with_probe(predictions, baseline, questions, params)
     report["ensemble"] = None if ensemble is None else dict(ensemble.shares)
@@ -83,17 +86,26 @@ def main() -> None:
     corrupted = score_corrupted(network, scored, pixels, params, calibration=calibration, gate=gate)
     write_corrupted(corrupted, Path("data/corrupted.csv"))
     report["corruptions"] = measure_drops(corrupted, questions)
+    fit, outlines = load_marks(Path("models/marks.pt")), read_outlines(OUTLINES)
+    mapper = None if fit is None else Mapper(network, fit, pixels, scored["image_path"].tolist())
+    measured = None if mapper is None else measure_marks(scored, mapper.maps, mapper.fit, outlines, questions, params)
+    write_marks(measured, Path("data/marks.csv"))
+    report["marks"] = {} if measured is None else measured.report
     write_json(Path("metrics/evaluate.json"), report)
     curves = make_curves(predictions, questions)
     write_curves(curves, REPORTS)
     write_overview(curves, questions, REPORTS / "evaluation.png", train_labels=train)
     write_confidence_plot(curves, questions, REPORTS / "confidence.png")
-    write_gallery(predictions, questions, root, REPORTS)
+    if measured is not None:
+        write_froc(measured, REPORTS)
+    write_gallery(predictions, questions, root, REPORTS, marks_of=None if mapper is None else mapper.outlines)
     if params.corruptions:
         write_drops(report["corruptions"], questions, params.corruptions, REPORTS / "corruptions.png")
     for line in say_comparison(report["probe"]):
         print(line)
     print(say_drops(report["corruptions"], questions))
+    for line in say_marks(report["marks"]):
+        print(line)
     for alarm in report["alarms"]:
         print(f"alarm: {alarm}")
     print(f"{len(predictions):,} photos scored: metrics/evaluate.json, {REPORTS}/evaluation.png, {REPORTS}/answers.png")

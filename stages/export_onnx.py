@@ -1,6 +1,6 @@
 """Exports the trained model as one file with its metadata, checks that it answers as torch does, and makes smaller copies of it.
 
-Reads: models/{best,ensemble,gate}.pt, models/{calibration,threshold}.json, metrics/{split,describe,evaluate,select_threshold}.json,
+Reads: models/{best,ensemble,gate,marks}.pt, models/{calibration,threshold}.json, metrics/{split,describe,evaluate,select_threshold}.json,
 data/car_inspection_dataset.csv and its photos. Writes: models/best.onnx, models/variants, reports/model_card.md,
 metrics/export_onnx.json, metrics/headline.json. Params: export_onnx, data.
 """
@@ -22,6 +22,7 @@ from carinspect.model.calibration import read_calibration
 from carinspect.model.checkpoint import load_checkpoint
 from carinspect.model.ensemble import load_ensemble
 from carinspect.model.gate import load_gate
+from carinspect.model.marks import load_marks
 
 FOLDER = Path("models")
 
@@ -37,6 +38,7 @@ def main() -> None:
         gate=load_gate(FOLDER / "gate.pt"),
         metrics={stage: load_json(Path(f"metrics/{stage}.json")) for stage in ("split", "describe", "evaluate", "select_threshold")},
         ensemble=load_ensemble(FOLDER / "ensemble.pt"),
+        marks=load_marks(FOLDER / "marks.pt"),
     )
     questions = trained.checkpoint.questions
     table = read_table(Path("data/car_inspection_dataset.csv"), columns=dataset_columns(questions), questions=questions)

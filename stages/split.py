@@ -1,19 +1,20 @@
 """Groups photos that belong together, and assigns each group to one split.
 
-Reads: data/annotations.csv, data.root, data/split_ledger.json, data/same_scene.csv, data/questions.yaml, the backbone in data/network.yaml.
+Reads: data/annotations.csv, data.root, data/split_ledger.json, data/same_scene.csv, data/questions.yaml, the network in data/network.yaml.
 Writes: data/car_inspection_dataset.csv, data/split_ledger.json, metrics/split.json, reports/split/near_duplicates.csv and .png,
-reports/split/same_scene.csv. Params: data, split, model.pretrained.
+reports/split/same_scene.csv. Params: data, split. `model.pretrained` is
+read too, and changes no result beyond the digest in data/network.yaml.
 """
 
 from pathlib import Path
 
 from carinspect.core.data import DataParams
 from carinspect.core.files import write_json
-from carinspect.core.params import NETWORK_FILE, load_yaml, read_section
+from carinspect.core.params import NETWORK_FILE, load_yaml, parse_section, read_section
 from carinspect.core.programs import run_stage
 from carinspect.core.questions import load_questions
 from carinspect.core.tables import annotation_columns, dataset_columns, read_table, write_table
-from carinspect.model.config import ModelParams
+from carinspect.model.config import ModelParams, ModelRecipe
 from carinspect.model.learned import read_learned_features
 from carinspect.splits.config import SplitParams
 from carinspect.splits.contact_sheet import choose_pairs, write_contact_sheet
@@ -29,12 +30,13 @@ REPORTS = Path("reports/split")
 def main() -> None:
     root, params, questions = read_section("data", DataParams).root_path, read_section("split", SplitParams), load_questions()
     annotations = read_table(Path("data/annotations.csv"), columns=annotation_columns(questions), questions=questions)
+    network = parse_section("model", ModelRecipe, load_yaml(NETWORK_FILE)["model"], file=str(NETWORK_FILE))
     learned = read_learned_features(
         root,
         annotations["image_path"].tolist(),
         annotations["sha256"].tolist(),
-        backbone=load_yaml(NETWORK_FILE)["model"]["backbone"],
-        pretrained=read_section("model", ModelParams).pretrained,
+        backbone=network.backbone,
+        pretrained=network.weights_of(read_section("model", ModelParams).pretrained),
     )
     result = split_photos(
         annotations,

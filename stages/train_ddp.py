@@ -18,7 +18,8 @@ from carinspect.model.config import ModelParams
 from carinspect.training.config import TrackingParams, TrainParams
 from carinspect.training.launch import become_torchrun, is_worker, join_launcher, lock_run, read_cluster
 from carinspect.training.lease import take_share
-from carinspect.training.recipe import CHECKPOINT_FILE, read_profiles, read_recipe, resume_from
+from carinspect.training.profiles import read_profiles
+from carinspect.training.recipe import CHECKPOINT_FILE, read_recipe, resume_from
 from carinspect.training.run import Job, finish, prepare, run
 from carinspect.training.runtime import settle_runtime
 

@@ -1,9 +1,11 @@
 """What several test files share: tiny data roots and a recipe that trains in seconds."""
 
+import importlib.util
 import io
 import os
 import socket
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +20,14 @@ from carinspect.core.params import load_params
 from carinspect.core.questions import Question, Side, read_questions
 from carinspect.core.tables import dataset_columns, write_table
 from carinspect.evaluation.config import EvaluateParams
+from carinspect.images.label_maps import OUTLINE_COLUMNS
 from carinspect.inference.gate import GateRule
 from carinspect.inference.rules import (
     FORMAT,
     FieldRates,
     Forecast,
+    MarkPromise,
+    MarkRule,
     Outcome,
     Pair,
     Promise,
@@ -55,6 +60,21 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 def own_leases(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Trainings of the tests wait for none of this machine's others."""
     os.environ["CARINSPECT_LEASES"] = str(tmp_path_factory.mktemp("leases"))
+
+
+def load_benchmark(name: str) -> Any:
+    """The module benchmarks/<name>.py, which may import others of that folder. `train` or `next` would be no names for modules of tests."""
+    folder = Path(__file__).parents[1] / "benchmarks"
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", folder / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(folder))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(folder))
+    return module
 
 
 @pytest.fixture
@@ -251,6 +271,45 @@ def make_model(
     return model
 
 
+MARK_RULES = {
+    "cleanliness": MarkRule(question="cleanliness", kind="dirt", cut=0.6, promise=None),
+    "damage": MarkRule(
+        question="damage", kind="damage", cut=0.5,
+        promise=MarkPromise(target_precision=0.9, confidence=0.95, bound=0.92, groups=120, wrong=4),
+    ),
+}  # fmt: skip
+"""Rules of the maps that `add_maps` adds."""
+
+
+def add_maps(model: "onnx.ModelProto", *, cells: int = 8) -> None:
+    """Give `model`, of `make_model`, maps with `cells` a side: green shows dirt and red damage. Their rules are `MARK_RULES`."""
+    import json
+
+    import onnx
+    from onnx import TensorProto, helper
+
+    from carinspect.export.metadata import amend
+
+    graph, photos = model.graph, model.graph.input[0].name
+    pool = 32 // cells
+    graph.initializer.extend([
+        helper.make_tensor("m_white", TensorProto.FLOAT, [], [255.0]),
+        helper.make_tensor("m_channels", TensorProto.INT64, [2], [1, 0]),
+    ])  # fmt: skip
+    graph.node.extend([
+        helper.make_node("Cast", [photos], ["m_float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["m_float"], ["m_BCHW"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["m_BCHW"], ["m_pooled"], kernel_shape=[pool, pool], strides=[pool, pool]),
+        helper.make_node("Div", ["m_pooled", "m_white"], ["m_shares"]),
+        helper.make_node("Gather", ["m_shares", "m_channels"], ["marks"], axis=1),
+    ])  # fmt: skip
+    graph.output.append(helper.make_tensor_value_info("marks", TensorProto.FLOAT, ["batch", 2, cells, cells]))
+    onnx.checker.check_model(model)
+    (described,) = [entry for entry in model.metadata_props if entry.key == "carinspect"]
+    thresholds = json.loads(described.value)["threshold"]
+    amend(model, {"threshold": thresholds | {"marks": {name: rule.model_dump(mode="json") for name, rule in MARK_RULES.items()}}})
+
+
 @pytest.fixture(scope="session")
 def model_content() -> bytes:
     """The bytes of the file of `untrained_network`, with `make_thresholds`; its probabilities lie well apart."""
@@ -260,12 +319,43 @@ def model_content() -> bytes:
     return seal(model.SerializeToString(deterministic=True))
 
 
+@pytest.fixture(scope="session")
+def marking_content(model_content: bytes) -> bytes:
+    """As `model_content`, with the maps of `add_maps`."""
+    import onnx
+
+    from carinspect.inference.seal import seal
+
+    model = onnx.load_from_string(model_content)
+    add_maps(model)
+    return seal(model.SerializeToString(deterministic=True))
+
+
 @pytest.fixture
 def model_file(model_content: bytes, tmp_path: Path) -> Path:
     """`model_content` as a file."""
     path = tmp_path / "best.onnx"
     path.write_bytes(model_content)
     return path
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Two nodes' worth of Ray's processes with one CPU each; the address of their head, which is this machine's own.
+
+    Ray looks for a head said to be on 127.0.0.1 at this machine's own address, and finds none there.
+    """
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "src"))
+    import ray
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+    nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    nodes.add_node(**node)
+    yield nodes.address
+    ray.shutdown()
+    nodes.shutdown()
 
 
 def make_dataset(folder: Path, *, photos: int = 80, seed: int = 0) -> Path:
@@ -297,6 +387,15 @@ def make_dataset(folder: Path, *, photos: int = 80, seed: int = 0) -> Path:
     return table
 
 
+LONGEST = ("test_tutorial.py", "test_experiments.py", "test_engine.py", "test_docs_commands.py", "test_pipeline.py", "test_questions.py")
+"""Files of minutes, the longest first: begun last, one of them would run alone while the other processes have nothing left to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files begin first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print as a table what tests recorded by `record_property`."""
     reports = [report for outcome in ("passed", "failed") for report in terminalreporter.getreports(outcome) if report.when == "call"]
@@ -316,6 +415,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "best.onnx"
     path.write_bytes(model_bytes())
     return path
+
+
+def without_outlines(folder: Path) -> None:
+    """What `convert_annotations` and `train_marks` write in a project without outlines."""
+    from carinspect.model.marks import save_marks
+
+    write_table(pd.DataFrame(columns=list(OUTLINE_COLUMNS)), folder / "data/outlines.csv")
+    save_marks(None, folder / "models/marks.pt")
 
 
 def make_evaluate_params(**changes: Any) -> EvaluateParams:

@@ -22,7 +22,7 @@ from carinspect.inference.rules import Promise, Thresholds
 from carinspect.inference.seal import seal
 from carinspect.serving.app import create_app
 from carinspect.serving.config import ServiceConfig
-from conftest import QUESTIONS, encode_photo, make_calibration, make_model, make_rule, make_thresholds, untrained_network
+from conftest import QUESTIONS, add_maps, encode_photo, make_calibration, make_model, make_rule, make_thresholds, untrained_network
 
 ROOT = Path(__file__).parent.parent
 SIDE = 32
@@ -64,11 +64,18 @@ def _exported(seed: int, with_spread: bool) -> bytes:
     return model.SerializeToString()
 
 
-def model_bytes(*, seed: int = 0, rules: Thresholds | dict[str, Any] | None = None, with_spread: bool = False) -> bytes:
-    """A sealed model file with untrained weights; rules: in place of `thresholds()`; with_spread: with Monte-Carlo heads."""
+def model_bytes(
+    *, seed: int = 0, rules: Thresholds | dict[str, Any] | None = None, with_spread: bool = False, with_maps: bool = False
+) -> bytes:
+    """A sealed model file with untrained weights; rules: in place of `thresholds()`; with_spread: with Monte-Carlo heads.
+
+    with_maps: with those of `conftest.add_maps`.
+    """
     model = onnx.load_from_string(_exported(seed, with_spread))
     if rules is not None:
         amend(model, {"threshold": rules.model_dump(mode="json") if isinstance(rules, Thresholds) else rules})
+    if with_maps:
+        add_maps(model)
     return seal(model.SerializeToString())
 
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -311,8 +311,8 @@ def test_no_more_photos_are_in_memory_than_the_workers_hold(photos: Path, model_
     from carinspect.inference.batching import batch_count, score_batches
 
     begun: list[Any] = []
-    real = predictor.load_image
-    monkeypatch.setattr(predictor, "load_image", lambda source, side: begun.append(source) or real(source, side))
+    real = predictor.load_with_size
+    monkeypatch.setattr(predictor, "load_with_size", lambda source, side: begun.append(source) or real(source, side))
     listing = list_photos([str(photos)])
     scored = score_batches(make_predictor(open_bundle(model_file)), listing, range(batch_count(listing, batch=2)), batch=2, workers=1)
     next(scored)
@@ -355,7 +355,7 @@ def test_ten_times_the_photos_take_no_more_memory(model_file: Path, tmp_path: Pa
 def whole_journal(photos: Path, model: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """What a run leaves behind that is killed after its last photo."""
     with monkeypatch.context() as patch:
-        patch.setattr(journal.Journal, "finish", lambda self: None)
+        patch.setattr(journal.Journal, "finish", lambda self, also: None)
         score(photos, model, out)
     return journal.journal_path(out).read_bytes()
 
@@ -393,8 +393,8 @@ def test_that_check_sees_a_half_written_batch_that_counts(photos: Path, model_fi
 def test_what_is_scored_is_not_scored_again(photos: Path, model_file: Path, tmp_path: Path, monkeypatch: Any) -> None:
     left = whole_journal(photos, model_file, tmp_path / "scores.csv", monkeypatch)
     read: list[Path] = []
-    real = predictor.load_image
-    monkeypatch.setattr(predictor, "load_image", lambda source, side: read.append(source) or real(source, side))
+    real = predictor.load_with_size
+    monkeypatch.setattr(predictor, "load_with_size", lambda source, side: read.append(source) or real(source, side))
     resumed(photos, model_file, tmp_path / "scores.csv", b"".join(left.splitlines(keepends=True)[:5]))
     assert [str(path) for path in sorted(read)] == sorted(list_photos([str(photos)]).names[12:])
 
@@ -590,23 +590,6 @@ def test_a_silent_fallback_from_the_gpu_is_found(model_file: Path, monkeypatch: 
 # ---- on a cluster
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Two nodes' worth of Ray's processes with one CPU each; the address of their head, which is this machine's own.
-
-    Ray looks for a head said to be on 127.0.0.1 at this machine's own address, and finds none there.
-    """
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-    nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    nodes.add_node(**node)
-    yield nodes.address
-    nodes.shutdown()
-
-
 @pytest.mark.slow
 def test_a_cluster_gives_the_answers_of_one_machine(model_file: Path, tmp_path: Path, cluster: str) -> None:
     folder = draw_photos(tmp_path / "photos", 100)
@@ -631,6 +614,23 @@ def test_a_cluster_gives_the_answers_of_one_machine(model_file: Path, tmp_path: 
     assert score_on_cluster(shard_photos=30, out="scores").returncode == 1
     assert pq.read_table(tmp_path / "scores").equals(expected)
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.slow
+def test_a_cluster_marks_the_places_of_one_machine(marking_content: bytes, tmp_path: Path, cluster: str) -> None:
+    folder, model = draw_photos(tmp_path / "photos", 20), tmp_path / "marking.onnx"
+    model.write_bytes(marking_content)
+    score(folder, model, tmp_path / "local.csv", "--marks", tmp_path / "local.json")
+    expected = (tmp_path / "local.json").read_bytes()
+    assert len(json.loads(expected)["annotations"]) > 0
+    words = ["score", folder, "--model", model, "--out", tmp_path / "scores", "--batch", 3, "--engine", "ray", "--ray-address", cluster]
+    command = [sys.executable, "-m", "carinspect.cli.main", *map(str, words), "--marks", str(tmp_path / "cluster.json")]
+    # The second time as after a kill behind the last shard: the file is made of them.
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 1, done.stderr
+        assert (tmp_path / "cluster.json").read_bytes() == expected
+        (tmp_path / "cluster.json").unlink()
 
 
 def test_a_folder_that_holds_other_things_is_no_place_for_shards(photos: Path) -> None:

@@ -288,6 +288,8 @@ def test_ctrl_c_ends_the_processes_that_read_photos_without_a_word(tmp_path: Pat
         "import os, signal, sys, time; from pathlib import Path\n"
         "from carinspect.core.programs import run_program; from carinspect.images import reading\n"
         "def wait(task):\n    Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(60)\n"
+        # Whoever runs the tests in the background may have made them deaf to it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "run_program(lambda: list(reading._map(wait, [(Path(), '')] * 100, processes=2)), 'carinspect')\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}

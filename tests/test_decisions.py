@@ -52,6 +52,7 @@ PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
 
 def make_params(**changes) -> SelectThresholdParams:
     values = {"method": "guaranteed", "source": "calib", "starts": 2, "gate_share": 0.02, "car_sources": ["fleet"],
+        "marks": {"target_precision": 0.9, "confidence": 0.95},
               "car_photos": [1, 2, 3, 5], "groups": [], "coverage": None}  # fmt: skip
     return parse_section("select_threshold", SelectThresholdParams, values | changes)
 

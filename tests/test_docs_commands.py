@@ -32,9 +32,13 @@ ELSEWHERE = {
     "make publish FOLDER=../public URL=https://example.org/cars": (
         "tests/test_experiments.py::test_a_clone_pulls_what_was_published_and_trains_nothing"
     ),
+    "make recipe": "tests/test_experiments.py::test_a_search_says_what_each_value_brought_on_val",
     "make sweep": "tests/test_experiments.py::test_a_sweep_scores_as_the_pipeline_does_and_is_no_part_of_it",
     "carinspect score photos/ --out scores/ --engine ray --ray-address head:6379": (
         "tests/test_batch_scoring.py::test_a_cluster_gives_the_answers_of_one_machine"
+    ),
+    "carinspect score photos/ --out scores.csv --marks marks.json": (
+        "tests/test_marks_file.py::test_the_file_is_coco_and_says_where_and_what"
     ),
     "pytest -s -m slow tests/test_engine.py -k one_to_four": (
         "tests/test_engine.py::test_one_to_four_processes_agree_within_float_noise"
@@ -46,16 +50,34 @@ ELSEWHERE = {
     "PYTHONPATH=src python stages/train_ddp.py --join": (
         "tests/test_engine.py::test_two_machines_of_which_one_dies_and_comes_back_give_what_one_machine_gives"
     ),
+    "PYTHONPATH=src python benchmarks/gpu.py --device cpu": "tests/test_gpu_report.py::test_all_of_it_runs_on_a_cpu_in_small",
     "carinspect audit draw scores.csv --word clean --seed 20261101 --car-column car": (
         "tests/test_audit.py::test_a_sheet_is_drawn_answered_and_judged"
     ),
+    "carinspect audit draw scores.csv --word clean --seed 20261102 --car-column car --strata source": (
+        "tests/test_audit.py::test_a_stratified_draw_keeps_its_weights_and_the_state_uses_them"
+    ),
     "carinspect audit take answers.csv": "tests/test_audit.py::test_a_sheet_is_drawn_answered_and_judged",
+    "carinspect next photos/ --budget 200": "tests/test_next.py::test_what_the_model_chose_only_trains_and_the_list_says_so",
+    "carinspect next photos/ --budget 200 --for promise --out random.csv": (
+        "tests/test_next.py::test_a_draw_for_a_promise_may_serve_all_splits_and_says_how_many_labels_it_takes"
+    ),
+    "carinspect labels export random.csv --tool label-studio --out labels/": (
+        "tests/test_labels.py::test_the_command_brings_labels_into_a_root_whose_comments_stay"
+    ),
+    "carinspect labels import labels.json --tool label-studio --export labels/ --into data/raw": (
+        "tests/test_labels.py::test_the_command_brings_labels_into_a_root_whose_comments_stay"
+    ),
+    "CARINSPECT_RAY=head:6379 dvc repro": (
+        "tests/test_reading.py::test_two_machines_read_what_one_reads_though_a_process_is_killed"
+    ),
     "carinspect audit state": "tests/test_audit.py::test_a_sheet_is_drawn_answered_and_judged",
 }  # fmt: skip
 """Command → file::what in it executes it."""
 
 UNRUNNABLE = {
     "docker compose --profile cpu up --build": "It takes a container engine and base images from a registry.",
+    "make gpu-report": "It takes a GPU.",
     "make lock-image": "It takes a package registry, and an environment of its own.",
     "make try-image": "It takes a package registry, and root.",
     "make sbom": "It takes a package registry, and an environment of its own.",
@@ -202,7 +224,7 @@ def released(clone: Path) -> Path:
     run(clone, "git", "commit", "-qam", "A promise")
     run(clone, "git", "push", "-q", "origin", "main")
     run(clone, "dvc", "push")
-    run(clone, "dvc", "exp", "run", "--temp", "--name", "my-experiment", "-S", "hardware=cpu")
+    run(clone, "dvc", "exp", "run", "--temp", "--name", "my-experiment", "-S", "profiles.demo.runtime.workers=0")
     return clone
 
 

@@ -20,7 +20,8 @@ from carinspect.doctor import checkup, connections, hardware, live, project
 from carinspect.doctor.finding import Finding, Verdict, as_table, find
 from carinspect.training import runtime as runtime_module
 from carinspect.training.config import Recipe, Runtime
-from carinspect.training.recipe import read_profiles, resolve_recipe
+from carinspect.training.profiles import read_profiles
+from carinspect.training.recipe import resolve_recipe
 from carinspect.training.runtime import Machine, held_batches_bytes, settle_runtime
 from conftest import make_dataset
 
@@ -152,7 +153,7 @@ def test_the_runtime_says_why_wherever_it_is_auto(tiny_recipe: Recipe) -> None:
 
 def test_the_profile_is_named_with_its_recipe() -> None:
     params = load_params(ROOT / "params.yaml") | {"hardware": "rtx5090_x3"}
-    recipe = resolve_recipe(params, pretrained="none", resume="none")
+    recipe = resolve_recipe(params, pretrained=None, resume="none")
     assert "rtx5090_x3" in project.describe_profile(read_profiles(params)[0], recipe).value
     assert "512 px, batch 96 x 2" in project.describe_profile("rtx5090_x3", recipe).value
 
@@ -294,14 +295,14 @@ def test_every_check_is_made_whatever_the_others_found(project_folder: Path) -> 
     found = examined()
     # Nothing of DVC's is there.
     assert (found["DVC remote"].verdict, found["one batch"].verdict, found["photos"].verdict) == ("bad", "ok", "ok")
-    assert found["profile"].value.startswith("auto (hardware in params.yaml)")
+    assert found["profile"].value.startswith("demo (hardware in params.yaml)")
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("hardware: auto ", "hardware: rtx4090 ", "no profile is called 'rtx4090'. Did you mean 'rtx4090_x"),
-        ("hardware: auto ", "hardware: rtx3090_x2 ", "this machine shows no CUDA device. Choose hardware: cpu, or auto."),
+        ("hardware: demo ", "hardware: rtx4090 ", "no profile is called 'rtx4090'. Did you mean 'rtx4090_x"),
+        ("hardware: demo ", "hardware: rtx3090_x2 ", "this machine shows no CUDA device. Choose hardware: cpu, or auto."),
         ("  precision:    ", "  precision: fp16 ", "'fp16', which a CPU does not train in. Set it to fp32 or bf16."),
     ],
 )

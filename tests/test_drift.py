@@ -1,6 +1,5 @@
 """Drift: quiet on photos like the calibration photos, loud on others, and a log that remembers nobody's photo."""
 
-import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -22,12 +21,10 @@ from carinspect.inference.label_shift import ClassReference, QuestionReference, 
 from carinspect.inference.predictor import Answer, BinaryAnswer, ClassesAnswer, ScoreAnswer
 from carinspect.inference.seal import SEAL_BYTES, seal
 from carinspect.inference.shifts import find_shifts, kolmogorov_smirnov, stability_index
-from conftest import QUESTIONS
+from conftest import QUESTIONS, load_benchmark
 from test_cli import carinspect
 
-SPEC = importlib.util.spec_from_file_location("simulate_drift", Path(__file__).parents[1] / "benchmarks/drift.py")
-simulate = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(simulate)
+simulate = load_benchmark("drift")
 
 
 def draw(random: np.random.Generator, photos: int, *, darker: float = 0.0) -> list[dict[str, float]]:

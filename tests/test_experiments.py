@@ -118,7 +118,7 @@ def test_a_clone_pulls_what_was_published_and_trains_nothing(workspace: Path, tm
 @pytest.mark.slow
 def test_that_check_sees_a_stage_that_runs(colleague: Path) -> None:
     # What a dry run does not make is missing for the next stage.
-    assert ran_stages(run(colleague, "dvc", "repro", "--dry", fails=True)) == ["render_demo"]
+    assert ran_stages(run(colleague, "dvc", "repro", "--dry", fails=True)) == ["demo/dvc.yaml:render_demo"]
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def wait_until_ended(folder: Path, names: list[str], *, tasks: int) -> None:
 
 @pytest.mark.slow
 def test_a_queue_of_two_shares_the_machine_and_its_results_travel(workspace: Path, team: Path, colleague: Path, cores: ExitStack) -> None:
-    change = ("-S", "train.epochs=range(3,5)", "-S", "profiles.auto.runtime.processes=1")
+    change = ("-S", "train.epochs=range(3,5)", "-S", "profiles.demo.runtime.processes=1")
     queued = re.findall(r"Queued experiment '(\S+)'", run(workspace, "dvc", "exp", "run", "--queue", *change))
     assert len(queued) == 2
     start_queue(workspace, jobs=2)
@@ -246,3 +246,16 @@ def test_a_sweep_scores_as_the_pipeline_does_and_is_no_part_of_it(workspace: Pat
     assert (workspace / "sweeps" / "spread.png").is_file()
     assert "up to date" in run(workspace, "dvc", "status")
     assert ran_stages(run(workspace, "dvc", "repro")) == []
+
+
+@pytest.mark.slow
+def test_a_search_says_what_each_value_brought_on_val(workspace: Path) -> None:
+    (workspace / "sweeps" / "recipe.yaml").write_text("minutes: 60\ntried:\n  train.lr: [0.004, 1e-6]\n  train.epochs: [2]\n")
+    said = run(workspace, *MAKE, "recipe")
+    trials = pd.read_csv(workspace / "sweeps" / "recipe.csv")
+    assert trials["value"].tolist()[1:] == [1e-6]
+    # Nothing is learnt at this rate, so the first recipe stays.
+    assert trials["gain"][1] < 0
+    assert yaml.safe_load((workspace / "sweeps" / "found.yaml").read_text()) == {"train": {"lr": 0.004, "epochs": 2}}
+    assert (workspace / "sweeps" / "found.yaml").read_text() in said
+    assert "epoch" not in run(workspace, *MAKE, "recipe").split("For params.yaml")[0], "a finished training was repeated"

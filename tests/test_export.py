@@ -16,13 +16,13 @@ from PIL import Image
 from carinspect.core import gate
 from carinspect.core.errors import UserError
 from carinspect.core.questions import Question
-from carinspect.export.card import MEASURES, draw_model_card, pick_headlines
+from carinspect.export.card import MARK_FIGURES, MEASURES, draw_model_card, pick_headlines
 from carinspect.export.graph import AnsweringNetwork
 from carinspect.export.metadata import Trained, amend
 from carinspect.export.parity import compare, refuse_disparity, torch_answers
 from carinspect.images.decode import load_image
 from carinspect.inference.bundle import METADATA_KEY, ModelBundle, open_bundle
-from carinspect.inference.rules import Promise, Rule
+from carinspect.inference.rules import MarkPromise, MarkRule, Promise, Rule
 from carinspect.inference.seal import KEY, SEAL_BYTES, seal
 from carinspect.model.calibration import Calibration
 from carinspect.model.checkpoint import Checkpoint
@@ -318,12 +318,32 @@ def card_facts(report: dict[str, Any], corruptions: dict[str, Any] | None = None
         metrics={
             "split": {"leaks": 0},
             "describe": {"warnings": ["the source gives it away"]},
-            "evaluate": {"corruptions": {"photos": 9, "drop": {}}} | report,
+            "evaluate": {"corruptions": {"photos": 9, "drop": {}}, "marks": {}} | report,
             "select_threshold": {"corruptions": corruptions or {"passed": {}}},
         },
         ensemble=None,
     )
     return trained, table
+
+
+def test_the_card_shows_marks_beside_answers_that_see_no_photo(report: dict[str, Any]) -> None:
+    figures = dict.fromkeys(MARK_FIGURES, 0.75) | {
+        f"{key}_{other}": 0.25 for key in MARK_FIGURES for other in ("prior", "centre", "random")
+    }
+    figures |= {f"{key}_{end}": value for key in MARK_FIGURES for end, value in (("low", 0.7), ("high", 0.8))}
+    trained, table = card_facts(report | {"marks": {"damage": {"test": figures | {"photos": 20, "groups": 12}, "sources": {}}}})
+    promise = MarkPromise(target_precision=0.9, confidence=0.95, bound=0.91, groups=80, wrong=2)
+    rules = {
+        "cleanliness": MarkRule(question="cleanliness", kind="dirt", cut=0.5, promise=None),
+        "damage": MarkRule(question="damage", kind="damage", cut=0.5, promise=promise),
+    }
+    card = draw(replace(trained, thresholds=trained.thresholds.model_copy(update={"marks": rules})), table)
+    rows = rows_of(card, first="damage (20 photos, 12 groups)")
+    assert [row[1:] for row in rows][0] == ["the hottest place is marked", "0.750", "0.700 to 0.800", "0.250", "0.250", "0.250"]
+    assert len(rows) == len(MARK_FIGURES)
+    assert "**Nothing is proved about marks of dirt**" in card
+    assert "80 groups, 2 of them wrong" in card
+    assert "The model says no places" in draw(*card_facts(report))
 
 
 def draw(trained: Trained, table: pd.DataFrame) -> str:

@@ -41,7 +41,7 @@ from carinspect.training.recipe import resolve_recipe
 from carinspect.training.runtime import settle_runtime
 from carinspect.training.step import Share, Trainer, train_step
 from carinspect.training.validation import undo_prior
-from conftest import QUESTIONS, make_recipe
+from conftest import QUESTIONS, make_recipe, without_outlines
 from test_engine import LINE, ROOT, final_files, make_workspace, run_training, start_training
 from test_training import shipped_params
 
@@ -128,7 +128,7 @@ def test_precision_auto_is_the_profiles_and_never_the_cards(monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     for profile, precision in (("auto", "fp32"), ("rtx4090_x2", "bf16"), ("rtx3090_x2", "fp16")):
         params = shipped_params(hardware=profile, train__precision="auto")
-        assert resolve_recipe(params, pretrained="none", resume="none").train.precision == precision
+        assert resolve_recipe(params, pretrained="sha256:0", resume="none").train.precision == precision
     params["profiles"]["rtx3090_x2"]["recipe"]["precision"] = "auto"
     with pytest.raises(UserError, match=r"profiles\.rtx3090_x2\.recipe\.precision has the value 'auto'"):
         resolve_recipe(params, pretrained="none", resume="none")
@@ -698,6 +698,7 @@ def test_the_prior_of_training_reaches_what_is_exported_and_is_undone_there(tmp_
     checkpoint = Checkpoint(questions=recipe.questions, model=recipe.model, image_side_px=32, weights=weights, lineage=lineage)
     save_checkpoint(checkpoint, Path("models/best.pt"))
     pd.DataFrame({"image_path": []}).to_csv("data/probe.csv", index=False)
+    without_outlines(Path())
     runpy.run_path(str(ROOT / "stages" / "evaluate.py"))["main"]()
     calibration = read_calibration(Path("models/calibration.json"))
     offsets = {name: fitted.logit_offset for name, fitted in calibration.questions.items()}

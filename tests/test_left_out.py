@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +21,27 @@ from carinspect.core.tables import dataset_columns, read_table, write_table
 from carinspect.evaluation import left_out
 from carinspect.evaluation.left_out import FIGURES, learnable_questions, score_source, taught_questions, without_source
 from carinspect.evaluation.predictions import predict
-from carinspect.evaluation.retraining import ask_only
+from carinspect.evaluation.retraining import Retrained, ask_only
 from carinspect.model.calibration import Reading
 from carinspect.model.checkpoint import Checkpoint, build_network, load_checkpoint
 from carinspect.training.config import Recipe
 from carinspect.training.recipe import write_parts, write_recipe
-from conftest import QUESTIONS, make_dataset, make_evaluate_params, make_recipe, untrained_network
+from conftest import QUESTIONS, make_dataset, make_evaluate_params, make_recipe, untrained_network, without_outlines
+from test_label_maps import mask_of, pixels_with
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = dataset_columns(QUESTIONS)
 CLEAN, CLEANLINESS, DAMAGED, DAMAGE, WEATHER = QUESTIONS
 READING = Reading(image_side_px=32, mirror=False)
 PARAMS = make_evaluate_params(leave_one_source_out=True)
+PHOTOS = 120
+"""Of either source there are 24 in train: enough to teach where damage is."""
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     """Sources `lot`, which alone judges weather, and `wash`; two photos of either are copies of one picture."""
-    table = read_table(make_dataset(tmp_path_factory.mktemp("drawn")), columns=COLUMNS, questions=QUESTIONS)
+    table = read_table(make_dataset(tmp_path_factory.mktemp("drawn"), photos=PHOTOS), columns=COLUMNS, questions=QUESTIONS)
     table["source"] = np.where(np.arange(len(table)) % 10 < 5, "lot", "wash")
     table.loc[table["source"] == "wash", "weather_condition"] = np.nan
     table.loc[5, "group"] = table.loc[0, "group"]
@@ -105,10 +109,10 @@ def test_the_probe_without_a_source_stands_beside_the_network_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: pd.DataFrame
 ) -> None:
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    root = make_dataset(tmp_path / "drawn").parent / "root"
+    root = make_dataset(tmp_path / "drawn", photos=PHOTOS).parent / "root"
     network = untrained_network().eval()
     checkpoint = Checkpoint(QUESTIONS, make_recipe().model, 32, network.state_dict(), {"priors": {}})
-    monkeypatch.setattr(left_out, "retrain", lambda *_, questions, **__: replace(checkpoint, questions=tuple(questions)))
+    monkeypatch.setattr(left_out, "retrain", lambda *_, questions, **__: Retrained(replace(checkpoint, questions=tuple(questions)), None))
     monkeypatch.setattr(left_out, "build_network", lambda model: untrained_network(questions=model.questions).eval())
     predictions = table.assign(
         **{column: 0.5 for asked in QUESTIONS for column in (*asked.raw_columns, *asked.answer_columns, asked.spread)}
@@ -117,14 +121,13 @@ def test_the_probe_without_a_source_stands_beside_the_network_without_it(
     # The probe knows clean by heart, has no answer for weather where wash does not judge it, and none for damage at all.
     probe = table[["image_path"]].assign(clean_logit=table["clean"].fillna(0.5) * 4 - 2, damaged_logit=random.normal(size=len(table)))
     probe = probe.assign(**dict.fromkeys(WEATHER.raw_columns, np.nan))
-    found = left_out.leave_sources_out(checkpoint, table, predictions, probe, root=root, reading=READING, evaluation=PARAMS, params={})
+    leave_out = partial(left_out.leave_sources_out, checkpoint, table, predictions)
+    found = leave_out(probe, Path(), root=root, reading=READING, evaluation=PARAMS, params={})
     assert found["wash"]["clean"]["probe"]["roc_auc"] == 1.0
     assert found["wash"]["clean"]["left_out"]["roc_auc"] < 1.0
     assert found["wash"]["clean"]["probe"]["photos"] == found["wash"]["clean"]["left_out"]["photos"]
     assert found["wash"]["damage"]["probe"] is None
-    none = left_out.leave_sources_out(
-        checkpoint, table, predictions, probe[["image_path"]].head(0), root=root, reading=READING, evaluation=PARAMS, params={}
-    )
+    none = leave_out(probe[["image_path"]].head(0), Path(), root=root, reading=READING, evaluation=PARAMS, params={})
     assert {none[source][name]["probe"] for source in ("lot", "wash") for name in ("clean", "damage")} == {None}
 
 
@@ -151,7 +154,7 @@ def set_option(workspace: Path, *, leave_one_source_out: bool) -> None:
 def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
     tmp_path: Path, tiny_recipe: Recipe, table: pd.DataFrame
 ) -> None:
-    shutil.copytree(make_dataset(tmp_path / "drawn").parent / "root", tmp_path / "root")
+    shutil.copytree(make_dataset(tmp_path / "drawn", photos=PHOTOS).parent / "root", tmp_path / "root")
     (tmp_path / "stages").symlink_to(ROOT / "stages")
     write_table(table, tmp_path / "data/car_inspection_dataset.csv", QUESTIONS)
     write_recipe(tiny_recipe, tmp_path / "data/recipe.yaml")
@@ -159,6 +162,19 @@ def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
     set_option(tmp_path, leave_one_source_out=False)
     run_stage(tmp_path, "probe")
     run_stage(tmp_path, "train_ddp")
+    without_outlines(tmp_path)
+    # The right half, where damage shows, of every photo.
+    half = mask_of(pixels_with((32, 0, 32, 64)))
+    outline = {
+        "kind": "damage",
+        "class": "dent",
+        "form": "outline",
+        "height_px": 64,
+        "width_px": 64,
+        "counts": half.counts,
+        "rest": half.rest,
+    }
+    write_table(table[["image_path"]].assign(**outline), tmp_path / "data/outlines.csv")
     run_stage(tmp_path, "evaluate")
     without = json.loads((tmp_path / "metrics/evaluate.json").read_text())
     assert "leave_one_source_out" not in without
@@ -171,8 +187,8 @@ def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
     assert report == without
     assert "source 1 of 2, 'lot'" in output
     assert "source 2 of 2, 'wash'" in output
-    assert set(found["lot"]) == {"trained_photos", *by_name(QUESTIONS)}
-    assert set(found["wash"]) == {"trained_photos", "clean", "cleanliness", "damaged", "damage"}
+    assert set(found["lot"]) == {"trained_photos", "marks", *by_name(QUESTIONS)}
+    assert set(found["wash"]) == {"trained_photos", "marks", "clean", "cleanliness", "damaged", "damage"}
     assert found["lot"]["weather"] is None  # nobody else judges it
     for source, answers in found.items():
         own = table[table["source"] == source]
@@ -196,6 +212,12 @@ def test_each_source_is_scored_by_a_model_that_never_saw_it_and_trained_once(
         auc = roc_auc_score(known["clean"], known["clean_logit"])
         assert found[left]["clean"]["left_out"]["roc_auc"] == pytest.approx(auc)
         assert found[left]["trained_photos"] == rows["split"].isin(["train", "val"]).sum()
+        # The place was taught by the other source alone, and is right for all photos of this one.
+        marks = json.loads((folder / "metrics/train_marks.json").read_text())
+        assert marks["questions"]["damage"]["train_outlined"] == (rows["split"] == "train").sum()
+        assert set(found[left]["marks"]) == {"damage"}
+        assert found[left]["marks"]["damage"]["photos"] == len(own)
+        assert found[left]["marks"]["damage"]["pointing"] > 0.8 > found[left]["marks"]["damage"]["pointing_random"]
 
     # Again, with one of the two lost: the other is not trained twice.
     stamps = [(folder / "models/best.pt").stat().st_mtime_ns for folder in folders]

@@ -145,7 +145,10 @@ def test_weights_come_from_a_local_file_and_a_wrong_file_is_named(tmp_path: Path
 def test_the_hub_out_of_reach_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"needs timm's hub.*Give a local weights file"):
+    with pytest.raises(
+        UserError,
+        match=r"timm's hub gave no weights.*Bring model\.safetensors of https://huggingface\.co/timm/resnet10t.*, and set",
+    ):
         build_backbone("resnet10t", image_side_px=32, pretrained=True)
 
 

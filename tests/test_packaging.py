@@ -68,7 +68,7 @@ def test_every_pin_is_one_of_constraints_txt() -> None:
 def test_what_is_optional_is_tested_in_the_version_that_its_extra_brings() -> None:
     assert asked_for().keys() == {"", "serve", "train", "ray", "wandb"}
     assert asked_for()["ray"].items() <= pins("tests/requirements.txt").items()
-    assert asked_for()["wandb"].items() <= pins("tests/requirements-slow.txt").items()
+    assert asked_for()["wandb"].items() <= pins("tests/requirements-wandb.txt").items()
 
 
 # ---- in an empty environment

@@ -37,7 +37,16 @@ from carinspect.model.features import StageFeatures, frozen_features
 from carinspect.model.network import CarInspectionNetwork, begin_with_probe
 from carinspect.model.probe import PENALTIES, answer_left_out, draw_groups, fit_probe
 from carinspect.training.recipe import resolve_recipe, write_parts, write_recipe
-from conftest import QUESTIONS, make_calibration, make_dataset, make_evaluate_params, make_gate, make_recipe, make_thresholds
+from conftest import (
+    QUESTIONS,
+    make_calibration,
+    make_dataset,
+    make_evaluate_params,
+    make_gate,
+    make_recipe,
+    make_thresholds,
+    without_outlines,
+)
 from test_evaluation import completed, evaluate, make_table
 from test_export import card_facts, draw
 
@@ -482,6 +491,7 @@ def prepare_project(folder: Path, *, pretrained: bool) -> None:
     recipe = recipe.model_copy(update={"model": model})
     write_recipe(recipe, folder / "data/recipe.yaml")
     write_parts(recipe, folder)
+    without_outlines(folder)
     params = load_params(ROOT / "params.yaml")
     params["data"] = {"root": "root", "sources": "none"}
     params["model"] |= {"pretrained": str(weights) if pretrained else False}
@@ -559,17 +569,37 @@ def resolve(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: dict) -> N
     run_stages(folder, "resolve_recipe")
 
 
+def test_the_first_stage_names_a_question_without_a_label_before_it_reads_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = {"root": "photos", "sources": "photos/sources.yaml"}
+    # What is still to be pulled says nothing, and the missing weights are named.
+    with pytest.raises(SystemExit):
+        resolve(tmp_path, monkeypatch, data=own, model={"pretrained": "none.safetensors"})
+    assert "model.pretrained: no such file" in capsys.readouterr().err
+    (tmp_path / "photos/wash/clean").mkdir(parents=True)
+    (tmp_path / "photos/wash/clean/1.jpg").touch()
+    source = {"name": "wash", "format": "folders", "categories": {"clean": {"clean": 1}}}
+    (tmp_path / "photos/sources.yaml").write_text(yaml.safe_dump({"sources": [source]}))
+    with pytest.raises(SystemExit):
+        resolve(tmp_path, monkeypatch, data=own, model={"pretrained": "none.safetensors"})
+    assert "no source has a label for 'cleanliness' or 'damage' or 'damaged' or 'weather'" in capsys.readouterr().err
+
+
 def test_ones_own_photos_with_the_demos_recipe_are_warned_of_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own = {"root": "photos", "sources": "photos/sources.yaml"}
     resolve(tmp_path, monkeypatch, data=own)
     said = capsys.readouterr().err
-    assert said.startswith("warning: hardware 'auto' with model.pretrained: false trains test_resnet at 96 px. This is the demo's recipe")
+    assert said.startswith("warning: hardware 'demo' trains test_resnet at 96 px without pretrained weights. This is the demo's recipe")
+    assert said.endswith("Set hardware: auto.\n")
     resolve(tmp_path, monkeypatch, data=own, model={"backbone": "resnet18"})
-    assert "trains resnet18 at 96 px. Its weights are random: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "trains resnet18 at 96 px without pretrained weights. Its weights are random: " in said
+    assert "Set model.pretrained to true" in said
     weights = tmp_path / "weights.safetensors"
     save_file(tiny_backbone().state_dict(), weights)
-    resolve(tmp_path, monkeypatch, data=own, model={"pretrained": str(weights)})
+    resolve(tmp_path, monkeypatch, data=own, model={"pretrained": str(weights), "ensemble": "probe"})
     resolve(tmp_path, monkeypatch)
     assert "warning" not in capsys.readouterr().err

@@ -4,16 +4,21 @@ import io
 import os
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
+from carinspect.core.errors import UserError
 from carinspect.core.files import sha256_of
 from carinspect.describe.oddities import measure_photos
 from carinspect.images import properties, reading
+from carinspect.images.cluster import VARIABLE
 from carinspect.images.decode import PhotoError
 from carinspect.images.memory import Memory
 from carinspect.images.properties import read_properties
@@ -231,3 +236,42 @@ def test_properties_are_what_decoding_the_whole_photo_shows(root: Path) -> None:
     assert (seen["width_px"], seen["height_px"], seen["orientation"]) == (50, 40, 0)
     assert [seen["red"], seen["green"], seen["blue"]] == pytest.approx(pixels.mean(axis=(0, 1)).tolist())
     assert seen["layout"].shape == (6, 6, 3)
+
+
+# ---- on a cluster
+
+
+@pytest.mark.slow
+def test_two_machines_read_what_one_reads_though_a_process_is_killed(
+    root: Path, tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [write_photo(root / f"{place:03}.jpg", seed=place).name for place in range(400)]
+    paths = [root / name for name in names]
+    (root / "text.jpg").write_bytes(b"no photo")
+    expected = read_properties(root, [*names, "text.jpg", "gone.jpg"]), read_fingerprints(paths)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "other"))
+    monkeypatch.setenv(VARIABLE, cluster)
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        while not killed:
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    if "ray::_apply" in " ".join(process.cmdline()):
+                        process.kill()
+                        killed.append(process.pid)
+                        break
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    found = read_properties(root, [*names, "text.jpg", "gone.jpg"]), read_fingerprints(paths)
+    killer.join(timeout=30)
+    assert killed
+    assert equal(found[0], expected[0])
+    assert all(one.tobytes() == other.tobytes() for one, other in zip(found[1], expected[1], strict=True))
+
+
+def test_a_cluster_that_is_not_there_is_one_line(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "127.0.0.1:nowhere")
+    with pytest.raises(UserError, match="CARINSPECT_RAY=127.0.0.1:nowhere: no cluster answers"):
+        read_photos(write_files(root, [b"one"]), make_memory(), read_width)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,27 @@ def test_remarks_become_a_source_whose_photos_only_train(root: Path, tmp_path: P
     inbox.add(photos[0], verdict="clean", **SAID)
     review_inbox(tmp_path / "inbox", root, source="reviewed")
     assert rows(root)[f"photos/{names[0]}.jpg"] == ("", "", "2")
+
+
+def test_a_good_car_is_good_in_all_photos_and_a_bad_one_does_not_say_where(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inbox, photos = Inbox(tmp_path / "inbox", **ROOM), [photo_bytes(seed=seed) for seed in range(5)]
+    inbox.add_car(photos[:2], verdict="clean", **SAID)
+    inbox.add_car(photos[2:4], verdict="dirty", **SAID)
+    inbox.add_car(photos[4:], verdict="dirty", **SAID)
+    review_inbox(tmp_path / "inbox", root, source="reviewed")
+    names = [f"photos/{sha256(photo).hexdigest()}.jpg" for photo in photos]
+    assert rows(root) == {names[0]: ("1", "", ""), names[1]: ("1", "", ""), names[4]: ("0", "", "")}
+    assert "Left out: 2 remarks, for the car has several photos, and it is not said which of them shows it." in capsys.readouterr().out
+
+
+def test_lines_from_before_cars_are_read(tmp_path: Path) -> None:
+    remark = Inbox(tmp_path, **ROOM).add(b"photo", verdict="clean", **SAID)
+    older = asdict(remark)
+    del older["car"]
+    (tmp_path / "remarks.jsonl").write_text(json.dumps(older) + "\n")
+    assert read_remarks(tmp_path) == [remark]
 
 
 @pytest.mark.parametrize(

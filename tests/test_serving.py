@@ -4,6 +4,7 @@ import asyncio
 import pickle
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -30,10 +31,8 @@ from carinspect.serving.answers import say
 from carinspect.serving.app import create_app
 from carinspect.serving.batcher import Batcher
 from carinspect.serving.config import ServiceConfig, read_config
-from carinspect.serving.explanation import explain
 from carinspect.serving.loaded_model import load_model
 from carinspect.serving.threads import Threads
-from conftest import QUESTIONS
 from serving_tools import NOTHING_PROVED, PROMISE, ROOT, SIDE, TOKEN, client_of, model_bytes, photo_bytes, thresholds
 
 PROVED = PROMISE.model_dump()
@@ -199,7 +198,7 @@ def test_an_answer_carries_its_promise_model_and_timings(client: TestClient, mod
     assert "at least 95 %" in answer["in_words"]
     assert answer["model_version"] == open_bundle(model).sha256[:16]
     assert set(answer["timings"]) == {"queue_ms", "decode_ms", "model_ms", "total_ms"}
-    assert answer["explanation"] is None
+    assert answer["marks"] is None
 
 
 @pytest.mark.parametrize("settings", [{"thresh": 0.6}, {"t_low": 0.1}, {"t_high": 0.9}])
@@ -330,7 +329,7 @@ def test_the_figures_count_routes_decisions_and_seconds(model: Path) -> None:
 def test_a_wrong_path_method_or_query_is_answered_in_the_same_form(client: TestClient) -> None:
     assert client.get("/nothing").status_code == 404
     assert client.get("/predict/file").status_code == 405
-    assert send(client, photo_bytes(), "?explain=perhaps").status_code == 422
+    assert send(client, photo_bytes(), "?marks=perhaps").status_code == 422
     assert all("error" in found.json() for found in (client.get("/nothing"), client.get("/predict/file")))
 
 
@@ -340,7 +339,7 @@ def test_nothing_is_loaded_from_elsewhere(client: TestClient) -> None:
     assert "https://" not in page.text.replace("https://…", "")
     assert set(client.get("/openapi.json").json()["paths"]) == {
         "/predict/file", "/predict/url", "/predict/batch", "/model", "/admin/reload", "/healthz", "/readyz", "/metrics", "/feedback",
-        "/feedback/{photo_sha256}",
+        "/feedback/car", "/feedback/{photo_sha256}",
     }  # fmt: skip
 
 
@@ -409,36 +408,6 @@ def test_the_description_says_what_asks_for_the_token_and_only_where_there_is_on
         assert asking(description) < every
 
 
-# ---- where it looks
-
-
-class _BrightCell:
-    """Stands in for a model file: p_clean is the brightness of one cell of eight by eight."""
-
-    questions = QUESTIONS[:1]
-
-    def predict(self, photos: np.ndarray, *, batch_size: int) -> dict[str, np.ndarray]:
-        return {"p_clean": photos[:, 8:12, 20:24].mean(axis=(1, 2, 3)) / 255}
-
-
-def test_the_map_shows_the_one_place_that_matters() -> None:
-    pixels = np.zeros((32, 32, 3), np.uint8)
-    pixels[8:12, 20:24] = 255
-    explanation = explain(Predictor(_BrightCell(), rules={}), pixels, grid=8)  # type: ignore[arg-type]
-    grid = np.array(explanation.grid)
-    assert grid.shape == (8, 8)
-    assert np.unravel_index(grid.argmax(), grid.shape) == (2, 5)
-    assert (grid > 0).sum() == 1
-
-
-def test_a_map_comes_when_asked_for_and_can_be_switched_off(client: TestClient, model: Path) -> None:
-    explanation = send(client, photo_bytes(), "?explain=true").json()["explanation"]
-    assert explanation["of"] == "p_clean"
-    assert np.array(explanation["grid"]).shape == (8, 8)
-    with client_of(model, explain_grid=0) as without:
-        assert send(without, photo_bytes(), "?explain=true").status_code == 403
-
-
 # ---- too much at once
 
 
@@ -446,22 +415,27 @@ def test_a_map_comes_when_asked_for_and_can_be_switched_off(client: TestClient, 
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Photos are decoded only once the event is set."""
     event = threading.Event()
-    load = Predictor.load
+    load = Predictor.load_with_size
 
-    def wait_and_load(self: Predictor, source: Any) -> np.ndarray:
+    def wait_and_load(self: Predictor, source: Any) -> tuple[np.ndarray, tuple[int, int]]:
         assert event.wait(30)
         return load(self, source)
 
-    monkeypatch.setattr(Predictor, "load", wait_and_load)
+    monkeypatch.setattr(Predictor, "load_with_size", wait_and_load)
     yield event
     event.set()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < end
 
 
 def test_beyond_its_queue_a_service_says_when_to_come_again_and_recovers(model: Path, held: threading.Event) -> None:
     with client_of(model, queue_limit=2) as client, ThreadPoolExecutor(2) as pool:
         accepted = [pool.submit(send, client, photo_bytes(seed=seed)) for seed in range(2)]
-        while client.get("/readyz").status_code == 200:
-            pass
+        wait_until(lambda: client.get("/readyz").status_code != 200)
         refused = send(client, photo_bytes())
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert client.get("/healthz").status_code == 200
@@ -607,8 +581,7 @@ def test_a_photo_accepted_before_the_change_is_answered_by_the_old_model(tmp_pat
         client.headers["Authorization"] = f"Bearer {TOKEN}"
         before = client.get("/model").json()["model_version"]
         accepted = pool.submit(send, client, photo_bytes())
-        while "carinspect_photos_waiting 1.0" not in client.get("/metrics").text:
-            pass
+        wait_until(lambda: "carinspect_photos_waiting 1.0" in client.get("/metrics").text)
         path.write_bytes(model_bytes(seed=1))
         after = client.post("/admin/reload").json()["model_version"]
         held.set()

@@ -17,7 +17,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from carinspect.images.decode import PhotoError, load_image, open_photo
+from carinspect.images.decode import PhotoError, decode_photo, load_image, open_photo
 from carinspect.inference import drift_log
 from carinspect.serving import heavy_photos, photo_checks
 from carinspect.serving.app import create_app
@@ -101,7 +101,9 @@ def test_what_looks_like_scans_behind_a_usual_photo_is_none() -> None:
 
 def test_a_photo_decoded_apart_is_the_same() -> None:
     content = photo_bytes(seed=3, width=600, height=400, kind="PNG")
-    assert np.array_equal(heavy_photos.decode_apart(content, SIDE), load_image(content, SIDE))
+    pixels, size_px = heavy_photos.decode_apart(content, SIDE)
+    assert np.array_equal(pixels, load_image(content, SIDE))
+    assert size_px == decode_photo(content).size
 
 
 def send(client: TestClient, content: bytes) -> Any:

@@ -25,6 +25,7 @@ from carinspect.core.errors import UserError
 from carinspect.core.params import parse_section
 from carinspect.core.questions import by_name, dump_questions, load_questions
 from carinspect.core.tables import ONLY_TRAIN, SPLITS, annotation_columns, dataset_columns, read_table, write_table
+from carinspect.splits import near_duplicates
 from carinspect.splits.assignment import balance_splits, draw_splits
 from carinspect.splits.candidates import Candidates, find_candidates
 from carinspect.splits.certificate import certify_split, declared_overlaps, find_gaps
@@ -48,7 +49,7 @@ from carinspect.splits.groups import Link, label_groups, link_equal, name_groups
 from carinspect.splits.labels import label_classes
 from carinspect.splits.ledger import Ledger, extend_ledger, read_ledger, write_ledger
 from carinspect.splits.link_table import describe_links, read_links, write_links
-from carinspect.splits.near_duplicates import find_near_duplicates
+from carinspect.splits.near_duplicates import comparison_memory, find_near_duplicates
 from carinspect.splits.placement import assign_splits
 from carinspect.splits.scenes import (
     LEAST_INLIERS,
@@ -167,6 +168,31 @@ def test_a_copy_is_tied_to_its_original(name: str) -> None:
 def test_different_scenes_are_not_tied() -> None:
     thumbnails = np.stack([np.asarray(draw_scene(seed).convert("L").resize((SIDE_PX, SIDE_PX))) for seed in range(60)])
     assert find_near_duplicates(fingerprint_thumbnails(thumbnails), [], bits=20, correlation=0.5) == []
+
+
+def test_what_was_compared_is_not_compared_again_and_the_links_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    scenes = [draw_scene(seed) for seed in range(12)]
+    images = [*scenes, *(encode(scene, 40) for scene in scenes[:6]), *(ImageOps.mirror(scene) for scene in scenes[3:9])]
+    prints = fingerprint_thumbnails(np.stack([make_thumbnail(image.convert("RGB")) for image in images]))
+    compared = []
+    monkeypatch.setattr(near_duplicates, "correlate_layouts", lambda *pair, **held: compared.append(1) or correlate_layouts(*pair, **held))
+
+    def find(photos: int, *, remembered: bool = True, correlation: float = 0.5) -> tuple[list[Link], int]:
+        compared.clear()
+        some = Fingerprints(*(part[:photos] for part in prints))
+        memory = comparison_memory() if remembered else None
+        return find_near_duplicates(some, [], bits=20, correlation=correlation, memory=memory), len(compared)
+
+    links, whole = find(24, remembered=False)
+    assert label_groups(24, links).max() == 11
+    _, before = find(20)
+    assert find(24) == (links, whole - before)
+    assert find(24) == (links, 0)
+    # What is remembered is how alike two pictures are, so that another threshold finds what it found before.
+    assert find(24, correlation=0.9) == (find(24, remembered=False, correlation=0.9)[0], 0)
+    # Another picture is not taken for the one of that row before.
+    prints.thumbnails[0] = 255 - prints.thumbnails[23]
+    assert find(24)[1] > 0
 
 
 SEDAN = {"roof": (110, 200), "paint": "#a02020", "stripes": [130, 180], "wheel": 24}
@@ -836,12 +862,14 @@ def write_root(folder: Path, *, scenes: int = 24) -> None:
     asked = [ASKED["clean"]]
     write_table(pd.DataFrame(rows)[annotation_columns(QUESTIONS)], folder / "data/annotations.csv", QUESTIONS)
     (folder / "data/questions.yaml").write_text(yaml.safe_dump({"questions": dump_questions(asked)}))
-    (folder / "data/network.yaml").write_text(yaml.safe_dump({"model": {"backbone": "test_resnet"}}))
+    (folder / "data/network.yaml").write_text(yaml.safe_dump({"model": NETWORK}))
     split = {**PARAMS.model_dump(), "fractions": dict.fromkeys(SPLITS, 0.25)}
     model = {"backbone": None, "pretrained": False, "feature_stages": None, "hidden_features": 8, "dropout": 0.0, "ensemble": "none"}
     params = {"data": {"root": "photos", "sources": "none"}, "model": model, "split": split}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
 
+
+NETWORK = {"backbone": "test_resnet", "pretrained": "none", "feature_stages": 0, "hidden_features": 8, "dropout": 0.0}
 
 OUTPUTS = [
     "data/car_inspection_dataset.csv", "data/split_ledger.json", "metrics/split.json",
@@ -904,6 +932,8 @@ def test_the_stage_lists_a_large_crop_with_weights_and_obeys_what_people_say(tmp
     torch.manual_seed(0)
     torch.save(timm.create_model("test_resnet", num_classes=0).state_dict(), tmp_path / "weights.pth")
     change_params(tmp_path, "model", pretrained="weights.pth")
+    network = NETWORK | {"pretrained": f"sha256:{sha256((tmp_path / 'weights.pth').read_bytes()).hexdigest()}"}
+    (tmp_path / "data/network.yaml").write_text(yaml.safe_dump({"model": network}))
     found = certificate()
     assert any("crops of up to 30 %" in kind for kind in found["looked_for_as_a_suspicion"])
     assert found["groups"]["all"] == 24

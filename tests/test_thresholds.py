@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, f1_score
 
 from carinspect.core.errors import UserError
+from carinspect.core.files import write_json
 from carinspect.core.params import load_params, parse_section
 from carinspect.core.questions import DeclaredQuestion, read_questions
 from carinspect.core.tables import write_table
@@ -44,6 +45,7 @@ PARAMS = load_params(ROOT / "params.yaml")
 
 def make_params(**changes) -> SelectThresholdParams:
     values = {"method": "guaranteed", "source": "calib", "starts": 2, "gate_share": 0.02, "car_sources": ["fleet"],
+        "marks": {"target_precision": 0.9, "confidence": 0.95},
               "car_photos": [1, 2, 3, 5], "groups": [], "coverage": None}  # fmt: skip
     return parse_section("select_threshold", SelectThresholdParams, values | changes)
 
@@ -535,6 +537,9 @@ def test_the_stage_writes_the_same_bytes_twice(table: pd.DataFrame, tmp_path: Pa
         write_table(predictions, tmp_path / name / "data/predictions.csv", QUESTIONS)
         corrupted = predictions.assign(corruption=np.where(table.index % 2, "fog", "none"), severity=table.index % 2)
         corrupted.to_csv(tmp_path / name / "data/corrupted.csv", index=False)
+        columns_of_marks = "image_path,source,group,split,question,what,strength,right,share\n"
+        (tmp_path / name / "data/marks.csv").write_text(columns_of_marks)
+        write_json(tmp_path / name / "metrics/train_marks.json", {"questions": {}})
         done = run_stage_script(tmp_path / name)
         assert done.returncode == 0, done.stderr
         gate, clean, *_ = done.stdout.splitlines()

@@ -25,7 +25,7 @@ from carinspect.training.config import Recipe, TrackingParams
 from carinspect.training.pictures import confusion_counts, draw_confusions, draw_curves, tile_batch
 from carinspect.training.tracking import Tracker, check_tracking, group_rates, open_sinks, run_folder
 from conftest import QUESTIONS
-from test_engine import final_files, make_workspace, run_training
+from test_engine import ROOT, final_files, finish_training, make_workspace, start_training
 
 ASKED = [by_name(QUESTIONS)[name] for name in ("clean", "weather")]
 OFF = TrackingParams(wandb=False, wandb_project="carinspect")
@@ -214,7 +214,7 @@ def read_log(content: bytes) -> Iterator[bytes]:
 def read_wandb_records(folder: Path) -> dict[str, list]:
     """What an offline run folder holds: configuration, history rows, artifacts."""
     found: dict[str, list] = {"config": [], "history": [], "artifact": []}
-    from wandb.proto import wandb_internal_pb2  # the slow tests' packages alone bring it
+    from wandb.proto import wandb_internal_pb2  # in the folder `WANDB` alone
 
     (file,) = folder.glob("offline-run-*/run-*.wandb")
     for data in read_log(file.read_bytes()):
@@ -230,10 +230,15 @@ def read_wandb_records(folder: Path) -> dict[str, list]:
     return found
 
 
+WANDB = Path(sys.prefix) / "wandb"
+"""Where `make test-slow` installs tests/requirements-wandb.txt."""
+
+
 @pytest.mark.slow
 def test_wandb_offline_holds_metrics_parameters_and_the_model_and_changes_no_result(
     tmp_path: Path, tiny_recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(WANDB)])
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -243,7 +248,7 @@ def test_wandb_offline_holds_metrics_parameters_and_the_model_and_changes_no_res
         params = yaml.safe_load((workspace / "params.yaml").read_text())
         params["tracking"]["wandb"] = wandb
         (workspace / "params.yaml").write_text(yaml.safe_dump(params))
-        run_training(workspace)
+        finish_training(start_training(workspace, PYTHONPATH=f"{ROOT / 'src'}{os.pathsep}{WANDB}"))
     assert final_files(tmp_path / "with") == final_files(tmp_path / "without")
     assert not list((tmp_path / "without").glob("runs/*/wandb"))
     (run,) = (tmp_path / "with").glob("runs/*")
@@ -266,7 +271,7 @@ def test_wandb_without_a_key_and_a_terminal_is_one_line(tmp_path: Path, tiny_rec
         "run_stage(lambda: WandbSink(Path('run'), project='carinspect', config={}), 'train_ddp')"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    environment |= {"HOME": str(tmp_path), "WANDB_BASE_URL": "http://127.0.0.1:9", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment |= {"HOME": str(tmp_path), "WANDB_BASE_URL": "http://127.0.0.1:9", "PYTHONPATH": os.pathsep.join([*sys.path, str(WANDB)])}
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

@@ -19,7 +19,8 @@ from carinspect.training.config import Profile, Recipe, Runtime
 from carinspect.training.losses import Objective
 from carinspect.training.micro_batch import MicroBatch
 from carinspect.training.norm_statistics import NormStatistics
-from carinspect.training.recipe import read_profiles, read_recipe, resolve_recipe, write_recipe
+from carinspect.training.profiles import read_pretrained, read_profiles
+from carinspect.training.recipe import read_recipe, resolve_recipe, write_recipe
 from carinspect.training.runtime import Machine, settle_runtime
 from carinspect.training.step import Share, Trainer, train_step
 from carinspect.training.validation import skill_scores, validation_score
@@ -44,29 +45,59 @@ def shipped_params(**changes: object) -> dict:
 
 
 def test_the_profile_fills_what_train_leaves_open_and_train_wins() -> None:
-    recipe = resolve_recipe(shipped_params(hardware="rtx5090_x3"), pretrained="none", resume="none")
+    recipe = resolve_recipe(shipped_params(hardware="rtx5090_x3"), pretrained="sha256:0", resume="none")
     assert (recipe.train.batch_size, recipe.train.accumulate_steps, recipe.train.image_side_px) == (96, 2, 512)
     assert (recipe.model.backbone, recipe.train.precision, recipe.train.effective_batch_size) == ("tf_efficientnetv2_s", "bf16", 192)
     recipe = resolve_recipe(
-        shipped_params(hardware="rtx5090_x3", train__batch_size=32, model__backbone="resnet18"), pretrained="none", resume="none"
+        shipped_params(hardware="rtx5090_x3", train__batch_size=32, model__backbone="resnet18"), pretrained="sha256:0", resume="none"
     )
     assert (recipe.train.batch_size, recipe.model.backbone) == (32, "resnet18")
 
 
-@pytest.mark.parametrize("name", ["auto", "cpu", "rtx4090_x1", "rtx4090_x2", "rtx3090_x2", "rtx5090_x3", "h100_x1"])
+@pytest.mark.parametrize("name", ["demo", "auto", "cpu", "rtx4090_x1", "rtx4090_x2", "rtx3090_x2", "rtx5090_x3", "h100_x1"])
 def test_every_shipped_profile_resolves(name: str) -> None:
-    recipe = resolve_recipe(shipped_params(hardware=name), pretrained="none", resume="none")
+    recipe = resolve_recipe(shipped_params(hardware=name), pretrained=None, resume="none")
     assert recipe.train.batch_size % recipe.train.norm_batch_size == 0
+
+
+def test_pretrained_is_the_profiles_where_it_is_null() -> None:
+    assert [read_pretrained(shipped_params(hardware=name)) for name in ("demo", "auto")] == [False, True]
+    assert read_pretrained(shipped_params(hardware="auto", model__pretrained=False)) is False
+    assert read_pretrained(shipped_params(model__pretrained="weights.safetensors")) == "weights.safetensors"
+    with pytest.raises(UserError, match=r"model\.pretrained\.bool has the value 3"):
+        read_pretrained(shipped_params(model__pretrained=3))
+
+
+def test_auto_fine_tunes_a_real_backbone_and_the_demo_is_what_it_was() -> None:
+    auto = resolve_recipe(shipped_params(hardware="auto"), pretrained="sha256:0", resume="none")
+    assert (auto.model.backbone, auto.model.feature_stages, auto.train.image_side_px) == ("tf_efficientnet_lite0", 3, 224)
+    assert (auto.train.freeze_norm, auto.train.backbone_lr_factor) == (True, 0.1)
+    assert resolve_recipe(shipped_params(hardware="cpu"), pretrained="sha256:0", resume="none") == auto
+    demo = resolve_recipe(shipped_params(), pretrained=None, resume="none")
+    # In git, so that a change of the demo's recipe is seen.
+    assert demo == read_recipe(ROOT / "data" / "recipe.yaml")
+    assert demo != auto
+
+
+def test_norm_statistics_of_random_weights_are_not_frozen() -> None:
+    params = shipped_params(hardware="auto", model__pretrained=False)
+    with pytest.raises(
+        UserError, match=r"train\.freeze_norm keeps .*set model\.pretrained: false, train\.freeze_norm: false and train\.back"
+    ):
+        resolve_recipe(params, pretrained=None, resume="none")
+    assert resolve_recipe(params, pretrained="none", resume="sha256:0").train.freeze_norm
+    params["train"]["freeze_norm"] = False
+    assert resolve_recipe(params, pretrained=None, resume="none").model.pretrained == "none"
 
 
 def test_a_runtime_knob_and_another_profile_leave_the_recipe_as_it_is(tmp_path: Path) -> None:
     params = shipped_params()
     write_recipe(resolve_recipe(params, pretrained="none", resume="none"), tmp_path / "1.yaml")
-    params["profiles"]["auto"]["runtime"]["workers"] = 3
+    params["profiles"]["demo"]["runtime"]["workers"] = 3
     params["profiles"]["rtx4090_x1"]["recipe"]["batch_size"] = 64
     write_recipe(resolve_recipe(params, pretrained="none", resume="none"), tmp_path / "2.yaml")
     assert (tmp_path / "1.yaml").read_bytes() == (tmp_path / "2.yaml").read_bytes()
-    params["profiles"]["auto"]["recipe"]["batch_size"] = 64
+    params["profiles"]["demo"]["recipe"]["batch_size"] = 64
     write_recipe(resolve_recipe(params, pretrained="none", resume="none"), tmp_path / "3.yaml")
     assert (tmp_path / "1.yaml").read_bytes() != (tmp_path / "3.yaml").read_bytes()
     assert read_recipe(tmp_path / "3.yaml").train.batch_size == 64

@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 from carinspect.annotations.coco import Marks, PhotoFinder, check_coordinates, read_coco_file
 from carinspect.annotations.listing import declared_split, list_folder
 from carinspect.annotations.meanings import complete_labels, read_meanings
-from carinspect.annotations.outline_kinds import OUTLINE_KINDS, find_judged, label_photo
+from carinspect.annotations.outline_kinds import OUTLINE_KINDS, Outlined, find_judged, label_photo
 from carinspect.annotations.records import LabelledPhoto, Reader, Reading, Rejection, SourceContext
 from carinspect.core.errors import UserError
 
@@ -47,11 +47,13 @@ def read_coco(context: SourceContext) -> Reading:
             if photo in listed_in:
                 raise UserError(f"{where}: {photo!r} is listed twice: in {listed_in[photo]!r} and in {file!r}. Leave one out by `exclude`.")
             listed_in[photo] = file
-            shares = source.coordinates == "shares"
-            labels = label_photo(marks_here, image, certain, params=params, counts=reading.counts, in_shares=shares)
+            outlined = Outlined(marks_here, image, reading.counts, in_shares=source.coordinates == "shares")
+            labels = label_photo(marks_here, outlined, certain, params=params, counts=reading.counts)
             labels = complete_labels(labels, questions.values(), where=f"{where}: {photo!r}")
             size_px = (image.width, image.height)
-            reading.photos.append(LabelledPhoto(str(source.folder / photo), labels, declared_split=split, stated_size_px=size_px))
+            reading.photos.append(
+                LabelledPhoto(str(source.folder / photo), labels, declared_split=split, stated_size_px=size_px, masks=outlined.kept())
+            )
     if not reading.photos:
         raise UserError(
             f"{where}: no photo that its {len(jsons)} JSON file(s) list exists, beside the JSON or in images/. Fetch the photos."

@@ -9,6 +9,7 @@ import pandas as pd
 from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.annotations.corrections import correct_labels, read_corrections, say_corrections
 from carinspect.annotations.meanings import check_claims, check_meanings
+from carinspect.annotations.outline_table import build_outlines
 from carinspect.annotations.photos import (
     build_rejected,
     build_table,
@@ -19,7 +20,7 @@ from carinspect.annotations.photos import (
     reject_photo,
 )
 from carinspect.annotations.readers import reader_of
-from carinspect.annotations.records import Reading, Rejection, SourceContext
+from carinspect.annotations.records import LabelledPhoto, Reading, Rejection, SourceContext
 from carinspect.annotations.sources import Source, Sources, load_sources
 from carinspect.annotations.summary import summarise
 from carinspect.core.data import DataParams
@@ -35,6 +36,8 @@ class Conversion:
     """`annotation_columns` of the questions, sorted by `image_path`."""
     rejected: pd.DataFrame
     """`REJECTED_COLUMNS`, sorted."""
+    outlines: pd.DataFrame
+    """`images.label_maps.OUTLINE_COLUMNS`, sorted by photo."""
     metrics: dict[str, Any]
 
 
@@ -52,10 +55,8 @@ def convert(
     that is described twice, and when no photo is left; with `needs_every_label` also for a question that no source has a label for,
     before any photo is opened.
     """
-    sources, corrections = _open_root(data)
     asked = by_name(questions)
-    readings = {source.name: _read_source(source, data, params, asked) for source in sources}
-    check_meanings(readings, sources, params, asked, file=data.sources)
+    sources, corrections, readings = _read_root(data, params, asked)
     if needs_every_label:
         _check_labels(readings, questions, file=data.sources)
     claimed = check_claims(readings)
@@ -63,6 +64,7 @@ def convert(
     properties = read_properties_by_path(data.root_path, sorted(claimed), processes=processes)
     rows: list[dict[str, Any]] = []
     rejected: dict[str, list[Rejection]] = {}
+    in_place: dict[str, LabelledPhoto] = {}
     for source in sources:
         reading = readings[source.name]
         # What one source leaves unlisted, another may describe.
@@ -78,13 +80,32 @@ def convert(
             reading.counts["size_mismatches"] += other_shape
             reading.counts["photos_resized"] += not other_shape and is_resized(photo, actual)
             rows.append(describe_photo(photo, source, actual=actual))
+            if not other_shape:
+                in_place[photo.image_path] = photo
     if not rows:
         raise UserError(_nothing_left(data, rejected))
     table = build_table(rows, questions)
     metrics = summarise(table, questions, rejected, sources, readings, properties)
     if corrections is not None:
         metrics |= {"corrections": corrected, "repaired": [*metrics["repaired"], say_corrections(corrected, name=corrections)]}
-    return Conversion(table, build_rejected(rejected), metrics)
+    return Conversion(table, build_rejected(rejected), build_outlines(table, in_place), metrics)
+
+
+def check_labels(data: DataParams, params: ConvertAnnotationsParams, questions: Sequence[Question]) -> None:
+    """Raise `UserError` for what `convert` refuses before it opens a photo, a question without a label among it. Lists files and reads
+    annotations only."""
+    _, _, readings = _read_root(data, params, by_name(questions))
+    _check_labels(readings, questions, file=data.sources)
+
+
+def _read_root(
+    data: DataParams, params: ConvertAnnotationsParams, asked: Mapping[str, Question]
+) -> tuple[list[Source], str | None, dict[str, Reading]]:
+    """The sources, the path of the corrections, and what each source says."""
+    sources, corrections = _open_root(data)
+    readings = {source.name: _read_source(source, data, params, asked) for source in sources}
+    check_meanings(readings, sources, params, asked, file=data.sources)
+    return sources, corrections, readings
 
 
 def _correct(

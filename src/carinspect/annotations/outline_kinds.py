@@ -12,12 +12,15 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
+
+from pycocotools import mask as coco_mask
 
 from carinspect.annotations.coco import CocoAnnotation, CocoImage
 from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.annotations.meanings import Meaning
 from carinspect.annotations.outlines import read_outline, union_area
+from carinspect.annotations.records import KeptMask
 from carinspect.annotations.sources import Source
 from carinspect.core.errors import UserError
 from carinspect.core.questions import Question
@@ -103,7 +106,7 @@ class Outlined:
 
     def __init__(self, marks: Iterable[Mark], image: CocoImage, counts: Counter[str], *, in_shares: bool) -> None:
         self.photo_px = image.width * image.height
-        self.masks: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        self.masks: list[KeptMask] = []
         self.without_area: set[str] = set()
         for annotation, meaning in marks:
             if meaning.kind == "labels":
@@ -117,29 +120,44 @@ class Outlined:
             if outline.mask is None:
                 self.without_area.add(meaning.kind)
             else:
-                self.masks[meaning.kind, meaning.class_name].append(outline.mask)
+                form: Literal["outline", "box"] = "box" if outline.kind == "box" else "outline"
+                self.masks.append(KeptMask(meaning.kind, meaning.class_name, form, outline.mask))
+
+    def kept(self) -> tuple[KeptMask, ...]:
+        """The union of the outlines of each class, and each box by itself: its middle says more than its rim."""
+        outlines = _by_class(mask for mask in self.masks if mask.form == "outline")
+        unions = [KeptMask(*key, "outline", coco_mask.merge(masks)) for key, masks in sorted(outlines.items())]
+        return (*unions, *(mask for mask in self.masks if mask.form == "box"))
 
     def is_marked(self, kind: str) -> bool:
         """Whether the photo has a mark of `kind`, of known area or not."""
-        return kind in self.without_area or any(kind == marked for marked, _ in self.masks)
+        return kind in self.without_area or any(kind == mask.kind for mask in self.masks)
 
     def score(self, kind: str, severities: Mapping[str, float], exponent: float) -> float | None:
         """1 without marks of `kind`; None where the area of one is unknown, and with it how bad it is."""
         if kind in self.without_area:
             return None
-        areas_px = {name: union_area(masks) for (marked, name), masks in self.masks.items() if marked == kind}
-        shares = area_shares(areas_px, vehicle_px=union_area(self.masks.get(("vehicle", ""), [])), photo_px=self.photo_px)
+        by_class = _by_class(self.masks)
+        areas_px = {name: union_area(masks) for (marked, name), masks in by_class.items() if marked == kind}
+        shares = area_shares(areas_px, vehicle_px=union_area(by_class.get(("vehicle", ""), [])), photo_px=self.photo_px)
         score = score_from_shares(shares, severities, exponent=exponent)
         # However small, a mark leaves no perfect photo: the sum may round to 1.
         return min(score, math.nextafter(1.0, 0.0)) if areas_px else score
 
 
+def _by_class(masks: Iterable[KeptMask]) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Kind and class → the run lengths of its masks."""
+    found: defaultdict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for mask in masks:
+        found[mask.kind, mask.class_name].append(mask.rle)
+    return found
+
+
 def label_photo(
-    marks: Sequence[Mark], image: CocoImage, judged: Judged, *, params: ConvertAnnotationsParams, counts: Counter[str], in_shares: bool
+    marks: Sequence[Mark], outlined: Outlined, judged: Judged, *, params: ConvertAnnotationsParams, counts: Counter[str]
 ) -> dict[str, float]:
-    """Label column → value for one photo; repairs and contradictions are added to `counts`. in_shares: see `read_outline`."""
+    """Label column → value for one photo, whose outlines among `marks` are `outlined`; contradictions are added to `counts`."""
     stated = merge_labels([meaning.labels for _, meaning in marks if meaning.kind == "labels"], counts)
-    outlined = Outlined(marks, image, counts, in_shares=in_shares)
     found: dict[str, float] = {}
     left_blank = False
     for name, kind in OUTLINE_KINDS.items():

@@ -99,10 +99,13 @@ def reject_photo(image_path: str, actual: PhotoProperties, params: ConvertAnnota
 
 def has_other_shape(photo: LabelledPhoto, actual: PhotoProperties) -> bool:
     """Whether the annotation file states other proportions than the photo has; its outlines are used as they are."""
-    if photo.stated_size_px is None:
-        return False
-    stated, seen = photo.stated_size_px[0] * actual.height_px, photo.stated_size_px[1] * actual.width_px
-    return abs(stated - seen) > _TOLERATED_ASPECT * max(stated, seen)
+    return photo.stated_size_px is not None and differ_in_shape(photo.stated_size_px, (actual.width_px, actual.height_px))
+
+
+def differ_in_shape(one_px: tuple[int, int], other_px: tuple[int, int]) -> bool:
+    """Whether two sizes, width and height each, have other proportions, beyond what rounding explains."""
+    wide, high = one_px[0] * other_px[1], one_px[1] * other_px[0]
+    return abs(wide - high) > _TOLERATED_ASPECT * max(wide, high)
 
 
 def is_resized(photo: LabelledPhoto, actual: PhotoProperties) -> bool:

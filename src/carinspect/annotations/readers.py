@@ -16,7 +16,10 @@ def reader_of(source: Source, *, where: str) -> Reader:
         raise UserError(f"{where}.format has the value '{source.format}'. {did_you_mean(source.format, READERS)}")
     reader = READERS[source.format]
     for key, field in Source.model_fields.items():
-        if key not in ("name", "format", "path", "chosen_by_model", *reader.keys) and getattr(source, key) != field.get_default():
+        if (
+            key not in ("name", "format", "path", "chosen_by_model", "disagreement", *reader.keys)
+            and getattr(source, key) != field.get_default()
+        ):
             takers = " and ".join(name for name, other in READERS.items() if key in other.keys)
             raise UserError(f"{where}.{key}: format {source.format} does not take it. It is for {takers}. Remove it.")
     return reader

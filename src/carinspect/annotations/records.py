@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 from carinspect.annotations.config import ConvertAnnotationsParams
 from carinspect.annotations.sources import Source
@@ -11,6 +12,18 @@ from carinspect.core.questions import Question
 
 REJECTED_COLUMNS: tuple[str, ...] = ("image_path", "source", "reason")
 """Columns of data/rejected.csv: one row for each photo that is not in the table, and why."""
+
+
+@dataclass(frozen=True)
+class KeptMask:
+    """Where one photo is marked."""
+
+    kind: str
+    """`damage`, `dirt` or `vehicle`."""
+    class_name: str
+    form: Literal["outline", "box"]
+    rle: dict[str, Any]
+    """Run lengths of pycocotools."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +38,7 @@ class LabelledPhoto:
     family: str = ""
     stated_size_px: tuple[int, int] | None = None
     """Width and height that the annotation file claims; its outlines are in these pixels."""
+    masks: tuple[KeptMask, ...] = ()
 
 
 @dataclass(frozen=True, order=True)

@@ -37,6 +37,8 @@ class Source(Section):
     """CSV only: the column whose value is the photo's family."""
     chosen_by_model: bool = False
     """Whether its photos were chosen by a model or by people who saw its answers, and not drawn at random: then they only train."""
+    disagreement: Literal["leave_out", "majority"] = "leave_out"
+    """For `carinspect labels import`, which made the source: what becomes of a label about which people disagree."""
     exclude: list[str] = []
     """Glob patterns relative to `path`; `*` also crosses folders."""
     categories: dict[str, str | dict[str, Any]] = {}

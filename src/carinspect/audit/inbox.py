@@ -6,7 +6,7 @@ training, and no evidence for a promise: that takes photos drawn at random (`car
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
@@ -33,6 +33,13 @@ class Remark:
     """What the person said: a class of the question."""
     at: str
     """ISO 8601 in UTC."""
+    car: str = ""
+    """Of a remark on a car that several photos show: the SHA-256 of their digests. Blank: it is on this photo alone."""
+
+    @property
+    def of_several(self) -> bool:
+        """Whether it is on a car that several photos show, each of which has a line. What is bad about a car may be on one of them only."""
+        return self.car != ""
 
 
 class FullError(Exception):
@@ -50,19 +57,26 @@ class Inbox:
 
     def add(self, photo: bytes, *, model_sha256: str, question: str, word: str, verdict: str) -> Remark:
         """Keep the photo and the remark on it, and forget what is too old. Raises `FullError` where there is no room."""
+        (remark,) = self.add_car([photo], model_sha256=model_sha256, question=question, word=word, verdict=verdict)
+        return remark
+
+    def add_car(self, photos: Sequence[bytes], *, model_sha256: str, question: str, word: str, verdict: str) -> list[Remark]:
+        """As `add`, for a remark on the car that all of the photos show: a line for each. Where there is no room it keeps none."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        remark = Remark(sha256(photo).hexdigest(), model_sha256, question, word, verdict, now)
+        by_digest = {sha256(photo).hexdigest(): photo for photo in photos}
+        car = sha256(" ".join(by_digest).encode()).hexdigest() if len(by_digest) > 1 else ""
+        remarks = [Remark(digest, model_sha256, question, word, verdict, now, car) for digest in by_digest]
         with self._locked():
             self._forget_old()
-            place = self.folder / PHOTOS / remark.photo_sha256
-            if not place.exists():
-                held = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
-                if held + len(photo) > self._limit:
-                    raise FullError
+            new = {place: photo for digest, photo in by_digest.items() if not (place := self.folder / PHOTOS / digest).exists()}
+            held = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file()) if new else 0
+            if new and held + sum(map(len, new.values())) > self._limit:
+                raise FullError
+            for place, photo in new.items():
                 write_bytes(place, photo)
             with (self.folder / REMARKS).open("ab") as file:
-                file.write(json.dumps(asdict(remark)).encode() + b"\n")
-        return remark
+                file.write(b"".join(json.dumps(asdict(remark)).encode() + b"\n" for remark in remarks))
+        return remarks
 
     def delete(self, photo_sha256: str) -> bool:
         """Forget a photo and all remarks on it; whether there was one."""
@@ -106,7 +120,8 @@ def read_remarks(folder: Path) -> list[Remark]:
     for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), start=1):
         try:
             values = json.loads(line)
-            sound = set(values) == names and all(isinstance(value, str) for value in values.values())
+            # Older lines have no car.
+            sound = names - {"car"} <= set(values) <= names and all(isinstance(value, str) for value in values.values())
         except (ValueError, TypeError):
             sound = False
         if not sound:

@@ -5,10 +5,11 @@ it in git. A torn last line, as a kill leaves it, was never acknowledged: readin
 """
 
 import json
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from fcntl import LOCK_EX, flock
 from hashlib import sha256
 from pathlib import Path
@@ -35,11 +36,26 @@ class Verdict:
     at: str
     """When the verdict was taken into the ledger, ISO 8601 in UTC."""
     comment: str
+    strata: str = ""
+    """Column of the scores that the draw was stratified by; empty: it was not, and neither had the lines of older ledgers these fields."""
+    stratum: str = ""
+    weight: float = 1.0
+    """The stratum's share of all that the draw was from, over the chance of a draw from it."""
+    highest_weight: float = 1.0
+    """Of the draw."""
 
     @property
     def of(self) -> tuple[str, str, str]:
         """What it judges: one photo, one model, one question."""
         return self.photo_sha256, self.model_sha256, self.question
+
+    @property
+    def stake(self) -> float:
+        """How much of the money a bet puts on it, in 0..1: see martingale.py."""
+        return self.weight / self.highest_weight
+
+
+_WEIGHTS = ("weight", "highest_weight")
 
 
 @dataclass(frozen=True)
@@ -59,12 +75,12 @@ def read_ledger(path: Path) -> Ledger:
     content = path.read_bytes() if path.exists() else b""
     whole, torn = content[: content.rfind(b"\n") + 1], not content.endswith(b"\n") and content != b""
     verdicts, head = [], _START
-    names = {field.name for field in fields(Verdict)}
     for number, line in enumerate(whole.split(b"\n")[:-1], start=1):
         try:
             values = json.loads(line)
             before = values.pop("before")
-            sound = set(values) == names and all(isinstance(value, str) for value in values.values())
+            verdict = Verdict(**values)
+            sound = all(isinstance(value, str) for name, value in values.items() if name not in _WEIGHTS)
         except (ValueError, KeyError, AttributeError, TypeError):
             sound = False
         if not sound:
@@ -74,15 +90,45 @@ def read_ledger(path: Path) -> Ledger:
                 f"{path}: line {number} does not follow the line before it, so a line was edited, removed or moved there. "
                 f"Restore the file from git: git checkout -- {path}"
             )
+        if problem := weight_problem(verdict.weight, verdict.highest_weight):
+            raise UserError(f"{path}: line {number}: {problem} Restore the file from git: git checkout -- {path}")
         head = sha256(line).hexdigest()
-        verdicts.append(Verdict(**values))
+        verdicts.append(verdict)
+    _require_same_strata(verdicts, where=str(path))
     return Ledger(tuple(verdicts), torn, len(whole), head)
+
+
+def weight_problem(weight: object, highest: object) -> str | None:
+    """What is wrong with a verdict's weight and the highest one of its draw."""
+    if not all(type(one) in (int, float) and 0 < one < math.inf for one in (weight, highest)) or weight > highest:  # type: ignore[operator]
+        return f"its weight is {weight} and the highest of its draw {highest}. Both are finite and above 0, and none is above the highest."
+    return None
+
+
+def require_same_strata(before: str, now: str, *, where: str) -> None:
+    """Raises `UserError` when a draw is stratified by another column than the one before it on the same word and model.
+
+    A stratified draw leaves other cars than it found, so after it the chances of a draw with other strata, or none, would not be known. The
+    first stratified draw may follow plain ones: what these leave is like what they found.
+    """
+    if before not in ("", now):
+        by = f"by {now}" if now else "without strata"
+        raise UserError(f"{where}: verdicts on this word were drawn by {before} before, and now {by}. Draw with --strata {before}.")
+
+
+def _require_same_strata(verdicts: Iterable[Verdict], *, where: str) -> None:
+    seen: dict[tuple[str, str, str], str] = {}
+    for verdict in verdicts:
+        word = (verdict.model_sha256, verdict.question, verdict.word)
+        require_same_strata(seen.get(word, ""), verdict.strata, where=where)
+        seen[word] = verdict.strata
 
 
 def append(path: Path, verdicts: Sequence[Verdict]) -> int:
     """Add those that the ledger does not hold yet, all or none; returns how many.
 
-    Raises `UserError` when a photo has another verdict for the same model and question, in the ledger or among `verdicts`.
+    Raises `UserError` when a photo has another verdict for the same model and question, in the ledger or among `verdicts`, and where the
+    strata differ (`require_same_strata`).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _locked(path) as place:
@@ -97,6 +143,7 @@ def append(path: Path, verdicts: Sequence[Verdict]) -> int:
                 )
             if before is verdict:
                 new.append(verdict)
+        _require_same_strata([*ledger.verdicts, *new], where=str(path))
         lines, head = [], ledger.head
         for verdict in new:
             line = json.dumps({"before": head} | asdict(verdict), ensure_ascii=False).encode()

@@ -7,7 +7,8 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,14 +16,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from carinspect.core.errors import UserError
+from carinspect.core.errors import UserError, did_you_mean
 from carinspect.core.files import sha256_of, write_bytes
 from carinspect.images.decode import PhotoError, decode_photo
 from carinspect.inference.photo_list import name_of_text
 
 PICTURE_PX = 900
 ANSWERS = ("photo_sha256", "verdict", "by", "comment")
-KEY = ("photo_sha256", "image_path", "car", "model_sha256", "question", "word")
+KEY = ("photo_sha256", "image_path", "car", "model_sha256", "question", "word", "strata", "stratum", "weight", "highest_weight")
 
 
 @dataclass(frozen=True)
@@ -35,23 +36,49 @@ class Drawn:
     model_sha256: str
     question: str
     word: str
+    strata: str
+    stratum: str
+    weight: str
+    highest_weight: str
+    """As in `ledger.Verdict`, as text."""
 
 
-def draw(called: Mapping[str, Sequence[str]], photos: int, *, seed: int) -> list[tuple[str, str]]:
-    """(car, image_path) of one photo of each of up to `photos` cars, all cars equally likely. called: car → its photos called the word."""
-    random = np.random.default_rng(seed)
-    cars = sorted(called)
-    chosen = random.permutation(len(cars))[:photos]
-    return [(cars[place], sorted(called[cars[place]])[random.integers(len(called[cars[place]]))]) for place in chosen]
+def chances_of(sizes: Mapping[str, int]) -> dict[str, float]:
+    """Stratum → the chance of a draw from it: half in proportion to its size, half the same for each stratum.
+
+    So no weight is above 2 (a "defensive mixture": Hesterberg 1995, "Weighted average importance sampling and defensive mixture
+    distributions"), and the rarest of K strata is in at least one of 2 K draws.
+    """
+    total = sum(sizes.values())
+    return {stratum: (size / total + 1 / len(sizes)) / 2 for stratum, size in sizes.items()}
 
 
-def describe_photo(root: Path, image_path: str, *, car: str | None, model_sha256: str, question: str, word: str) -> Drawn:
-    """The line of the key. Raises `UserError` when the photo is missing."""
+def draw(
+    strata: Mapping[str, Iterator[Drawn]], chances: Mapping[str, float], photos: int, *, random: np.random.Generator
+) -> tuple[list[Drawn], str]:
+    """Up to `photos`, each from a stratum drawn by its chance, and the stratum that ended the draw because nothing is left in it.
+
+    The chances would not hold without it. Nothing is drawn where one is empty at the start.
+    """
+    names, name = list(strata), ""
+    waiting: dict[str, Drawn] = {}
+    drawn: list[Drawn] = []
+    with suppress(StopIteration):
+        for name in names:
+            waiting[name] = next(strata[name])
+        while len(drawn) < photos:
+            name = names[random.choice(len(names), p=[chances[one] for one in names])]
+            drawn.append(waiting[name])
+            waiting[name] = next(strata[name])
+    return drawn, name
+
+
+def digest_of(root: Path, image_path: str) -> str:
+    """SHA-256 of the photo. Raises `UserError` when it is missing."""
     try:
-        digest = sha256_of(root / name_of_text(image_path))
+        return sha256_of(root / name_of_text(image_path))
     except OSError as error:
         raise UserError(f"{root / image_path}: {error.strerror}. --root names the folder that the table's paths start from.") from None
-    return Drawn(digest, image_path, digest if car is None else car, model_sha256, question, word)
 
 
 def write_sheet(out: Path, drawn: Sequence[Drawn], *, root: Path, title: str, words: Sequence[str]) -> None:
@@ -60,8 +87,10 @@ def write_sheet(out: Path, drawn: Sequence[Drawn], *, root: Path, title: str, wo
     # "</" would end the script that holds it.
     content = json.dumps({"title": title, "words": list(words), "photos": photos}).replace("</", "<\\/")
     page = resources.files("carinspect.audit").joinpath("sheet.html").read_text(encoding="utf-8")
-    write_bytes(out.with_suffix(".key.csv"), _csv(KEY, [[getattr(one, name) for name in KEY] for one in drawn]))
-    write_bytes(out.with_suffix(".csv"), _csv((*ANSWERS, "image_path"), [[one.photo_sha256, "", "", "", one.image_path] for one in drawn]))
+    write_bytes(out.with_suffix(".key.csv"), csv_bytes(KEY, [[getattr(one, name) for name in KEY] for one in drawn]))
+    write_bytes(
+        out.with_suffix(".csv"), csv_bytes((*ANSWERS, "image_path"), [[one.photo_sha256, "", "", "", one.image_path] for one in drawn])
+    )
     write_bytes(out, page.replace("/*CONTENT*/", content).encode())
 
 
@@ -75,11 +104,12 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
         raise UserError(f"{path}: {error}. Name a CSV with the columns {', '.join(columns)}.") from None
     missing = [name for name in columns if name not in (reader.fieldnames or ())]
     if missing:
-        raise UserError(f"{path}: no column '{missing[0]}'. It takes {', '.join(columns)}.")
+        raise UserError(f"{path}: no column '{missing[0]}'. {did_you_mean(missing[0], reader.fieldnames or ())}".rstrip())
     return [{name: (row[name] or "").strip() for name in columns} for row in rows]
 
 
-def _csv(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
+def csv_bytes(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
+    """What `read_rows` reads. Names of files that are not Unicode come back as they were."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)

@@ -18,6 +18,8 @@ class Audited:
     finding: Finding
     not_counted: int
     """Verdicts on further photos of a car."""
+    strata: dict[str, tuple[int, int]]
+    """Stratum → wrong words, verdicts; empty where no draw was stratified."""
 
 
 def audit_promises(ledger: Ledger, rules: Mapping[str, DecisionRule], model_sha256: str) -> Iterator[Audited]:
@@ -27,8 +29,14 @@ def audit_promises(ledger: Ledger, rules: Mapping[str, DecisionRule], model_sha2
             word = rule.say(side)
             own = verdicts_on(ledger, model_sha256, rule.question.name, word)
             counted = count_once(own)
-            finding = judge([verdict.verdict != word for verdict in counted], target=promise.precision, level=1 - promise.confidence)
-            yield Audited(rule.question.name, word, promise, finding, len(own) - len(counted))
+            wrongs, stakes = [verdict.verdict != word for verdict in counted], [verdict.stake for verdict in counted]
+            finding = judge(wrongs, stakes, target=promise.precision, level=1 - promise.confidence)
+            strata: dict[str, tuple[int, int]] = {}
+            for verdict, is_wrong in zip(counted, wrongs, strict=True):
+                if verdict.strata:
+                    wrong, seen = strata.get(verdict.stratum, (0, 0))
+                    strata[verdict.stratum] = wrong + is_wrong, seen + 1
+            yield Audited(rule.question.name, word, promise, finding, len(own) - len(counted), strata)
 
 
 def verdicts_on(ledger: Ledger, model_sha256: str, question: str, word: str) -> list[Verdict]:

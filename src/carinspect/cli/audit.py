@@ -1,12 +1,18 @@
 """`carinspect audit`: draws photos for a person to judge, takes the verdicts in, and says whether the promise still holds."""
 
+import math
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
-from carinspect.audit.ledger import Verdict, append, read_ledger
+import numpy as np
+
+from carinspect.audit.ledger import Verdict, append, read_ledger, require_same_strata, weight_problem
 from carinspect.audit.martingale import Finding
-from carinspect.audit.sheet import ANSWERS, KEY, Drawn, describe_photo, draw, read_rows, write_sheet
+from carinspect.audit.sheet import ANSWERS, KEY, Drawn, chances_of, digest_of, draw, read_rows, write_sheet
 from carinspect.audit.state import audit_promises, verdicts_on
 from carinspect.core.errors import UserError, did_you_mean
 from carinspect.core.questions import Side
@@ -28,6 +34,7 @@ class DrawOptions:
     seed: int
     root: Path
     car_column: str | None
+    strata: str | None
     ledger: Path
     out: Path
 
@@ -37,41 +44,68 @@ def draw_sheet(scores: Path, options: DrawOptions) -> int:
     bundle = open_bundle(options.model)
     rule, side, _ = promise_of(rules_in_use(bundle.thresholds), options.word)
     question, decision = rule.question.name, f"{rule.question.name}_decision"
-    columns = ["image_path", decision, *([options.car_column] if options.car_column else [])]
-    judged = {verdict.car for verdict in verdicts_on(read_ledger(options.ledger), bundle.sha256, question, options.word)}
-    called: dict[str, list[str]] = {}
-    for row in read_rows(scores, columns):
-        car = row[options.car_column] if options.car_column else row["image_path"]
-        if not car:
-            raise UserError(f"{scores}: '{row['image_path']}' has no {options.car_column}. Fill it in, or use no --car-column.")
-        if row[decision] == options.word:
-            called.setdefault(car, []).append(row["image_path"])
-    if options.car_column:
-        called = {car: paths for car, paths in called.items() if car not in judged}
-    if not called:
-        raise UserError(f"{scores}: no photo is called '{options.word}' that was not judged before. Score more photos.")
+    before = verdicts_on(read_ledger(options.ledger), bundle.sha256, question, options.word)
+    require_same_strata(before[-1].strata if before else "", options.strata or "", where=str(options.ledger))
+    strata = _read_strata(scores, options, decision)
 
-    predictor = make_predictor(bundle)
-    drawn: dict[str, Drawn] = {}
-    for car, path in draw(called, len(called), seed=options.seed):
-        one = describe_photo(
-            options.root, path, car=car if options.car_column else None, model_sha256=bundle.sha256, question=question, word=options.word
-        )
-        if one.car in judged or one.car in drawn:
-            continue
-        answer = predictor.answer(predictor.load(options.root / name_of_text(path))[None])[0][question]
-        if not isinstance(answer, BinaryAnswer) or answer.side != side:
-            raise UserError(f"{scores}: {options.model} does not call '{path}' {options.word}. Score the photos by this model again.")
-        drawn[one.car] = one
-        if len(drawn) == options.photos:
-            break
+    # All cars count for the shares, those judged before too: they are missing from what is left, not from the table.
+    sizes = {stratum: len(cars) for stratum, cars in sorted(strata.items())}
+    chances = chances_of(sizes)
+    weights = {stratum: size / sum(sizes.values()) / chances[stratum] for stratum, size in sizes.items()}
+    predictor, random, seen = make_predictor(bundle), np.random.default_rng(options.seed), {verdict.car for verdict in before}
+
+    def fresh(stratum: str) -> Iterator[Drawn]:
+        """The cars of a stratum that were not judged yet, in a random order."""
+        cars = list(strata[stratum])
+        for place in random.permutation(len(cars)):
+            path = strata[stratum][cars[place]]
+            digest = digest_of(options.root, path)
+            car = cars[place] if options.car_column else digest
+            if car in seen:
+                continue
+            seen.add(car)
+            answer = predictor.answer(predictor.load(options.root / name_of_text(path))[None])[0][question]
+            if not isinstance(answer, BinaryAnswer) or answer.side != side:
+                raise UserError(f"{scores}: {options.model} does not call '{path}' {options.word}. Score the photos by this model again.")
+            yield Drawn(digest, path, car, bundle.sha256, question, options.word, options.strata or "", stratum,
+                        repr(weights[stratum]), repr(max(weights.values())))  # fmt: skip
+
+    drawn, empty = draw({stratum: fresh(stratum) for stratum in sizes}, chances, options.photos, random=random)
     if not drawn:
-        raise UserError(f"{scores}: every photo that is called '{options.word}' was judged before. Score more photos.")
+        where = f" with the {options.strata} '{empty}'" if options.strata else ""
+        raise UserError(f"{scores}: every photo that is called '{options.word}'{where} was judged before. Score more photos.")
     title = f"Is this {' or '.join(rule.question.classes)}?"
-    write_sheet(options.out, list(drawn.values()), root=options.root, title=title, words=rule.question.classes)
-    print(f"{options.out}: {len(drawn)} photos, one of a car, drawn from {len(called):,} with the seed {options.seed}.")
+    write_sheet(options.out, drawn, root=options.root, title=title, words=rule.question.classes)
+    print(f"{options.out}: {len(drawn)} photos, one of a car, drawn from {sum(sizes.values()):,} with the seed {options.seed}.")
+    if options.strata:
+        counts = Counter(one.stratum for one in drawn)
+        print(f"By {options.strata}: " + ", ".join(f"{name} {counts[name]} (weight {weights[name]:.3f})" for name in sizes) + ".")
+        if len(drawn) < options.photos:
+            print(f"No other '{empty}' is left, which ends the draw. Score more photos, or merge rare values in a column of your own.")
     print(f"Give it to the reviewer, and keep {options.out.with_suffix('.key.csv')}, which says what the model called them.")
     return HOLDS
+
+
+def _read_strata(scores: Path, options: DrawOptions, decision: str) -> dict[str, dict[str, str]]:
+    """Stratum → car → its photo, of what was called the word. Raises `UserError` where there is none, or a cell is empty."""
+    columns = ["image_path", decision, *(name for name in (options.car_column, options.strata) if name)]
+    called: dict[str, list[dict[str, str]]] = {}
+    for row in read_rows(scores, columns):
+        if row[decision] != options.word:
+            continue
+        for name in columns:
+            if not row[name]:
+                raise UserError(f"{scores}: '{row['image_path']}' has no {name}. Fill it in, or draw without that column.")
+        called.setdefault(row[options.car_column or "image_path"], []).append(row)
+    if not called:
+        raise UserError(f"{scores}: no photo is called '{options.word}'. Score more photos.")
+    strata: dict[str, dict[str, str]] = {}
+    for car in sorted(called):
+        # One photo by the hash of the car's name, so that another draw from the table finds the car in the same stratum.
+        rows = sorted(called[car], key=lambda row: row["image_path"])
+        row = rows[int(sha256(car.encode("utf-8", "surrogateescape")).hexdigest(), 16) % len(rows)]
+        strata.setdefault(row[options.strata] if options.strata else "", {})[car] = row["image_path"]
+    return strata
 
 
 def take_verdicts(answers: Path, key: Path, *, model: Path, ledger: Path) -> int:
@@ -97,8 +131,14 @@ def take_verdicts(answers: Path, key: Path, *, model: Path, ledger: Path) -> int
             raise UserError(f"{answers}: '{row['verdict']}' is no class of {photo.question}. {hint}")
         if not row["by"]:
             raise UserError(f"{answers}: the verdict on {row['photo_sha256'][:12]} has no name under 'by'. Say who judged.")
+        try:
+            weight, highest = float(photo.weight), float(photo.highest_weight)
+        except ValueError:
+            weight = highest = math.nan
+        if problem := weight_problem(weight, highest):
+            raise UserError(f"{key}: the photo {photo.photo_sha256[:12]}: {problem} Take the key as it was drawn.")
         verdicts.append(Verdict(photo.photo_sha256, photo.car, photo.model_sha256, photo.question, photo.word, row["verdict"],
-                                row["by"], now, row["comment"]))  # fmt: skip
+                                row["by"], now, row["comment"], photo.strata, photo.stratum, weight, highest))  # fmt: skip
     new = append(ledger, verdicts)
     print(f"{ledger}: {new} new verdicts, {len(verdicts) - new} known before, {blank} photos without an answer.")
     return HOLDS
@@ -112,13 +152,20 @@ def report_state(ledger: Path, model: Path) -> int:
     read = read_ledger(ledger)
     if read.torn:
         print(f"{ledger}: its last line is unfinished and left out. Take those answers in again.")
-    status, seen = HOLDS, 0
+    status, seen, used = HOLDS, 0, 0
     for one in audit_promises(read, rules_in_use(bundle.thresholds), bundle.sha256):
         seen += one.finding.verdicts
+        used += one.finding.verdicts + one.not_counted
         if one.not_counted:
             print(f"{one.word}: {one.not_counted} verdicts on further photos of a car are not counted.")
+        if one.strata:
+            print(
+                f"{one.word}: " + ", ".join(f"{name} {wrong} of {count} wrong" for name, (wrong, count) in sorted(one.strata.items())) + "."
+            )
         print(f"{one.question}, {one.word}: {say_finding(one.finding, one.promise)}")
         status = BROKEN if one.finding.state == "broken" else status
+    if unused := sum(verdict.model_sha256 == bundle.sha256 for verdict in read.verdicts) - used:
+        print(f"{unused} verdicts on photos called unsure, or a word without a promise, are not used: no promise is about them.")
     if not seen:
         raise UserError(f"{ledger}: no verdict on a promised word of {model} ({bundle.sha256[:12]}). Draw some: carinspect audit draw")
     return status

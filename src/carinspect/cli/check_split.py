@@ -15,6 +15,7 @@ from carinspect.splits.check import LEAK_KINDS, count_compared, find_leaks
 from carinspect.splits.config import SplitParams
 from carinspect.splits.scenes import describe_suspicions, read_verdicts
 from carinspect.splits.split import find_ties
+from carinspect.training.profiles import read_pretrained, read_profiles
 
 
 def report_leaks(path: Path, root: Path | None) -> int:
@@ -87,16 +88,15 @@ def _compare_photos(table: pd.DataFrame, root: Path) -> tuple[list[str], list[st
 
 def read_learned(root: Path, table: pd.DataFrame) -> LearnedFeatures | None:
     """Frozen features of the photos of `table` under `root` by the backbone of params.yaml; None without `model.pretrained`."""
-    model = read_section("model", ModelParams)
-    if model.pretrained is False:
+    params = load_params()
+    pretrained = read_pretrained(params)
+    if pretrained is False:
         return None
-    from carinspect.training.recipe import read_profiles  # torch: takes seconds, and is not there in every installation
-
-    chosen, profiles = read_profiles(load_params())
+    chosen, profiles = read_profiles(params)
     paths = table["image_path"].tolist()
     # A table from elsewhere may know no bytes, by which features are kept.
     digests = [
         digest or (sha256_of(root / path) if (root / path).is_file() else "") for path, digest in zip(paths, table["sha256"], strict=True)
     ]
-    backbone = model.backbone or profiles[chosen].recipe.backbone
-    return read_learned_features(root, paths, digests, backbone=backbone, pretrained=model.pretrained)
+    backbone = read_section("model", ModelParams, params).backbone or profiles[chosen].recipe.backbone
+    return read_learned_features(root, paths, digests, backbone=backbone, pretrained=pretrained)

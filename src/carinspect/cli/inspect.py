@@ -6,12 +6,15 @@ from typing import Any
 
 from carinspect.inference.bundle import ModelBundle, open_bundle
 from carinspect.inference.predictor import make_predictor
-from carinspect.inference.rules import SIDES, car_rules_in_use, say_promise
+from carinspect.inference.rules import SIDES, car_rules_in_use, say_mark_promise, say_promise
 
 
 def show_model(path: Path, *, as_json: bool) -> int:
     """Print the metadata of the file at `path`; returns 0. Raises `UserError` for a file of another project or an altered one."""
     bundle = open_bundle(path)
+    if bundle.thresholds.marks:
+        # Refuses rules that do not fit the file's maps.
+        bundle = bundle.with_maps()
     if as_json:
         print(json.dumps(facts_of(bundle), indent=2, sort_keys=True, ensure_ascii=False))
         return 0
@@ -51,6 +54,7 @@ def _lines(bundle: ModelBundle) -> list[tuple[str, str]]:
         (f"{name}: possible classes", f"have the true one in a share of {one.coverage:g}" if one.reason is None else f"none: {one.reason}")
         for name, one in bundle.thresholds.sets.items()
     ]
+    lines += [(f"{name}: marks", say_mark_promise(rule)) for name, rule in bundle.thresholds.marks.items()]
     left_out = ("sha256", "bytes", "threshold", "reference")
     return lines + _flat({key: value for key, value in facts.items() if key not in left_out})
 

@@ -92,6 +92,7 @@ def score(
     device: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto: the GPU where onnxruntime can use one.")] = "auto",
     engine: Annotated[Literal["local", "ray"], typer.Option(help="ray: a cluster over shared storage.")] = "local",
     ray_address: Annotated[str | None, typer.Option(help="Of the cluster's head. Default: one started on this machine.")] = None,
+    marks: Annotated[Path | None, typer.Option(help="Also write the marked places here: a COCO file (.json).")] = None,
 ) -> None:
     """Score photos into a table. After an interruption or a kill, the same command continues.
 
@@ -101,7 +102,7 @@ def score(
 
     options = ScoreOptions(
         out=out, model=model, column=column, root=root, batch=batch, workers=workers, threads=threads, device=device, engine=engine,
-        ray_address=ray_address,
+        ray_address=ray_address, marks=marks,
     )  # fmt: skip
     raise typer.Exit(status_of(lambda: score_photos(photos, options)))
 
@@ -242,6 +243,9 @@ def audit_draw(
     model: Annotated[Path, typer.Option(help="The model file that answered.")] = Path("models/best.onnx"),
     root: Annotated[Path, typer.Option(help="Folder that the table's paths start from.")] = Path(),
     car_column: Annotated[str | None, typer.Option(help="Column of the table that names the car. Default: each photo is a car.")] = None,
+    strata: Annotated[
+        str | None, typer.Option(help="Column of the table, e.g. source: draw more from its rare values, with weights. Default: all alike.")
+    ] = None,
     ledger: Annotated[Path, typer.Option(help="Cars judged before are not drawn again.")] = LEDGER,
     out: Annotated[Path, typer.Option(help="The page; the sheet and its key lie beside it, as .csv and .key.csv.")] = Path(
         "audit/sheet.html"
@@ -250,7 +254,9 @@ def audit_draw(
     """Draw photos called a promised word, at random, for a person to judge without seeing the answer. Exit status 2: it could not."""
     from carinspect.cli.audit import DrawOptions, draw_sheet
 
-    options = DrawOptions(model=model, word=word, photos=photos, seed=seed, root=root, car_column=car_column, ledger=ledger, out=out)
+    options = DrawOptions(
+        model=model, word=word, photos=photos, seed=seed, root=root, car_column=car_column, strata=strata, ledger=ledger, out=out
+    )
     raise typer.Exit(status_of(lambda: draw_sheet(scores, options)))
 
 
@@ -288,6 +294,76 @@ def review(
     from carinspect.cli.review import review_inbox
 
     raise typer.Exit(status_of(lambda: review_inbox(inbox, into, source=source)))
+
+
+@app.command("next")
+def next_photos(
+    photos: Annotated[list[str], typer.Argument(help="Files, folders (with all below them) and globs; with --column one table.")],
+    budget: Annotated[int, typer.Option(min=1, help="Photos to label, each of another car.")],
+    purpose: Annotated[
+        Literal["training", "promise"],
+        typer.Option("--for", help="training: what teaches most. promise: drawn at random, and how many labels a promise still takes."),
+    ] = "training",
+    question: Annotated[str | None, typer.Option(help="Only this question. Default: all.")] = None,
+    model: Annotated[Path, typer.Option(help="The model file.")] = Path("models/best.onnx"),
+    column: Annotated[str | None, typer.Option(help="Column of a CSV or Parquet table that names the photos.")] = None,
+    car_column: Annotated[str | None, typer.Option(help="Column of that CSV that names the car. Default: copies alone are one.")] = None,
+    root: Annotated[Path | None, typer.Option(help="What the column's names are relative to. Default: the table's folder.")] = None,
+    seed: Annotated[int, typer.Option(help="Another one for each draw, e.g. the date: 20261101.")] = 0,
+    out: Annotated[Path, typer.Option(help="The list, for `carinspect labels export`.")] = Path("next.csv"),
+) -> None:
+    """Choose photos to label: those that teach most, or a random draw for a proof. Exit status 2: it could not."""
+    from carinspect.cli.next import NextOptions, choose_next
+
+    options = NextOptions(
+        budget=budget, purpose=purpose, question=question, model=model, column=column, car_column=car_column, root=root, seed=seed, out=out
+    )
+    raise typer.Exit(status_of(lambda: choose_next(photos, options)))
+
+
+labels = typer.Typer(no_args_is_help=True, help="Photos to a labelling tool and labels back.")
+app.add_typer(labels, name="labels")
+
+
+@labels.callback()
+def labels_commands() -> None:
+    """Photos to a labelling tool and labels back."""
+
+
+@labels.command("export")
+def labels_export(
+    listed: Annotated[Path, typer.Argument(help="A CSV with the column image_path, e.g. what `carinspect next` wrote.")],
+    tool: Annotated[Literal["label-studio", "cvat", "coco"], typer.Option(help="Whose files to write.")],
+    out: Annotated[Path, typer.Option(help="A new folder: the tool's files, the photos, and tasks.csv, which the import needs.")],
+    answers: Annotated[
+        Path | None, typer.Option(help="The CSV of `carinspect score`: people see its answers. Default: they see none.")
+    ] = None,
+    marks: Annotated[Path | None, typer.Option(help="The JSON of `score --marks`: people see what it marks, to correct.")] = None,
+    root: Annotated[Path, typer.Option(help="Folder that the list's paths start from.")] = Path(),
+) -> None:
+    """Write photos, and the model's answers to confirm, for a labelling tool. Exit status 2: it could not."""
+    from carinspect.cli.labels import export_labels
+
+    raise typer.Exit(status_of(lambda: export_labels(listed, tool=tool, answers=answers, marks=marks, root=root, out=out)))
+
+
+@labels.command("import")
+def labels_import(
+    files: Annotated[list[Path], typer.Argument(help="What the tool exported; of CVAT and COCO one file for each person.")],
+    tool: Annotated[Literal["label-studio", "cvat", "coco"], typer.Option(help="Whose files they are.")],
+    export: Annotated[Path, typer.Option(help="The folder that `labels export` wrote.")],
+    into: Annotated[Path, typer.Option(help="The data root.")],
+    source: Annotated[str, typer.Option(help="Name of the source there, and of its folder.")] = "labelled",
+    disagreement: Annotated[
+        Literal["leave_out", "majority"] | None,
+        typer.Option(help="A label about which people disagree stays unknown, or is what most say. Default: as the source states it."),
+    ] = None,
+) -> None:
+    """Turn what people said in a labelling tool into a source of a data root. Exit status 2: nothing was added."""
+    from carinspect.cli.labels import ImportOptions, import_labels
+
+    options = ImportOptions(tool=tool, export=export, into=into, source=source, disagreement=disagreement)
+    raise typer.Exit(status_of(lambda: import_labels(files, options)))
 
 
 def status_of(work: Callable[[], int]) -> int:

@@ -3,8 +3,9 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,14 +14,16 @@ from tqdm import tqdm
 
 from carinspect.core.errors import UserError, one_line
 from carinspect.core.machine import usable_cores
+from carinspect.images.cluster import connect
 from carinspect.inference.batching import batch_count, score_batches
 from carinspect.inference.bundle import open_bundle
-from carinspect.inference.journal import Journal
+from carinspect.inference.journal import Journal, finish_file
+from carinspect.inference.marks_file import Cells, check_marks_file, count_marks, write_marks
 from carinspect.inference.photo_list import Listing, list_column, list_photos, text_of_name
 from carinspect.inference.predictor import Predictor, make_predictor
-from carinspect.inference.ray_engine import connect, score_shards
+from carinspect.inference.ray_engine import score_shards
 from carinspect.inference.rows import FORMATS, Row, check_format, columns_of
-from carinspect.inference.rules import say_promise
+from carinspect.inference.rules import say_mark_promise, say_promise
 from carinspect.inference.session import CPU, CUDA, Device
 from carinspect.inference.shards import open_folder
 
@@ -42,6 +45,7 @@ class ScoreOptions:
     device: Device
     engine: Literal["local", "ray"]
     ray_address: str | None
+    marks: Path | None
 
 
 def score_photos(photos: list[str], options: ScoreOptions) -> int:
@@ -49,6 +53,8 @@ def score_photos(photos: list[str], options: ScoreOptions) -> int:
 
     Raises `UserError` also for a fault of the machine, such as a full disk.
     """
+    if options.marks is not None:
+        check_marks_file(options.marks)
     listing = _list(photos, options)
     try:
         return _score_on_ray(listing, options) if options.engine == "ray" else _score_here(listing, options)
@@ -59,7 +65,8 @@ def score_photos(photos: list[str], options: ScoreOptions) -> int:
 
 def _score_here(listing: Listing, options: ScoreOptions) -> int:
     check_format(options.out)
-    predictor = make_predictor(open_bundle(options.model, device=options.device, threads=options.threads))
+    bundle = open_bundle(options.model, device=options.device, threads=options.threads, marks=options.marks is not None)
+    predictor = make_predictor(bundle)
     workers = options.workers or usable_cores()
     _say(f"{options.model}: {_describe(predictor)}, {workers} workers")
     columns = columns_of(predictor)
@@ -79,9 +86,14 @@ def _score_here(listing: Listing, options: ScoreOptions) -> int:
             return INTERRUPTED
         seconds = time.monotonic() - started
         counts = _count(journal.rows(), list(columns))
-        journal.finish()
+
+        def cells() -> Iterator[tuple[str, str | None]]:
+            return ((row[0], row[-1]) for rows in journal.rows() for row in rows)
+
+        said = _say_marks(cells, options.marks)
+        journal.finish({} if options.marks is None else {options.marks: partial(write_marks, cells, predictor=predictor)})
     speed = f", {(len(listing.names) - done) / seconds:.0f} photos/s" if len(numbers) else ""
-    return _conclude(counts, options.out, speed)
+    return _conclude(counts, options.out, speed + said)
 
 
 def journal_header(predictor: Predictor, listing: Listing, *, batch: int) -> dict[str, Any]:
@@ -93,6 +105,7 @@ def journal_header(predictor: Predictor, listing: Listing, *, batch: int) -> dic
         "columns": list(columns_of(predictor)),
         "photos": len(listing.names),
         "photos_sha256": listing.digest,
+        **({"marks": True} if predictor.bundle.has_maps else {}),
     }
 
 
@@ -116,15 +129,18 @@ def _describe(predictor: Predictor) -> str:
 
 
 def _describe_rule(predictor: Predictor) -> str:
-    told = "; ".join(say_promise(rule, "good") for rule in predictor.rules.values()) or "nothing is decided"
+    words = [say_promise(rule, "good") for rule in predictor.rules.values()]
+    if predictor.bundle.has_maps:
+        words += [say_mark_promise(rule) for rule in predictor.bundle.thresholds.marks.values()]
+    told = "; ".join(words) or "nothing is decided"
     return f"{predictor.bundle.sha256[:12]}, {told}"
 
 
 def _score_on_ray(listing: Listing, options: ScoreOptions) -> int:
     if options.out.suffix.lower() in FORMATS:
         raise UserError(f"--out is {str(options.out)!r}. With --engine ray it is a folder of Parquet files, e.g. scores/.")
-    predictor = make_predictor(open_bundle(options.model, threads=options.threads))
-    cpus, gpus = connect(options.ray_address)
+    predictor = make_predictor(open_bundle(options.model, threads=options.threads, marks=options.marks is not None))
+    cpus, gpus = connect(options.ray_address, asked="--engine ray")
     if options.device == "cuda" and not gpus:
         raise UserError("--device cuda: the cluster has no GPU.")
     device: Device = "cuda" if gpus and options.device != "cpu" else "cpu"
@@ -134,16 +150,24 @@ def _score_on_ray(listing: Listing, options: ScoreOptions) -> int:
     header = journal_header(predictor, listing, batch=options.batch) | {"provider": CUDA if device == "cuda" else CPU, "shard": shard}
     open_folder(options.out, header)
     scored = score_shards(
-        listing, out=options.out, model=options.model, model_sha256=predictor.bundle.sha256, device=device, threads=options.threads,
-        batch=options.batch, shard=shard, actors=actors,
+        listing, out=options.out, model=options.model, model_sha256=predictor.bundle.sha256, marks=options.marks is not None,
+        device=device, threads=options.threads, batch=options.batch, shard=shard, actors=actors,
     )  # fmt: skip
     with tqdm(desc="scoring", total=len(listing.names), unit="photo", disable=None) as progress:
         for photos in scored:
             progress.update(photos)
     columns = list(columns_of(predictor))
-    shards = (pq.read_table(path, columns=columns) for path in sorted(options.out.glob("part-*.parquet")))
-    rows = ([list(row.values()) for row in table.to_pylist()] for table in shards)
-    return _conclude(_count(rows, columns), options.out, "")
+
+    def rows_of(*names: str) -> Iterator[list[Row]]:
+        shards = (pq.read_table(path, columns=list(names)) for path in sorted(options.out.glob("part-*.parquet")))
+        return ([list(row.values()) for row in table.to_pylist()] for table in shards)
+
+    def cells() -> Iterator[tuple[str, str | None]]:
+        return ((name, cell) for rows in rows_of("image_path", "marks") for name, cell in rows)
+
+    if options.marks is not None:
+        finish_file(options.marks, partial(write_marks, cells, predictor=predictor))
+    return _conclude(_count(rows_of(*columns), columns), options.out, _say_marks(cells, options.marks))
 
 
 def _count(batches: Iterable[list[Row]], columns: list[str]) -> Counter[str]:
@@ -152,6 +176,15 @@ def _count(batches: Iterable[list[Row]], columns: list[str]) -> Counter[str]:
     for rows in batches:
         counts.update("unreadable" if row[error] is not None else row[decision] or "undecided" for row in rows)
     return counts
+
+
+def _say_marks(cells: Cells, path: Path | None) -> str:
+    if path is None:
+        return ""
+    counts = count_marks(cells())
+    too_small = counts["without_pixel"]
+    left_out = f", {too_small:,} regions without a pixel left out" if too_small else ""
+    return f"; {text_of_name(str(path))}: {counts['marks']:,} marks on {counts['marked']:,} photos{left_out}"
 
 
 def _conclude(counts: Counter[str], out: Path, speed: str) -> int:

@@ -18,11 +18,17 @@ from typing import Annotated, Any, Literal, Self, TypeVar, assert_never
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from carinspect.core.errors import UserError, did_you_mean, shorten
+from carinspect.core.gate import OUTPUT as GATE
 from carinspect.core.params import QUESTIONS_FILE, Number, Section, load_yaml, parse_section
 
 Kind = Literal["binary", "score", "classes"]
+MarkKind = Literal["damage", "dirt"]
+"""What annotators outline on a photo."""
 Side = Literal["good", "bad"]
 """One of the two classes of a binary question: its good class (clean, undamaged) or the other one."""
+
+MARKS = "marks"
+"""Output of a model file with maps: probabilities that a cell is marked, shape (B, K, h, w), for the K questions with a map."""
 
 TABLE_COLUMNS = (
     "image_path", "source", "width_px", "height_px", "sha256", "phash", "family", "declared_split", "group", "split", "reason",
@@ -104,6 +110,8 @@ class Question(Section):
     """The good class, of a binary question."""
     from_score: FromScore | None = None
     """For a binary question whose label follows from a score's; else None."""
+    marks: MarkKind | None = None
+    """For a score: the model also says where these marks are. It learns it from outlines."""
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
@@ -137,6 +145,8 @@ class Question(Section):
                 assert_never(self.kind)
         if self.from_score is not None and self.kind != "binary":
             raise ValueError(f"from_score belongs to a binary question, and this is of kind {self.kind}. Remove it.")
+        if self.marks is not None and self.kind != "score":
+            raise ValueError(f"marks belongs to a score, and this is of kind {self.kind}. Remove it.")
         return self
 
     # ---- labels
@@ -304,16 +314,16 @@ def dump_questions(questions: Iterable[Question]) -> list[dict[str, Any]]:
 
 
 def check_questions(questions: Sequence[QuestionT]) -> tuple[QuestionT, ...]:
-    """Return the questions unchanged. Raises `UserError` if two of them share a column or the name of an answer."""
-    columns: dict[str, str] = {}
+    """Return the questions unchanged. Raises `UserError` if another question or the project itself has a column or answer of one."""
+    columns = dict.fromkeys((*TABLE_COLUMNS, MARKS, GATE), "carinspect itself")
     for question in questions:
         labels_and_answers = [question.column, *question.raw_columns, *question.answer_columns, *question.outputs, question.spread]
         if question.kind != "score":
             labels_and_answers.append(question.name)
         for column in dict.fromkeys(labels_and_answers):
-            if columns.setdefault(column, question.name) != question.name:
+            if columns.setdefault(column, f"'{question.name}'") != f"'{question.name}'":
                 raise UserError(
-                    f"questions.{question.name}: '{column}' is taken by '{columns[column]}'. Rename the question, or its label column."
+                    f"questions.{question.name}: '{column}' is taken by {columns[column]}. Rename the question, or its label column."
                 )
     scores = {question.column for question in questions if question.kind == "score"}
     for question in questions:

@@ -16,7 +16,8 @@ from carinspect.doctor import connections, hardware, live, project
 from carinspect.doctor.finding import Finding, find
 from carinspect.images.pixel_cache import cache_folder
 from carinspect.training.config import Recipe, Runtime
-from carinspect.training.recipe import read_profiles, resolve_recipe
+from carinspect.training.profiles import read_profiles
+from carinspect.training.recipe import resolve_recipe
 from carinspect.training.runtime import Machine, settle_runtime
 
 TABLE = Path("data/car_inspection_dataset.csv")
@@ -39,8 +40,8 @@ def make_plan() -> Plan:
     """From params.yaml, as the stages would; raises `UserError` as they would."""
     params = load_params()
     chosen, profiles = read_profiles(params)
-    # The initial weights change neither speed nor memory.
-    recipe = resolve_recipe(params, pretrained="none", resume="none")
+    # Which weights it begins with changes neither speed nor memory.
+    recipe = resolve_recipe(params, pretrained=None, resume="none")
     return Plan(chosen, profiles[chosen].runtime, recipe, settle_runtime(profiles[chosen].runtime, recipe.train, nodes=1))
 
 

@@ -39,7 +39,7 @@ def check_training(recipe: Recipe, machine: Machine) -> Finding:
         set_training_mode(network, recipe.train, epoch=recipe.train.epochs)
         micro_batch = MicroBatch(first_size(recipe, machine), on_change=lambda _: None)
         start = time.perf_counter()
-        losses = _one_step(network, recipe, noise(recipe), micro_batch)
+        losses = one_step(network, recipe, noise(recipe), micro_batch)
         duration_s = time.perf_counter() - start
     memory_bytes = torch.cuda.max_memory_allocated() if machine.device == "cuda" else psutil.Process().memory_info().rss
     value = f"{count} photos forward, backward and one step in {duration_s:.2f} s on {machine.device}, {memory_bytes / 2**30:.1f} GiB"
@@ -65,7 +65,8 @@ def noise(recipe: Recipe) -> Photos:
     return Photos([f"{place}" for place in range(count)], random.integers(0, 256, (count, side, side, 3), np.uint8), labels)
 
 
-def _one_step(network: CarInspectionNetwork, recipe: Recipe, photos: Photos, micro_batch: MicroBatch) -> dict[str, float] | None:
+def one_step(network: CarInspectionNetwork, recipe: Recipe, photos: Photos, micro_batch: MicroBatch) -> dict[str, float] | None:
+    """One step of the optimiser on all of `photos`; the loss of each question, or None where the step was dropped."""
     device = next(network.parameters()).device
     objective = Objective(recipe, photos.labels, device=device)
     optimiser = build_optimiser(network, objective.weights, recipe.train)

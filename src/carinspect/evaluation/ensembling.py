@@ -24,7 +24,9 @@ EDGE = 1e-6
 """Scores nearer to 0 or 1 count as this far from it: the log-odds of 0 and 1 are infinite."""
 
 
-def fit_ensemble(checkpoint: Checkpoint, val: pd.DataFrame, baseline: pd.DataFrame, *, probe: Path, pretrained: bool | str) -> EnsembleFit:
+def fit_ensemble(
+    checkpoint: Checkpoint, val: pd.DataFrame, baseline: pd.DataFrame, *, probe: Path, pretrained: bool | str | None
+) -> EnsembleFit:
     """The ensemble of `checkpoint` and the probe in the file `probe`.
 
     val: photos of val with the network's raw columns; baseline: the content of data/probe.csv. pretrained: `model.pretrained` of
@@ -65,5 +67,5 @@ def _still_pretrained(checkpoint: Checkpoint) -> bool:
     return checkpoint.model.begins_with_probe and checkpoint.lineage["recipe"]["train"]["backbone_lr_factor"] == 0
 
 
-def _load_backbone(checkpoint: Checkpoint, pretrained: bool | str) -> dict[str, torch.Tensor]:
+def _load_backbone(checkpoint: Checkpoint, pretrained: bool | str | None) -> dict[str, torch.Tensor]:
     return build_pretrained(checkpoint.model, pretrained, image_side_px=checkpoint.image_side_px).state_dict()

@@ -5,7 +5,7 @@ or not, with the largest spread under dropout, which a person should look at fir
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,16 +34,21 @@ PALETTE = ("#2b8a9e", "#4c9f70", "#b8565a", "#d98032", "#6b74c4", "#8a6d3b")
 
 Row = Mapping[str, Any]
 """One row of the predictions."""
+Polygon = list[tuple[float, float]]
+"""Corners, x and y as shares of the photo's sides."""
+MarksOf = Callable[[str], Mapping[str, Sequence[Polygon]]]
+"""image_path → question → where its map is at least the cut."""
 
 
-def write_gallery(table: pd.DataFrame, questions: Sequence[Question], root: Path, folder: Path) -> None:
-    """Write the sheets from the test rows of completed predictions; photos are at `root / image_path`.
+def write_gallery(table: pd.DataFrame, questions: Sequence[Question], root: Path, folder: Path, *, marks_of: MarksOf | None = None) -> None:
+    """Write the sheets from the test rows of completed predictions; photos are at `root / image_path`. marks_of: None without maps.
 
     Raises `UserError` when a photo cannot be read.
     """
     test = table[table["split"] == "test"].sort_values("image_path", kind="stable").reset_index(drop=True)
     words = ", ".join(asked.classes[1] for asked in questions if asked.kind == "binary")
     foot = f"Bar: a score, 1 = good{f', or the probability of {words}' if words else ''}. Tick: the label, where a person judged."
+    foot += " Outlined in a question's colour: where its map is at least the cut." if marks_of else ""
     varied = [(row, None) for row in _rows(choose_varied(test, questions, most=COLUMNS * ROWS))]
     worst = [
         (row, f"{asked.name}: the label is {asked.say_label(row[asked.column])}")
@@ -55,7 +60,7 @@ def write_gallery(table: pd.DataFrame, questions: Sequence[Question], root: Path
     ]
     no_spreads = "no spreads: the network has no dropout, or evaluate.dropout_samples is 0"
     for name, shown, empty in (("answers", varied, "no photos"), ("worst", worst, "no labels"), ("uncertain", unsure, no_spreads)):
-        cards = [draw_card(row, questions, root, head=head) for row, head in shown]
+        cards = [draw_card(row, questions, root, head=head, marks_of=marks_of) for row, head in shown]
         _write_sheet(cards, folder / f"{name}.png", foot=foot if cards else empty)
 
 
@@ -109,7 +114,7 @@ def _rows(table: pd.DataFrame) -> list[Row]:
 # ---- one photo
 
 
-def draw_card(row: Row, questions: Sequence[Question], root: Path, *, head: str | None) -> Image.Image:
+def draw_card(row: Row, questions: Sequence[Question], root: Path, *, head: str | None, marks_of: MarksOf | None = None) -> Image.Image:
     """The photo at `root / image_path` with its answers, `CARD_WIDTH_PX` wide, under a line of text unless `head` is None.
 
     A score and a binary question have a bar, on which a tick marks the label; of several classes the likeliest one is written.
@@ -121,7 +126,10 @@ def draw_card(row: Row, questions: Sequence[Question], root: Path, *, head: str 
     card = Image.new("RGB", (CARD_WIDTH_PX, top + len(questions) * ROW_PX), "white")
     draw = ImageDraw.Draw(card)
     draw.text((0, 3), head or "", fill=INK, font=_font(13))
-    card.paste(_photo(root / str(row["image_path"])), (0, photo_top))
+    path = str(row["image_path"])
+    colors = {asked.name: PALETTE[place % len(PALETTE)] for place, asked in enumerate(questions)}
+    marks = [(colors[name], one) for name, polygons in (marks_of(path) if marks_of else {}).items() for one in polygons]
+    card.paste(_photo(root / path, marks), (0, photo_top))
     for place, question in enumerate(questions):
         middle, color, label = top + place * ROW_PX + 8, PALETTE[place % len(PALETTE)], row[question.column]
         draw.text((0, middle), question.name, fill=SOFT, font=_font(12), anchor="lm")
@@ -151,12 +159,19 @@ def _write_class(draw: ImageDraw.ImageDraw, middle: int, question: Question, *, 
     draw.text((84, middle), text, fill=color, font=_font(12), anchor="lm")
 
 
-def _photo(path: Path) -> Image.Image:
+def _photo(path: Path, marks: Sequence[tuple[str, Polygon]]) -> Image.Image:
     try:
         photo = decode_photo(path, at_least_px=max(PHOTO_PX))
     except PhotoError as error:
         raise UserError(f"{path}: {error}.") from None
-    return ImageOps.pad(photo, PHOTO_PX, method=Image.Resampling.LANCZOS, color=FRAME)
+    photo = ImageOps.contain(photo, PHOTO_PX, method=Image.Resampling.LANCZOS)
+    draw = ImageDraw.Draw(photo)
+    for color, polygon in marks:
+        corners = [(x * (photo.width - 1), y * (photo.height - 1)) for x, y in polygon]
+        # White under the colour, so that it is seen on a car of that colour.
+        draw.line([*corners, corners[0]], fill="white", width=4)
+        draw.line([*corners, corners[0]], fill=color, width=2)
+    return ImageOps.pad(photo, PHOTO_PX, color=FRAME)
 
 
 @cache

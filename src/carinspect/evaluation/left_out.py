@@ -1,11 +1,13 @@
 """Leave-one-source-out: evaluates each source with a model that was trained without its photos.
 
     {<source>: {"trained_photos": photos of train and val that were used,
-                <question>: {"left_out": {figures}, "probe": {figures} | null, "trained_with": {figures}} | null}}
+                <question>: {"left_out": {figures}, "probe": {figures} | null, "trained_with": {figures}} | null,
+                "marks": {<question with a map>: {figures of `marks.py`}}}}
 
 for each source and each question that it has labels for. `left_out`: all its labelled photos, by the model trained without the source;
 `trained_with`: those of its test split, by models/best.pt. Figures: `FIGURES`, each with `_low` and `_high`, beside `photos` and
 `groups`. `probe`: as `left_out`, by the linear probe; null where there is none. Null: no other source has enough labels for the question.
+`marks`: of all outlined photos of the source, by maps that the other sources' outlines taught.
 """
 
 from collections.abc import Sequence
@@ -17,10 +19,12 @@ import pandas as pd
 
 from carinspect.core.questions import Kind, Question
 from carinspect.evaluation.config import EvaluateParams
+from carinspect.evaluation.marks import Mapper, measure_marks, say_marks
 from carinspect.evaluation.metrics import Report, score_question
-from carinspect.evaluation.predictions import predict
+from carinspect.evaluation.predictions import predict_pixels, read_pixels
 from carinspect.evaluation.retraining import retrain
 from carinspect.evaluation.temperature import add_probabilities, fit_calibration
+from carinspect.images.label_maps import read_outlines
 from carinspect.model.calibration import Reading
 from carinspect.model.checkpoint import Checkpoint, build_network
 from carinspect.model.probe import of_other_sources
@@ -34,6 +38,7 @@ def leave_sources_out(
     table: pd.DataFrame,
     predictions: pd.DataFrame,
     probe: pd.DataFrame,
+    outlines: Path,
     *,
     root: Path,
     reading: Reading,
@@ -42,8 +47,8 @@ def leave_sources_out(
 ) -> Report:
     """The report, one training for each source of `table`, which is the dataset.
 
-    predictions: of val, calib and test by `checkpoint`, with probabilities. probe: the content of data/probe_left_out.csv. params: all of
-    params.yaml. See `retrain` for what is kept.
+    predictions: of val, calib and test by `checkpoint`, with probabilities. probe: the content of data/probe_left_out.csv. outlines:
+    data/outlines.csv. params: all of params.yaml. See `retrain` for what is kept.
     """
     report: Report = {}
     sources = sorted(source for source, rows in table.groupby("source") if taught_questions(rows, checkpoint.questions))
@@ -52,15 +57,16 @@ def leave_sources_out(
         asked = taught_questions(own, checkpoint.questions)
         learnable = learnable_questions(others, checkpoint.questions)
         learnt = others[others["split"].isin(("train", "val"))]
-        report[source] = {"trained_photos": len(learnt), **dict.fromkeys(question.name for question in asked)}
+        report[source] = {"trained_photos": len(learnt), **dict.fromkeys(question.name for question in asked), "marks": {}}
         what = f"leaving out source {number} of {len(sources)}, '{source}'"
         both = [question for question in asked if question in learnable]
         if not both:
             print(f"{what}: no other source teaches {' or '.join(question.name for question in asked)}", flush=True)
             continue
         print(f"{what}: training on {len(learnt):,} photos of the others", flush=True)
-        model = retrain(checkpoint, others, questions=learnable, params=params, what=what)
-        raw = predict(build_network(model), own, root=root, reading=reading).table
+        model, fit = retrain(checkpoint, others, questions=learnable, params=params, what=what, outlines=outlines)
+        network, pixels = build_network(model), read_pixels(own, root=root, image_side_px=reading.image_side_px)
+        raw = predict_pixels(network, own, pixels, mirror=reading.mirror).table
         # With an empty split no temperature is fitted: the source's own labels must not influence its answers.
         calibration = fit_calibration(raw.assign(split=""), learnable, priors=model.lineage["priors"])
         answers = add_probabilities(raw, learnable, calibration).assign(**{question.spread: np.nan for question in learnable})
@@ -72,6 +78,11 @@ def leave_sources_out(
                 "probe": _score_probe(baseline, question, evaluation),
                 "trained_with": score_source(seen, question, evaluation),
             }
+        if fit is not None:
+            mapper = Mapper(network, fit, pixels, own["image_path"].tolist())
+            measured = measure_marks(own.assign(split="test"), mapper.maps, fit, read_outlines(outlines), learnable, evaluation).report
+            report[source]["marks"] = {name: parts["test"] for name, parts in measured.items()}
+            print("\n".join(say_marks(measured)), flush=True)
     return report
 
 

@@ -1,7 +1,8 @@
-"""Trains a checkpoint's recipe again on other rows, by running the stages probe and train_ddp in a separate folder.
+"""Trains a checkpoint's recipe again on other rows, by running the stages of a training in a separate folder.
 
 So every part of the training is that of the pipeline. The folder is under .carinspect/retrained; its name is a digest of everything that
-the result depends on. A finished training is reused, and an interrupted one resumes.
+the result depends on. A finished training is reused, and an interrupted one resumes. Probes, which fewer parameters decide, are kept under
+.carinspect/probes.
 """
 
 import os
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -18,45 +19,75 @@ import yaml
 
 import carinspect
 from carinspect.core.errors import UserError
-from carinspect.core.files import write_bytes
+from carinspect.core.files import sha256_of, write_bytes
 from carinspect.core.params import RECIPE_FILE, recipe_parts
 from carinspect.core.questions import Question, dump_questions
 from carinspect.core.tables import dataset_columns, write_table
 from carinspect.images.pixel_cache import cache_folder
 from carinspect.model.checkpoint import Checkpoint, load_checkpoint
+from carinspect.model.marks import MarksFit, load_marks
 
-STAGES = (Path("stages/probe.py"), Path("stages/train_ddp.py"))
+PROBE = "models/probe.pt"
+TRAINING = {Path("stages/probe.py"): PROBE, Path("stages/train_ddp.py"): "models/best.pt"}
+MARKS = {Path("stages/train_marks.py"): "models/marks.pt"}
+"""The stages in their order, with the file that is there when one is done."""
 
 
-def retrain(checkpoint: Checkpoint, table: pd.DataFrame, *, questions: Sequence[Question], params: dict[str, Any], what: str) -> Checkpoint:
+class Retrained(NamedTuple):
+    """What the stages gave."""
+
+    checkpoint: Checkpoint
+    marks: MarksFit | None
+
+
+def retrain(
+    checkpoint: Checkpoint,
+    table: pd.DataFrame,
+    *,
+    questions: Sequence[Question],
+    params: dict[str, Any],
+    what: str,
+    outlines: Path | None = None,
+) -> Retrained:
     """Train the recipe of `checkpoint`, for some of its questions, on `table`, which has the dataset's columns.
 
-    params: all of params.yaml, for the hardware and the paths. what: names the training in errors. Raises `UserError` when it fails.
+    params: all of params.yaml, for the hardware and the paths. what: names the training in errors. outlines: data/outlines.csv, where
+    maps of marks are to be taught, too. Raises `UserError` when it fails.
     """
     table = table[dataset_columns(checkpoint.questions)]
     recipe = ask_only(checkpoint.lineage["recipe"], questions)
     recipe_text = yaml.safe_dump(recipe, sort_keys=True)
-    folder = (
-        cache_folder().absolute()
-        / "retrained"
-        / _key(recipe_text, table, checkpoint.lineage["code_revision"], params["evaluate"]["image_side_px"])
-    )
-    trained = folder / "models/best.pt"
-    if not trained.is_file():
+    rows = table.sort_values("image_path").to_csv(index=False)
+    parts = {path: yaml.safe_dump(part) for path, part in recipe_parts(recipe).items()}
+    surroundings = (rows, checkpoint.lineage["code_revision"], params["evaluate"]["image_side_px"], torch.__version__)
+    cache = cache_folder().absolute()
+    folder = cache / "retrained" / _digest(recipe_text, *surroundings, None if outlines is None else sha256_of(outlines))
+    # Trainings that differ in rates or epochs begin with the same probe.
+    probe = cache / "probes" / f"{_digest(parts, params['train']['seed'], *surroundings)}.pt"
+    if probe.is_file():
+        write_bytes(folder / PROBE, probe.read_bytes())
+    stages = TRAINING | (MARKS if outlines is not None else {})
+    missing = [stage for stage, out in stages.items() if not (folder / out).is_file()]
+    if missing:
         write_bytes(folder / "params.yaml", yaml.safe_dump(_for_stages(params)).encode())
         write_bytes(folder / RECIPE_FILE, recipe_text.encode())
-        for path, part in recipe_parts(recipe).items():
-            write_bytes(folder / path, yaml.safe_dump(part).encode())
+        for path, part in parts.items():
+            write_bytes(folder / path, part.encode())
         write_table(table, folder / "data/car_inspection_dataset.csv", checkpoint.questions)
+        if outlines is not None:
+            # Only those of photos in the table are read.
+            write_bytes(folder / "data/outlines.csv", outlines.read_bytes())
         source_code = Path(carinspect.__path__[0]).parent
-        environment = os.environ | {"DVC_ROOT": str(cache_folder().absolute().parent), "PYTHONPATH": str(source_code)}
+        environment = os.environ | {"DVC_ROOT": str(cache.parent), "PYTHONPATH": str(source_code)}
         # A probe that had seen the other rows would leak them into the network that begins with it.
-        for stage in STAGES:
+        for stage in missing:
             # The training ends when this process ends for any reason: see training.launch.
             done = subprocess.run([sys.executable, str(stage.absolute())], cwd=folder, env=environment, check=False)
             if done.returncode:
-                raise UserError(f"{what} failed; its own words stand above. Fix it and run evaluate again: what is finished is kept.")
-    return load_checkpoint(trained)
+                raise UserError(f"{what} failed; its own words stand above. Fix it and run the command again: what is finished is kept.")
+            if stages[stage] == PROBE:
+                write_bytes(probe, (folder / PROBE).read_bytes())
+    return Retrained(load_checkpoint(folder / "models/best.pt"), load_marks(folder / "models/marks.pt") if outlines is not None else None)
 
 
 def ask_only(recipe: dict[str, Any], questions: Sequence[Question]) -> dict[str, Any]:
@@ -75,9 +106,8 @@ def ask_only(recipe: dict[str, Any], questions: Sequence[Question]) -> dict[str,
     return recipe | {"questions": asked, "train": train}
 
 
-def _key(recipe: str, table: pd.DataFrame, code_revision: str, reading_side_px: int | None) -> str:
-    rows = table.sort_values("image_path").to_csv(index=False)
-    return sha256(repr((recipe, rows, code_revision, reading_side_px, torch.__version__)).encode()).hexdigest()[:24]
+def _digest(*parts: Any) -> str:
+    return sha256(repr(parts).encode()).hexdigest()[:24]
 
 
 def _for_stages(params: dict[str, Any]) -> dict[str, Any]:

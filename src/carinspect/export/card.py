@@ -13,7 +13,7 @@ import pandas as pd
 from carinspect.core.questions import Kind, Question, Side
 from carinspect.core.tables import SPLITS
 from carinspect.export.metadata import Trained
-from carinspect.inference.rules import Rule
+from carinspect.inference.rules import MarkRule, Rule
 
 MEASURES: dict[Kind, tuple[tuple[str, str, str | None], ...]] = {
     "binary": (
@@ -29,6 +29,15 @@ MEASURES: dict[Kind, tuple[tuple[str, str, str | None], ...]] = {
     "classes": (("accuracy", "accuracy", "constant_accuracy"), ("macro_f1", "macro F1", "constant_macro_f1")),
 }
 """Key in metrics/evaluate.json, its name on the card, and the key of the constant answer's figure. Slices and headlines have the first."""
+
+MARK_FIGURES = {
+    "pointing": "the hottest place is marked",
+    "pointing_near": "or within 5 % of the side of a mark",
+    "pointing_small": "the hottest place is marked, small",
+    "pixel_ap": "average precision of the cells",
+    "mean_iou": "mean IoU",
+}
+"""Key in metrics/evaluate.json under `marks`, and its name on the card."""
 
 OTHER_CARS = "A car of which another number of photos is shown is decided without a promise."
 SIDES: tuple[Side, Side] = ("good", "bad")
@@ -49,6 +58,9 @@ def draw_model_card(trained: Trained, table: pd.DataFrame, *, parity: Mapping[st
         sources=_counts(table, "source", sorted(table["source"].unique()), questions),
         splits=_counts(table, "split", SPLITS, questions),
         corrupted=_say_corrupted(evaluate["corruptions"], trained.metrics["select_threshold"]["corruptions"], questions),
+        marks={name: parts["test"] for name, parts in evaluate["marks"].items()},
+        mark_figures=MARK_FIGURES,
+        mark_promises=[_say_marks(rule) for rule in trained.thresholds.marks.values()],
         decisions={
             name: [*(_say_rule(rule) for rule in (rules.photo, *rules.cars)), [OTHER_CARS]]
             for name, rules in trained.thresholds.rules.items()
@@ -120,6 +132,17 @@ def _say_side(rule: Rule, side: Side) -> str:
         interval, recall = _interval(test.model_dump(), "precision"), _figure(test.recall)
         said.append(f"On test: precision {_figure(test.precision)} ({interval}), recall {recall}, {test.accepted_groups} groups called so.")
     return " ".join(said)
+
+
+def _say_marks(rule: MarkRule) -> str:
+    promise = rule.promise
+    if promise is None:
+        return f"**Nothing is proved about marks of {rule.kind}**; they are shown as unproved."
+    return (
+        f"Proved at the confidence {promise.confidence:g}: a mark of {rule.kind} touches real {rule.kind} with a probability of at least "
+        f"{promise.target_precision:g}. This holds for a mark drawn at random from a new group that has one, of a photo that passes the "
+        f"gate. The proof rests on {promise.groups} groups, {promise.wrong} of them wrong."
+    )
 
 
 def _say_corrupted(drops: Mapping[str, Any], under_rule: Mapping[str, Any], questions: Sequence[Question]) -> list[list[str]]:

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from carinspect.core.gate import OUTPUT
+from carinspect.core.questions import MARKS
 from carinspect.model.calibration import Calibrated, Calibration
 from carinspect.model.gate import Gate, GateFit
+from carinspect.model.marks import MarksFit
 from carinspect.model.network import CarInspectionNetwork
 from carinspect.model.uncertainty import DropoutSpread
 
@@ -20,8 +22,10 @@ OPSET = 20
 class AnsweringNetwork(nn.Module):
     """The trained network with everything from normalisation to the gate's measures; no spreads when `uncertainty` is None."""
 
-    def __init__(self, network: CarInspectionNetwork, calibration: Calibration, gate: GateFit) -> None:
+    def __init__(self, network: CarInspectionNetwork, calibration: Calibration, gate: GateFit, marks: MarksFit | None = None) -> None:
         super().__init__()
+        self.mapped = () if marks is None else marks.stages
+        self.marks = None if marks is None else marks.build()
         self.gate = Gate(gate)
         self.network = network
         self.questions = network.questions
@@ -33,20 +37,22 @@ class AnsweringNetwork(nn.Module):
 
     @property
     def output_names(self) -> list[str]:
-        """In the order of `forward`: the `outputs` of each question, the spreads, each of shape (B,), and the gate, (B, M)."""
+        """In the order of `forward`: the `outputs` of each question, the spreads, each of shape (B,), the gate, (B, M), and the maps of
+        marks, (B, K, h, w), where there are any."""
         spreads = [] if self.spread is None else [asked.spread for asked in self.questions.values()]
-        return [name for asked in self.questions.values() for name in asked.outputs] + spreads + [OUTPUT]
+        return [name for asked in self.questions.values() for name in asked.outputs] + spreads + [OUTPUT] + ([MARKS] if self.marks else [])
 
     def forward(self, photos_BSS3: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The outputs named by `output_names`."""
-        features_BF, early_BC = self.network.features_and_early(photos_BSS3, mirror=self.mirror)
+        features_BF, early_BC, maps = self.network.features_early_and_maps(photos_BSS3, mirror=self.mirror, mapped=self.mapped)
         outputs: list[torch.Tensor] = []
         for name, logits in self.network.answer(features_BF).items():
             outputs += [logits] if self.questions[name].has_classes else []
             outputs += [self.to_answer(name, logits)]
         if self.spread is not None:
             outputs += self.spread(features_BF).values()
-        return *outputs, self.gate(photos_BSS3, early_BC)
+        outputs += [self.gate(photos_BSS3, early_BC)]
+        return *outputs, *([] if self.marks is None else [torch.sigmoid(self.marks(maps))])
 
 
 def to_onnx(network: AnsweringNetwork, *, image_side_px: int) -> onnx.ModelProto:

@@ -22,6 +22,7 @@ from carinspect.model.calibration import Calibration, Reading
 from carinspect.model.checkpoint import Checkpoint, build_network
 from carinspect.model.ensemble import EnsembleFit, join
 from carinspect.model.gate import GateFit
+from carinspect.model.marks import MarksFit
 from carinspect.model.network import CarInspectionNetwork
 
 MOST_PHOTOS = 2000
@@ -39,6 +40,7 @@ class Trained:
     ensemble: EnsembleFit | None
     metrics: dict[str, Any]
     """Stage → content of its metrics/<stage>.json: split, describe, evaluate and select_threshold."""
+    marks: MarksFit | None = None
 
     def build(self) -> CarInspectionNetwork:
         """The network that answers."""

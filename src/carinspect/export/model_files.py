@@ -15,6 +15,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from carinspect.core.errors import UserError
+from carinspect.core.questions import MARKS
 from carinspect.export.config import ExportParams
 from carinspect.export.graph import INPUT, AnsweringNetwork, to_onnx
 from carinspect.export.metadata import Trained, amend, describe_model, describe_reference, without_promise
@@ -55,10 +56,10 @@ class Exported:
 
 def export_model(trained: Trained, photos: Photos, params: ExportParams) -> Exported:
     """Make the fp32 file. Raises `UserError` when torch and ONNX disagree."""
-    network = AnsweringNetwork(trained.build(), trained.calibration, trained.gate)
+    network = AnsweringNetwork(trained.build(), trained.calibration, trained.gate, trained.marks)
     model = to_onnx(network, image_side_px=photos.side_px)
     describe_model(model, trained)
-    bundle, examined = open_bundle(_sealed(model)), photos.of("val", most=params.parity_photos)
+    bundle, examined = open_bundle(_sealed(model), marks=trained.marks is not None), photos.of("val", most=params.parity_photos)
     comparison = compare(torch_answers(network, examined), bundle, examined)
     refuse_disparity(comparison, tolerance=params.tolerance)
     reference = describe_reference(bundle, photos.table, photos.root, split=PROVED_ON)
@@ -95,7 +96,9 @@ def _prove(
     del variant.metadata_props[:]
     variant.metadata_props.extend(exported.model.metadata_props)
     examined = photos.of(PROVED_ON)
-    comparison = compare(open_bundle(exported.content).predict(examined), open_bundle(_sealed(variant)), examined)
+    maps = any(output.name == MARKS for output in exported.model.graph.output)
+    expected = open_bundle(exported.content, marks=maps).predict(examined)
+    comparison = compare(expected, open_bundle(_sealed(variant), marks=maps), examined)
     refuse_variant(name, comparison, tolerance=tolerance, flip_rate=flip_rate, key=key)
     # The proof counts decisions on these photos. If none of them changes, the proof also holds for the variant.
     if comparison["flipped_promised"]:

@@ -121,6 +121,10 @@ def _decode(image: Image.Image) -> Image.Image:
     return image
 
 
+ON_ITS_SIDE = (5, 6, 7, 8)
+"""Orientations that swap width and height."""
+
+
 def orientation(photo: Image.Image) -> int:
     """The EXIF orientation of an opened photo, 1..8; 0 where it states none, or nothing that can be read."""
     try:

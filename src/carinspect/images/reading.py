@@ -1,5 +1,9 @@
-"""Reads many photos: each is hashed, and only those with new bytes are decoded, in parallel and through a `Memory`."""
+"""Reads many photos: each is hashed, and only those with new bytes are decoded, in parallel and through a `Memory`.
 
+In parallel on the cores of this machine, or on those of a cluster where `CARINSPECT_RAY` names one: see `cluster.py`.
+"""
+
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +20,7 @@ from carinspect.core.errors import UserError
 from carinspect.core.files import sha256_of
 from carinspect.core.machine import usable_cores
 from carinspect.core.programs import die_by_ctrl_c
+from carinspect.images.cluster import VARIABLE, map_on_cluster
 from carinspect.images.decode import PhotoError
 from carinspect.images.memory import Memory
 
@@ -46,8 +51,7 @@ def read_photos(paths: Sequence[Path], memory: Memory, read: Read, *, processes:
     The same bytes are decoded once, and never again as long as `memory` knows them. A photo's problem is not remembered: it may lie
     with the disk.
     """
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        hashed = list(tqdm(pool.map(_hash, paths), total=len(paths), desc="hashing photos", unit="photo", disable=None))
+    hashed = list(_hash_all(paths))
     digests, problems = [digest for digest, _ in hashed], [problem for _, problem in hashed]
     records, known = memory.recall(digests)
     unseen: dict[str, list[int]] = {}
@@ -73,6 +77,15 @@ def _keep(memory: Memory, digests: list[str], records: np.ndarray, places: dict[
     if digests:
         memory.remember(digests, records[[places[digest][0] for digest in digests]])
     return []
+
+
+def _hash_all(paths: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    progress = partial(tqdm, total=len(paths), desc="hashing photos", unit="photo", disable=None)
+    if os.environ.get(VARIABLE):
+        yield from progress(map_on_cluster(_hash, [path.absolute() for path in paths], os.environ[VARIABLE]))
+        return
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        yield from progress(pool.map(_hash, paths))
 
 
 def _hash(path: Path) -> tuple[str, str]:
@@ -101,6 +114,9 @@ def _read_one(read: Read, task: tuple[Path, str]) -> tuple[tuple[Any, ...], str]
 
 def _map(function: Callable[[tuple[Path, str]], tuple], tasks: Sequence[tuple[Path, str]], *, processes: int | None) -> Iterator[tuple]:
     progress = partial(tqdm, total=len(tasks), desc="reading photos", unit="photo", disable=None)
+    if os.environ.get(VARIABLE):
+        yield from progress(map_on_cluster(function, [(path.absolute(), digest) for path, digest in tasks], os.environ[VARIABLE]))
+        return
     processes = processes or usable_cores()
     if processes == 1 or len(tasks) < _FEW:
         yield from progress(map(function, tasks))

@@ -5,7 +5,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from carinspect.images.decode import orientation
+from carinspect.images.decode import ON_ITS_SIDE, orientation
 
 STATISTICS: dict[str, str] = {
     "width_px": "width",
@@ -29,15 +29,15 @@ STATISTICS: dict[str, str] = {
 _SEEN_PX = 256  # the longest side at which light and sharpness are measured, so that large photos compare with small ones
 _GREY_SPREAD = 2.0  # mean distance of the largest from the smallest channel; JPEG leaves a grey photo below it
 _BLACK, _WHITE = 8, 247
-_TURNED = (5, 6, 7, 8)  # EXIF orientations that lay the photo on its side
-
 # Sums of the quantisation tables of the JPEG standard (ITU-T T.81, annex K.1), which every encoder scales by its quality.
 _STANDARD_LUMINANCE_SUM = 3688
 
 
 def measure_photo(file: Image.Image, photo: Image.Image, *, file_bytes: int) -> dict[str, float]:
     """The `STATISTICS` of one photo: of its opened `file`, which has `file_bytes`, and of `photo`, upright RGB, by `view_photo`."""
-    width_px, height_px = file.size[::-1] if orientation(file) in _TURNED else file.size
+    # Pillow opens a TIFF upright.
+    turned = orientation(file) in ON_ITS_SIDE and file.format != "TIFF"
+    width_px, height_px = file.size[::-1] if turned else file.size
     # Planes, for a sum over three interleaved channels takes ten times as long.
     planes = np.stack([np.asarray(plane, dtype=np.float64) for plane in photo.split()])
     grey = np.asarray(photo.convert("L"))

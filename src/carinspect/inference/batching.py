@@ -9,6 +9,7 @@ from typing import TypeGuard
 import numpy as np
 
 from carinspect.images.decode import PhotoError
+from carinspect.inference.marks_file import cell_of
 from carinspect.inference.photo_list import Listing
 from carinspect.inference.predictor import Predictor
 from carinspect.inference.rows import Row, row_of, row_of_error
@@ -28,21 +29,30 @@ def score_listing(predictor: Predictor, listing: Listing, *, batch: int) -> list
 def score_batch(predictor: Predictor, listing: Listing, number: int, *, batch: int) -> list[Row]:
     """The rows of batch `number`. Its photos depend only on the listing and `batch`, so the answers are the same to the last bit.
 
-    Raises `OSError` or `MemoryError` if a photo cannot be read through a fault of the machine: with a row, it would never be tried again.
+    With a bundle that was opened for its maps each row has a cell more, behind the columns: `marks_file.cell_of` the photo, None for one
+    that could not be read. Raises `OSError` or `MemoryError` if a photo cannot be read through a fault of the machine: with a row, it would
+    never be tried again.
     """
     places = range(number * batch, min((number + 1) * batch, len(listing.names)))
     photos: dict[int, np.ndarray] = {}
+    sizes_px: dict[int, tuple[int, int]] = {}
     rows: dict[int, Row] = {}
     for place in places:
         try:
-            photos[place] = predictor.load(listing.path(place))
+            photos[place], sizes_px[place] = predictor.load_with_size(listing.path(place))
         except PhotoError as error:
             if is_of_the_machine(error.__context__):
                 raise error.__context__ from None
             rows[place] = row_of_error(listing.names[place], str(error), predictor)
+            if predictor.bundle.has_maps:
+                rows[place].append(None)
     if photos:
         for place, answer in zip(photos, predictor.answer(np.stack(list(photos.values()))), strict=True):
             rows[place] = row_of(listing.names[place], answer, predictor)
+            if predictor.bundle.has_maps:
+                width_px, height_px = sizes_px[place]
+                found = predictor.find_marks(answer, width_px=width_px, height_px=height_px)
+                rows[place].append(cell_of(found, width_px=width_px, height_px=height_px))
     return [rows[place] for place in places]
 
 

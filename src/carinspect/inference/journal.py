@@ -7,7 +7,8 @@ finished batch exactly once. A power failure may lose the last lines; their batc
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -31,8 +32,24 @@ def refuse_another(found: Any, header: dict[str, Any], path: Path) -> None:
         raise UserError(f"{path}: started with other options: {was}. Repeat that command to continue, or delete this file to start again.")
 
 
+def finish_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a file beside `path` that then takes its place: it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    finishing = path.with_name(f"{path.name}.finishing")
+    try:
+        write(finishing)
+        with finishing.open("rb") as file:
+            os.fsync(file.fileno())
+        finishing.replace(path)
+    finally:
+        finishing.unlink(missing_ok=True)
+
+
 class Journal:
-    """The journal of `out`, for one process only. header: all that the rows depend on, plain values; columns: see `rows.columns_of`."""
+    """The journal of `out`, for one process only. header: all that the rows depend on, plain values.
+
+    columns: see `rows.columns_of`; a row may have more cells, which the table does not show.
+    """
 
     def __init__(self, out: Path, header: dict[str, Any], columns: Mapping[str, type]) -> None:
         """Raises `UserError` if another process writes the journal of `out`, or if the journal there has another header."""
@@ -73,16 +90,19 @@ class Journal:
             next(file)
             yield from map(json.loads, file)
 
-    def finish(self) -> None:
-        """Write `out` atomically, and delete the journal."""
-        finishing = self.out.with_name(f"{self.out.name}.finishing")
-        try:
-            write_rows(self.rows(), finishing, columns=self.columns, suffix=self.out.suffix.lower())
-            with finishing.open("rb") as file:
-                os.fsync(file.fileno())
-            finishing.replace(self.out)
-        finally:
-            finishing.unlink(missing_ok=True)
+    def finish(self, also: Mapping[Path, Callable[[Path], None]] | None = None) -> None:
+        """Write `out` atomically, and delete the journal.
+
+        also: further files that are made of the rows, and what writes each to a path. The journal goes when all of them are there.
+        """
+        columns = len(self.columns)
+        table = ([row[:columns] for row in rows] for rows in self.rows())
+        files: dict[Path, Callable[[Path], None]] = {
+            **(also or {}),
+            self.out: partial(write_rows, table, columns=self.columns, suffix=self.out.suffix.lower()),
+        }
+        for path, write in files.items():
+            finish_file(path, write)
         self.path.unlink()
 
     def _go_on(self, header: dict[str, Any]) -> int:

@@ -1,7 +1,7 @@
 """Turns photos into typed answers, for batch scoring and serving alike."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, assert_never
@@ -10,11 +10,13 @@ import numpy as np
 from PIL import Image
 
 from carinspect.core.gate import OUTPUT
-from carinspect.core.questions import Question, Side
+from carinspect.core.questions import MARKS, Question, Side
 from carinspect.images.decode import load_image
+from carinspect.images.upright import load_with_size
 from carinspect.inference.bundle import ModelBundle
 from carinspect.inference.gate import GateMode, turned_away
-from carinspect.inference.rules import DecisionRule, rules_in_use
+from carinspect.inference.marks import PhotoMarks, find_all_marks
+from carinspect.inference.rules import DecisionRule, MarkRule, rules_in_use
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,10 @@ class ScoreAnswer:
     value: float
     """0..1, 1 = good."""
     std: float | None
+    map_hw: np.ndarray | None = field(default=None, compare=False, repr=False)
+    """Probabilities that cells of the photo are marked; None where the question has no map, or nobody asked for it."""
+    reason: str | None = field(default=None, compare=False)
+    """With a map: why the gate turned the photo away, a key of `core.gate.REASONS`, so that nothing is proved about its marks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +100,45 @@ class Predictor:
         """One photo as the model takes it: uint8 (side, side, 3), source as in `images.decode.load_image`. Raises its `PhotoError`."""
         return load_image(source, self.image_side_px)
 
+    def load_with_size(self, source: Path | bytes | Image.Image) -> tuple[np.ndarray, tuple[int, int]]:
+        """As `load`, and the photo's upright width and height in pixels."""
+        return load_with_size(source, self.image_side_px)
+
     def answer(self, photos: np.ndarray) -> list[Answer]:
-        """Answers for uint8 photos of shape (B, side, side, 3), B at least 1, in one run of the model."""
+        """Answers for uint8 photos of shape (B, side, side, 3), B at least 1, in one run of the model.
+
+        Scores have their maps where the bundle was opened for them.
+        """
         outputs = self.bundle.predict(photos, batch_size=len(photos))
+        maps_BKhw = outputs.pop(MARKS, None)
+        maps = {} if maps_BKhw is None else {name: maps_BKhw[:, place] for place, name in enumerate(self.bundle.thresholds.mapped)}
         gate = self.bundle.thresholds.gate
         reasons = [None if self.gate == "off" else turned_away(measures, gate) for measures in outputs.pop(OUTPUT).tolist()]
         # One pass over each column: Python's own numbers, so that nothing converts them again.
         columns = {name: values.tolist() for name, values in outputs.items()}
         return [
-            {asked.name: self._answer_to(asked, columns, place, reason) for asked in self.questions} for place, reason in enumerate(reasons)
+            {asked.name: self._answer_to(asked, columns, maps, place, reason) for asked in self.questions}
+            for place, reason in enumerate(reasons)
         ]
 
-    def _answer_to(self, asked: Question, columns: dict[str, list[Any]], place: int, reason: str | None) -> QuestionAnswer:
+    def find_marks(self, answer: Answer, *, width_px: int, height_px: int) -> PhotoMarks:
+        """What the maps of an answer mark on its photo, whose upright size is given. No marks where the bundle was not opened for them."""
+        rules = self.mark_rules(answer)
+        maps = {name: one.map_hw for name, one in answer.items() if isinstance(one, ScoreAnswer) and one.map_hw is not None}
+        return find_all_marks(maps, rules, width_px=width_px, height_px=height_px)
+
+    def mark_rules(self, answer: Answer) -> dict[str, MarkRule]:
+        """The rules of the marks on the answered photo, by question: unproved where it did not pass the gate, or need not."""
+        rules = {}
+        for name, rule in self.bundle.thresholds.marks.items():
+            one = answer[name]
+            proved = self.gate == "on" and isinstance(one, ScoreAnswer) and one.reason is None
+            rules[name] = rule if proved else rule.model_copy(update={"promise": None})
+        return rules
+
+    def _answer_to(
+        self, asked: Question, columns: dict[str, list[Any]], maps: dict[str, np.ndarray], place: int, reason: str | None
+    ) -> QuestionAnswer:
         value = columns[asked.outputs[-1]][place]
         std = columns[asked.spread][place] if asked.spread in columns else None
         match asked.kind:
@@ -117,7 +150,9 @@ class Predictor:
                 side = None if reason and self.gate == "on" else rule.decide(p_good)
                 return BinaryAnswer(value, p_good, rule.label(p_good), side, rule.say(side), rule.T_label, std, reason)
             case "score":
-                return ScoreAnswer(value, std)
+                if asked.name not in maps:
+                    return ScoreAnswer(value, std)
+                return ScoreAnswer(value, std, maps[asked.name][place], reason)
             case "classes":
                 p = dict(zip(asked.classes, value, strict=True))
                 sets = self.bundle.thresholds.sets.get(asked.name)

@@ -9,17 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from carinspect.core.errors import UserError, one_line
+from carinspect.core.errors import UserError
 from carinspect.inference.batching import score_listing
 from carinspect.inference.bundle import open_bundle
 from carinspect.inference.photo_list import Listing, name_of_text, text_of_name
 from carinspect.inference.predictor import make_predictor
-from carinspect.inference.rows import Row, columns_of
+from carinspect.inference.rows import Row
 from carinspect.inference.session import Device
-from carinspect.inference.shards import shard_path, split_listing, write_shard
-
-# Only names of photos pass through Ray's memory.
-_OBJECT_STORE_BYTES = 128 * 2**20
+from carinspect.inference.shards import shard_columns, shard_path, split_listing, write_shard
 
 
 class ShardScorer:
@@ -27,7 +24,7 @@ class ShardScorer:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
-        bundle = open_bundle(Path(settings["model"]), device=settings["device"], threads=settings["threads"])
+        bundle = open_bundle(Path(settings["model"]), device=settings["device"], threads=settings["threads"], marks=settings["marks"])
         if bundle.sha256 != settings["model_sha256"]:
             raise UserError(f"{settings['model']}: another file on this machine ({os.uname().nodename}) than on the one that asks.")
         self.predictor = make_predictor(bundle)
@@ -36,30 +33,22 @@ class ShardScorer:
         """Score `{number, names}`, names as tables have them, and write it; returns its number."""
         listing = Listing(tuple(map(name_of_text, shard["names"])), Path(self.settings["folder"]), 0)
         rows: list[Row] = score_listing(self.predictor, listing, batch=self.settings["batch"])
-        write_shard(rows, shard_path(Path(self.settings["out"]), int(shard["number"])), columns_of(self.predictor))
+        write_shard(rows, shard_path(Path(self.settings["out"]), int(shard["number"])), shard_columns(self.predictor))
         return {"number": shard["number"], "photos": len(rows)}
 
 
-def connect(address: str | None) -> tuple[int, int]:
-    """Join the cluster at `address`, or start one on this machine if None; returns its number of CPUs and of GPUs."""
-    # Ray reports its use over the network unless told otherwise before it is imported.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError:
-        raise UserError("--engine ray: Ray is not installed. Install it: pip install 'carinspect[ray]'.") from None
-    if not ray.is_initialized():
-        own: dict[str, Any] = {} if address else {"object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
-        try:
-            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"--ray-address {address}: no cluster answers ({one_line(error)}).") from None
-    found = ray.cluster_resources()
-    return int(found.get("CPU", 0)), int(found.get("GPU", 0))
-
-
 def score_shards(
-    listing: Listing, *, out: Path, model: Path, model_sha256: str, device: Device, threads: int, batch: int, shard: int, actors: int
+    listing: Listing,
+    *,
+    out: Path,
+    model: Path,
+    model_sha256: str,
+    marks: bool,
+    device: Device,
+    threads: int,
+    batch: int,
+    shard: int,
+    actors: int,
 ) -> Iterator[int]:
     """Score what has no shard in `out` yet; yields the number of photos of each shard when it is written, in any order.
 
@@ -79,7 +68,7 @@ def score_shards(
     if not waiting:
         return
     settings = {
-        "model": str(model.absolute()), "model_sha256": model_sha256, "device": device, "threads": threads, "batch": batch,
+        "model": str(model.absolute()), "model_sha256": model_sha256, "marks": marks, "device": device, "threads": threads, "batch": batch,
         "folder": str(listing.folder.absolute()), "out": str(out.absolute()),
     }  # fmt: skip
     done = ray.data.from_items(waiting, override_num_blocks=len(waiting)).map(

@@ -17,6 +17,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
+from pydantic import Field
+
 from carinspect.core.errors import UserError
 from carinspect.core.params import Section, parse_section
 from carinspect.core.questions import Question, Side, by_name, check_questions
@@ -279,6 +281,33 @@ class SetRule(Section):
         return tuple(name for name, value in p.items() if value >= self.threshold or name == likeliest)
 
 
+class MarkPromise(Section):
+    """What is proved about marks: at least a share of `target_precision` of them touches what they are said to be, at `confidence`."""
+
+    target_precision: float
+    confidence: float
+    bound: float
+    """The share that is proved: a one-sided bound at `confidence`, at least `target_precision`."""
+    groups: int
+    """Groups with a mark, one trial each."""
+    wrong: int
+    """Those whose trial was wrong."""
+
+
+class MarkRule(Section):
+    """From which probability on a cell of a question's map is marked."""
+
+    question: str
+    kind: str
+    """What is marked: `damage` or `dirt`."""
+    cut: float = Field(ge=0, le=1)
+    """A cell is marked from this probability on."""
+    least_strength: float = Field(default=0.0, ge=0, le=1)
+    """A region whose highest probability is less is no mark."""
+    promise: MarkPromise | None
+    """None: nothing is proved, and the marks are shown so."""
+
+
 class Thresholds(Section):
     """The content of models/threshold.json."""
 
@@ -293,10 +322,19 @@ class Thresholds(Section):
     """By name, for each question of kind classes where `select_threshold.coverage` is set."""
     predictions_sha256: str
     """Of the data/predictions.csv that they were chosen on."""
+    marks: dict[str, MarkRule] = {}
+    """By name, for each question with a map. Empty: the model has none."""
+
+    @property
+    def mapped(self) -> list[str]:
+        """The questions with a map, in the order of the file's maps, which is theirs: a JSON object has no order to rely on."""
+        return [asked.name for asked in self.questions if asked.name in self.marks]
 
     def without_promises(self) -> "Thresholds":
         """The same thresholds with nothing proved."""
-        return self.model_copy(update={"rules": {name: _unproved(rules) for name, rules in self.rules.items()}, "sets": {}})
+        rules = {name: _unproved(rules) for name, rules in self.rules.items()}
+        marks = {name: rule.model_copy(update={"promise": None}) for name, rule in self.marks.items()}
+        return self.model_copy(update={"rules": rules, "sets": {}, "marks": marks})
 
 
 def _unpromised(rule: SideRule) -> SideRule:
@@ -320,9 +358,14 @@ def read_thresholds(content: Any, *, file: str) -> Thresholds:
     try:
         thresholds = parse_section("threshold", Thresholds, content, file=file)
         names = by_name(check_questions(thresholds.questions))
-        for name in (*thresholds.rules, *thresholds.sets):
+        for name in (*thresholds.rules, *thresholds.sets, *thresholds.marks):
             if name not in names:
                 raise UserError(f"a rule for '{name}', which is none of its questions.")
+        for name, marked in thresholds.marks.items():
+            if marked.question != name:
+                raise UserError(f"marks.{name}: its rule is of the question '{marked.question}'.")
+            if names[name].kind != "score":
+                raise UserError(f"marks.{name}: a map belongs to a question of kind score, and this is of kind {names[name].kind}.")
         for name, rules in thresholds.rules.items():
             strata = [rule.stratum for rule in rules.cars if rule.stratum is not None]
             if len(strata) < len(rules.cars) or any(one.photos_to >= next_.photos_from for one, next_ in pairwise(strata)):
@@ -404,6 +447,17 @@ def say_promise(rule: DecisionRule, side: Side) -> str:
     if promise is None:
         return f"{when}, without a promise"
     return f"{when} keeps the precision {promise.precision:g} at the confidence {promise.confidence:g}, for {promise.of}"
+
+
+def say_mark_promise(rule: MarkRule) -> str:
+    """One sentence on what a question's marks promise."""
+    what = f"a cell is marked as {rule.kind} from the probability {rule.cut:.4f} on"
+    if rule.least_strength > rule.cut:
+        what += f", where one of its region reaches {rule.least_strength:.4f}"
+    if rule.promise is None:
+        return f"{what}, without a promise"
+    promise = rule.promise
+    return f"{what}; at least {promise.target_precision:g} of the marks touch {rule.kind}, at the confidence {promise.confidence:g}"
 
 
 def rule_in_use(question: Question, rule: Rule) -> DecisionRule:

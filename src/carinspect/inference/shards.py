@@ -16,7 +16,8 @@ from carinspect.core.errors import UserError
 from carinspect.core.files import write_json
 from carinspect.inference.journal import refuse_another
 from carinspect.inference.photo_list import Listing
-from carinspect.inference.rows import Row, table_of
+from carinspect.inference.predictor import Predictor
+from carinspect.inference.rows import Row, columns_of, table_of
 
 HEADER = "_scores.json"
 
@@ -31,6 +32,11 @@ def open_folder(out: Path, header: dict[str, Any]) -> None:
     elif out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out is {str(out)!r}, a folder that holds other things. Name a new or an empty one.")
     write_json(path, header)
+
+
+def shard_columns(predictor: Predictor) -> dict[str, type]:
+    """The columns of a shard: those of the table, and `marks`, the text of `marks_file.cell_of`, where the maps are asked for."""
+    return columns_of(predictor) | ({"marks": str} if predictor.bundle.has_maps else {})
 
 
 def split_listing(listing: Listing, *, shard: int) -> Iterator[Listing]:

@@ -11,6 +11,9 @@ from carinspect.core.errors import UserError, did_you_mean, one_line
 from carinspect.core.files import sha256_of
 from carinspect.model.config import ModelRecipe
 
+FROM_RANDOM_WEIGHTS = "model.pretrained: false, train.freeze_norm: false and train.backbone_lr_factor: 1 to train from random weights"
+"""How to go on without pretrained weights, in a profile that is for them."""
+
 
 def check_backbone(name: str) -> None:
     """Raise `UserError` unless timm knows the model `name`."""
@@ -35,14 +38,14 @@ def build_backbone(name: str, *, image_side_px: int, pretrained: bool | Path = F
     return timm.create_model(name, pretrained=False, **options)
 
 
-def build_pretrained(recipe: ModelRecipe, given: bool | str, *, image_side_px: int) -> nn.Module:
+def build_pretrained(recipe: ModelRecipe, given: bool | str | None, *, image_side_px: int) -> nn.Module:
     """The backbone of `recipe` as its training begins with it. given: `model.pretrained` of params.yaml, of which only a path is used.
 
     Raises `UserError` as `build_backbone`, and when the file is not the one that the recipe was made for.
     """
-    weights: bool | Path = recipe.pretrained != "none"
-    if weights and isinstance(given, str):
-        weights = Path(given)
+    weights: bool | str | Path = recipe.weights_of(given)
+    if isinstance(weights, str):
+        weights = Path(weights)
         check_unchanged("model.pretrained", weights, recipe.pretrained)
     return build_backbone(recipe.backbone, image_side_px=image_side_px, pretrained=weights)
 
@@ -108,6 +111,17 @@ def _from_hub(name: str, options: dict[str, Any]) -> nn.Module:
     except Exception as error:  # offline, unknown tag, no weights published: errors of several libraries
         reason = one_line(error)
         raise UserError(
-            f"model.pretrained: true needs timm's hub, which gave no weights for '{name}' ({reason}). "
-            "Give a local weights file (model.pretrained: <file>), or false to train from scratch."
+            f"timm's hub gave no weights for '{name}' ({reason}). Bring {_where_published(name)}, and set model.pretrained to its path; or "
+            f"set {FROM_RANDOM_WEIGHTS}, which takes far more photos."
         ) from error
+
+
+def _where_published(name: str) -> str:
+    """Which file holds the weights that timm's hub would give."""
+    published = timm.get_pretrained_cfg(name)
+    if published is None or not published.hf_hub_id:
+        return "a .safetensors or .pth file of its weights"
+    repository = str(published.hf_hub_id)
+    if repository.endswith("/"):
+        repository += f"{name.split('.')[0]}.{published.tag}"
+    return f"model.safetensors of https://huggingface.co/{repository}"

@@ -20,6 +20,22 @@ from carinspect.model.network import CarInspectionNetwork
 FORMAT = 4
 
 
+def save_fit(fit: Any, path: Path, *, version: int) -> None:
+    """Write a dataclass of plain values and tensors atomically; None: there is none."""
+    write_bytes(path, to_bytes({"format": version, "fit": None if fit is None else vars(fit)}))
+
+
+def load_fit(path: Path, *, version: int, stage: str) -> dict[str, Any] | None:
+    """The fields that `save_fit` wrote. Raises `UserError` when the file is missing or has another format; stage: what makes it."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Make it: dvc repro {stage}.")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if content["format"] != version:
+        raise UserError(f"{path}: has the format {content['format']}, this code {version}. Make it again: dvc repro --force {stage}.")
+    found: dict[str, Any] | None = content["fit"]
+    return found
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A trained model and its origin."""

@@ -23,8 +23,8 @@ class ModelParams(ModelKnobs):
     """Name of a timm model; None uses that of the profile."""
     feature_stages: int | None = Field(ge=0)
     """As in `ModelRecipe`; None: `features.PRETRAINED_STAGES` for pretrained weights, else 0."""
-    pretrained: bool | str
-    """False trains from scratch, True takes the weights from timm's hub, a path takes a local file."""
+    pretrained: bool | str | None
+    """False trains from scratch, True takes the weights from timm's hub, a path takes a local file; None does as the profile says."""
     ensemble: Literal["none", "probe"]
     """`probe`: the answers are those of the network and of the linear probe together. It changes nothing in the training."""
 
@@ -39,6 +39,13 @@ class ModelRecipe(ModelKnobs):
     layer."""
     pretrained: str
     """`none`, `hub:<digest>` or `sha256:<digest of the weights file>`; no path, so that the recipe is the same on every machine."""
+
+    def weights_of(self, given: bool | str | None) -> bool | str:
+        """What the backbone is built from: False, True (timm's hub), or a path. given: `ModelParams.pretrained`, of which only a path is
+        used, so that the rest depends on the recipe alone."""
+        if self.pretrained == "none":
+            return False
+        return given if isinstance(given, str) else True
 
     @property
     def begins_with_probe(self) -> bool:

@@ -14,10 +14,8 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from carinspect.core.errors import UserError
-from carinspect.core.files import write_bytes
 from carinspect.model.backbones import build_backbone
-from carinspect.model.checkpoint import Checkpoint, to_bytes
+from carinspect.model.checkpoint import Checkpoint, load_fit, save_fit
 from carinspect.model.features import StageFeatures
 from carinspect.model.network import CarInspectionNetwork
 
@@ -93,14 +91,10 @@ def _offset_of(head: nn.Linear, offset_K: list[float]) -> torch.Tensor:
 
 def save_ensemble(fit: EnsembleFit | None, path: Path) -> None:
     """Write models/ensemble.pt atomically; None: the network stays alone."""
-    write_bytes(path, to_bytes({"format": FORMAT, "fit": None if fit is None else vars(fit)}))
+    save_fit(fit, path, version=FORMAT)
 
 
 def load_ensemble(path: Path) -> EnsembleFit | None:
     """Read models/ensemble.pt. Raises `UserError` when it is missing or has another format."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file. Make it: dvc repro evaluate.")
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    if content["format"] != FORMAT:
-        raise UserError(f"{path}: has the format {content['format']}, this code {FORMAT}. Make it again: dvc repro --force evaluate.")
-    return None if content["fit"] is None else EnsembleFit(**content["fit"])
+    fields = load_fit(path, version=FORMAT, stage="evaluate")
+    return None if fields is None else EnsembleFit(**fields)

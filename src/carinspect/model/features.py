@@ -34,14 +34,20 @@ def last_stages(backbone: nn.Module, count: int) -> list[int]:
     return list(range(found - count, found))
 
 
-def pool_stages(backbone: nn.Module, images_BCHW: torch.Tensor, stages: Sequence[int]) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """By one pass: the mean of the maps of each of the ascending `stages`, (B, channels) each, and the backbone's own pooled features."""
+def map_stages(backbone: nn.Module, images_BCHW: torch.Tensor, stages: Sequence[int]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """By one pass: the maps of each of the ascending `stages`, (B, channels, h, w) each, and the backbone's own pooled features."""
     passed: Any = backbone
     if not stages:
         return [], passed(images_BCHW)
     # Asked for in this layout, transformers arrange their tokens as maps, too.
     last, maps = passed.forward_intermediates(images_BCHW, indices=list(stages), output_fmt="NCHW")
-    return [one.mean(dim=(2, 3)) for one in maps], passed.forward_head(last, pre_logits=True)
+    return maps, passed.forward_head(last, pre_logits=True)
+
+
+def pool_stages(backbone: nn.Module, images_BCHW: torch.Tensor, stages: Sequence[int]) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """As `map_stages`, with the mean of each map: (B, channels)."""
+    maps, last_BP = map_stages(backbone, images_BCHW, stages)
+    return [one.mean(dim=(2, 3)) for one in maps], last_BP
 
 
 class StageFeatures(nn.Module):

@@ -14,7 +14,7 @@ from torch import nn
 from carinspect.core.errors import UserError
 from carinspect.core.questions import Question, by_name
 from carinspect.model.config import ModelRecipe
-from carinspect.model.features import last_stages, pool_stages
+from carinspect.model.features import last_stages, map_stages, pool_stages
 
 
 class CarInspectionNetwork(nn.Module):
@@ -63,16 +63,27 @@ class CarInspectionNetwork(nn.Module):
 
         mirror: both are means over the photo and its mirror image; the heads are linear, so the logits are, too.
         """
-        if mirror:
-            of_photo, of_mirrored = (self.features_and_early(photos) for photos in (photos_BHWC, photos_BHWC.flip(2)))
-            return (of_photo[0] + of_mirrored[0]) / 2, (of_photo[1] + of_mirrored[1]) / 2
+        return self.features_early_and_maps(photos_BHWC, mirror=mirror)[:2]
+
+    def features_early_and_maps(
+        self, photos_BHWC: torch.Tensor, *, mirror: bool = False, mapped: Sequence[int] = ()
+    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        """As `features_and_early`, and from the same pass the maps of the stages `mapped`, (B, channels, h, w) each, without the mirror."""
         early = early_stages(self.backbone)
-        stages = sorted({*early, *self.stages})
-        of_stages, last_BP = pool_stages(self.backbone, self._normalise(photos_BHWC), stages)
-        found = dict(zip(stages, of_stages, strict=True))
-        early_BC = torch.cat([found[stage] for stage in early], dim=1)
-        shared_BF = self._share([found[stage] for stage in self.stages], last_BP)
-        return self._join(shared_BF, photos_BHWC), early_BC.float()
+        stages = sorted({*early, *self.stages, *mapped})
+        maps, last_BP = map_stages(self.backbone, self._normalise(photos_BHWC), stages)
+        found = dict(zip(stages, maps, strict=True))
+        early_BC = torch.cat([found[stage].mean(dim=(2, 3)) for stage in early], dim=1).float()
+        shared_BF = self._share([found[stage].mean(dim=(2, 3)) for stage in self.stages], last_BP)
+        features_BF = self._join(shared_BF, photos_BHWC)
+        if mirror:
+            of_mirrored = self.features_and_early(photos_BHWC.flip(2))
+            features_BF, early_BC = (features_BF + of_mirrored[0]) / 2, (early_BC + of_mirrored[1]) / 2
+        return features_BF, early_BC, [found[stage].float() for stage in mapped]
+
+    def maps(self, photos_BHWC: torch.Tensor, stages: Sequence[int]) -> list[torch.Tensor]:
+        """The maps of `stages` alone, float32 (B, channels, h, w) each."""
+        return [one.float() for one in map_stages(self.backbone, self._normalise(photos_BHWC), stages)[0]]
 
     def _join(self, shared_BF: torch.Tensor, photos_BHWC: torch.Tensor) -> torch.Tensor:
         return shared_BF if self.companion is None else torch.cat([shared_BF, self.companion(photos_BHWC)], dim=1)

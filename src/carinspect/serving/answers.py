@@ -1,7 +1,7 @@
 """The form of the service's answers. They are built from checked values, so nothing checks them again on their way out."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, assert_never
 
 from pydantic import Field
@@ -9,11 +9,11 @@ from pydantic import Field
 from carinspect.core.gate import REASONS
 from carinspect.core.questions import Side
 from carinspect.inference.car import CarAnswer, judge_car
+from carinspect.inference.marks import Mark
 from carinspect.inference.predictor import Answer, BinaryAnswer, ClassesAnswer, QuestionAnswer, ScoreAnswer
 from carinspect.inference.rows import flat_answer
-from carinspect.inference.rules import UNSURE, CarRules, DecisionRule, Promise
+from carinspect.inference.rules import SIDES, UNSURE, CarRules, DecisionRule, MarkRule, Promise
 from carinspect.serving.engine import Seen
-from carinspect.serving.explanation import Explanation
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,17 @@ class QuestionForm:
 
 
 @dataclass(frozen=True, slots=True)
+class MarksForm:
+    """The marked places of a photo."""
+
+    width_px: Annotated[int, Field(description="Of the upright photo; places are in its pixels.")]
+    height_px: int
+    places: Annotated[list[Mark], Field(description="By question, the strongest first.")]
+    without_pixel: Annotated[int, Field(description="Marked places left out, for the photo is so small that they hold no pixel of it.")]
+    in_words: Annotated[dict[str, str], Field(description="By question: how many places are marked, and what is proved about them.")]
+
+
+@dataclass(frozen=True, slots=True)
 class PhotoAnswer:
     """The answer to one photo. Besides the fields below each answer stands under its own name as in a table of scores, e.g. `p_clean`.
 
@@ -64,7 +75,7 @@ class PhotoAnswer:
     in_words: Annotated[str, Field(description="The decision and its promise in plain words.")]
     answers: Annotated[dict[str, QuestionForm], Field(description="By question.")]
     uncertainty: Annotated[dict[str, float] | None, Field(description="Standard deviations, where the model can tell them.")]
-    explanation: Explanation | None
+    marks: Annotated[MarksForm | None, Field(description="With ?marks=true.")]
     model_version: str
     timings: Timings
 
@@ -79,11 +90,19 @@ class BatchItem:
 
 
 @dataclass(frozen=True, slots=True)
+class CarForm(CarAnswer):
+    """The answer to one question about a car."""
+
+    side: Annotated[Side | None, Field(description="Whether the decision is the good or the bad class.")] = None
+    in_words: Annotated[str | None, Field(description="The decision and its promise in plain words; None for a score.")] = None
+
+
+@dataclass(frozen=True, slots=True)
 class BatchAnswer:
     """The answers to several photos, in the order sent."""
 
     photos: list[BatchItem]
-    car: Annotated[dict[str, CarAnswer] | None, Field(description="By question, with ?car=true, where every photo has an answer.")]
+    car: Annotated[dict[str, CarForm] | None, Field(description="By question, with ?car=true, where every photo has an answer.")]
     model_version: str
 
 
@@ -110,7 +129,7 @@ def form_answer(seen: Seen, *, total_s: float) -> dict[str, Any]:
         in_words="This model decides nothing." if predictor.lead is None else answers[predictor.lead.question.name].in_words or "",
         answers=answers,
         uncertainty=uncertainty or None,
-        explanation=seen.explanation,
+        marks=_form_marks(seen),
         model_version=seen.model.version,
         timings=Timings(
             queue_ms=_milliseconds(max(0.0, total_s - busy_s)),
@@ -140,10 +159,52 @@ def _form_question(answer: QuestionAnswer, rule: DecisionRule | None) -> Questio
             assert_never(answer)
 
 
-def form_verdict(answers: list[Answer | None], rules: Mapping[str, CarRules]) -> dict[str, CarAnswer] | None:
+def _form_marks(seen: Seen) -> MarksForm | None:
+    if seen.marks is None or seen.model.marker is None:
+        return None
+    rules = seen.model.marker.mark_rules(seen.answer)
+    counts = {name: sum(mark.question == name for mark in seen.marks.marks) for name in rules}
+    words = {name: _say_marks(counts[name], rule) for name, rule in rules.items()}
+    return MarksForm(seen.photo.width_px, seen.photo.height_px, seen.marks.marks, seen.marks.without_pixel, words)
+
+
+def _say_marks(count: int, rule: MarkRule) -> str:
+    if count == 0:
+        return f"No place is marked as {rule.kind}."
+    words = f"{count} {'place is' if count == 1 else 'places are'} marked as {rule.kind}."
+    if rule.promise is None:
+        return f"{words} No promise: it is not proved that such places are {rule.kind}."
+    precision, confidence = f"{100 * rule.promise.target_precision:g} %", f"{100 * rule.promise.confidence:g} %"
+    return (
+        f"{words} On photos like those it was tested on, at least {precision} of such places touch {rule.kind} ({confidence} confidence)."
+    )
+
+
+def form_verdict(answers: list[Answer | None], rules: Mapping[str, CarRules]) -> dict[str, CarForm] | None:
     """The verdict on the car that all of the photos show; None where one of them has no answer, for it might be the bad one."""
     known = [answer for answer in answers if answer is not None]
-    return judge_car(known, rules) if len(known) == len(answers) else None
+    if len(known) < len(answers):
+        return None
+    return {name: _form_verdict(one, rules.get(name)) for name, one in judge_car(known, rules).items()}
+
+
+def _form_verdict(answer: CarAnswer, rules: CarRules | None) -> CarForm:
+    values = {field.name: getattr(answer, field.name) for field in fields(answer)}
+    if rules is None:
+        return CarForm(**values)
+    side = next((side for side in SIDES if rules.photo.say(side) == answer.decision), None)
+    return CarForm(**values, side=side, in_words=_say_verdict(answer, rules))
+
+
+def _say_verdict(answer: CarAnswer, rules: CarRules) -> str:
+    if answer.reason is not None:
+        return f"Nothing is decided about this car: photo {answer.worst_photo + 1} is {REASONS[answer.reason]}."
+    if answer.decision == UNSURE:
+        return f"The photos do not settle whether the car is {rules.photo.question.word('good')}; a person should look at it."
+    words = f"The car is {answer.decision}."
+    if answer.promise is None:
+        return f"{words} No promise: {answer.no_promise}"
+    return f"{words} Of {_say_promise(str(answer.decision), answer.promise, 'cars')}"
 
 
 def say(side: Side | None, rule: DecisionRule, *, reason: str | None = None) -> str:
@@ -159,14 +220,14 @@ def say(side: Side | None, rule: DecisionRule, *, reason: str | None = None) -> 
     if side is None:
         return words
     if side in rule.promises:
-        return f"{words} Of {_say_promise(word, rule.promises[side])}"
+        return f"{words} Of {_say_promise(word, rule.promises[side], 'photos')}"
     ((other, promise),) = rule.promises.items()
-    return f"{words} Only “{rule.say(other)}” carries a promise: of {_say_promise(rule.say(other), promise)}"
+    return f"{words} Only “{rule.say(other)}” carries a promise: of {_say_promise(rule.say(other), promise, 'photos')}"
 
 
-def _say_promise(word: str, promise: Promise) -> str:
+def _say_promise(word: str, promise: Promise, units: str) -> str:
     precision, confidence = f"{100 * promise.precision:g} %", f"{100 * promise.confidence:g} %"
-    return f"photos like those it was tested on, at least {precision} of what is called {word} is {word} ({confidence} confidence)."
+    return f"{units} like those it was tested on, at least {precision} of what is called {word} is {word} ({confidence} confidence)."
 
 
 def _milliseconds(seconds: float) -> float:

@@ -100,8 +100,6 @@ class ServiceConfig(BaseSettings):
     """
     url_timeout_s: float = Field(default=10.0, gt=0)
     """For one photo, redirects included."""
-    explain_grid: int = Field(default=8, ge=0, le=16)
-    """Cells along each side of the occlusion map that `?explain=true` asks for. 0 switches it off."""
     drift_log: Path | None = None
     """File that histograms of answers are appended to, for `carinspect drift`; no photo, name or address. None: nothing is logged."""
     drift_window_s: float = Field(default=3600.0, gt=0)

@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from carinspect.inference.predictor import Answer
+from carinspect.inference.marks import PhotoMarks
+from carinspect.inference.predictor import Answer, Predictor
 from carinspect.serving.batcher import Batcher
 from carinspect.serving.config import ServiceConfig
-from carinspect.serving.explanation import Explanation, explain
 from carinspect.serving.heavy_photos import TOGETHER
 from carinspect.serving.loaded_model import LoadedModel, load_model
 from carinspect.serving.photo_checks import CheckedPhoto, DecodedPhoto, check_photo, decode_checked, must_be_decoded_apart
@@ -29,7 +29,8 @@ class Seen:
     answer: Answer
     model: LoadedModel
     photo: DecodedPhoto
-    explanation: Explanation | None
+    marks: PhotoMarks | None
+    """None: nobody asked."""
     decode_s: float
     model_s: float
     """With batching: including the wait for the batch."""
@@ -38,6 +39,7 @@ class Seen:
 @dataclass(frozen=True)
 class _Decoded:
     photo: DecodedPhoto
+    predictor: Predictor
     decode_s: float
 
 
@@ -50,9 +52,6 @@ class Engine:
         self.waiting = 0
         """Photos accepted and not yet answered; `Service.admission` counts them."""
         self._threads = Threads(config.compute_threads, name="photo")
-        # Explanations cost as much as many photos: one at a time, and never in the way of an answer.
-        self._explainer = Threads(1, name="explain")
-        self._explaining = 0
         # It only waits for the process that decodes.
         self._heavy = Threads(1, name="heavy")
         self._heavy_waiting = 0
@@ -75,7 +74,6 @@ class Engine:
         if self._batcher is not None:
             await self._batcher.stop()
         self._threads.stop()
-        self._explainer.stop()
         self._heavy.stop()
 
     @property
@@ -87,66 +85,61 @@ class Engine:
         """Whether photos wait and none was answered for `STUCK_S`."""
         return self.waiting > 0 and time.monotonic() - self.progress_at > STUCK_S
 
-    async def answer(self, content: bytes, *, explained: bool = False) -> Seen:
-        """The answer to one admitted photo. Raises `RefusalError` for one that cannot be answered."""
+    def require_maps(self) -> None:
+        """Raises `RefusalError` where the current model can mark no place."""
+        _predictor_of(self.model, marked=True)
+
+    async def answer(self, content: bytes, *, marked: bool = False) -> Seen:
+        """The answer to one admitted photo; marked: with its marks. Raises `RefusalError` for one that cannot be answered."""
         model = self.model
+        predictor = _predictor_of(model, marked=marked)
         try:
-            seen = await self._threads.run(lambda: self._decode_and_answer(content, model))
+            seen = await self._threads.run(lambda: self._decode_and_answer(content, model, predictor))
             if isinstance(seen, CheckedPhoto):
-                seen = await self._answer_heavy(seen, model)
+                seen = await self._answer_heavy(seen, model, predictor)
             if isinstance(seen, _Decoded):
                 seen = await self._answer_in_batch(seen, model)
         finally:
             self.progress_at = time.monotonic()
-        return await self._explained(seen) if explained else seen
+        return seen
 
     async def count_heavy(self, photos: list[bytes]) -> int:
         """How many of the photos must be decoded apart; what is no photo counts as none."""
         return await self._threads.run(lambda: sum(must_be_decoded_apart(content, self.config) for content in photos))
 
-    def _decode_and_answer(self, content: bytes, model: LoadedModel) -> "Seen | CheckedPhoto | _Decoded":
+    def _decode_and_answer(self, content: bytes, model: LoadedModel, predictor: Predictor) -> "Seen | CheckedPhoto | _Decoded":
         """The answer; or as far as it may be brought here, where the photo is heavy or answers come in batches."""
         start = time.perf_counter()
         checked = check_photo(content, self.config)
         if checked.heavy:
             return checked
-        decoded = _Decoded(decode_checked(checked, model.predictor), time.perf_counter() - start)
+        decoded = _Decoded(decode_checked(checked, predictor), predictor, time.perf_counter() - start)
         return decoded if self._batcher is not None else self._answer_here(decoded, model)
 
     def _answer_here(self, decoded: "_Decoded", model: LoadedModel) -> Seen:
         start = time.perf_counter()
-        (answer,) = model.predictor.answer(decoded.photo.pixels[None])
-        return Seen(answer, model, decoded.photo, None, decoded.decode_s, time.perf_counter() - start)
+        (answer,) = decoded.predictor.answer(decoded.photo.pixels[None])
+        return _seen(answer, model, decoded, start)
 
     async def _answer_in_batch(self, decoded: "_Decoded", model: LoadedModel) -> Seen:
         assert self._batcher is not None
         start = time.perf_counter()
-        answer = await self._batcher.answer(model.predictor, decoded.photo.pixels)
-        return Seen(answer, model, decoded.photo, None, decoded.decode_s, time.perf_counter() - start)
+        answer = await self._batcher.answer(decoded.predictor, decoded.photo.pixels)
+        if not decoded.predictor.bundle.has_maps:
+            return _seen(answer, model, decoded, start)
+        return await self._threads.run(lambda: _seen(answer, model, decoded, start))
 
-    async def _answer_heavy(self, checked: CheckedPhoto, model: LoadedModel) -> "Seen | _Decoded":
+    async def _answer_heavy(self, checked: CheckedPhoto, model: LoadedModel, predictor: Predictor) -> "Seen | _Decoded":
         if self._heavy_waiting >= TOGETHER:
             raise busy("Too many large photos are waiting")
         self._heavy_waiting += 1
         try:
             start = time.perf_counter()
-            photo = await self._heavy.run(lambda: decode_checked(checked, model.predictor))
-            decoded = _Decoded(photo, time.perf_counter() - start)
+            photo = await self._heavy.run(lambda: decode_checked(checked, predictor))
+            decoded = _Decoded(photo, predictor, time.perf_counter() - start)
         finally:
             self._heavy_waiting -= 1
         return decoded if self._batcher is not None else await self._threads.run(lambda: self._answer_here(decoded, model))
-
-    async def _explained(self, seen: Seen) -> Seen:
-        if self.config.explain_grid == 0:
-            raise RefusalError(403, "Explanations are switched off here (CARINSPECT_EXPLAIN_GRID).")
-        if self._explaining >= 2:
-            raise busy("Too many explanations are under way")
-        self._explaining += 1
-        try:
-            explanation = await self._explainer.run(lambda: explain(seen.model.predictor, seen.photo.pixels, grid=self.config.explain_grid))
-        finally:
-            self._explaining -= 1
-        return Seen(seen.answer, seen.model, seen.photo, explanation, seen.decode_s, seen.model_s)
 
     async def reload(self, path: Path) -> LoadedModel:
         """Put the model file at `path` in place of the current model, once it has proved to answer.
@@ -157,3 +150,17 @@ class Engine:
             self.model = await asyncio.to_thread(load_model, path, self.config)
         log.info("Serving model %s", self.model.version)
         return self.model
+
+
+def _predictor_of(model: LoadedModel, *, marked: bool) -> Predictor:
+    if not marked:
+        return model.predictor
+    if model.marker is None:
+        raise RefusalError(403, "marks=true: the model that is served marks no places, for it has no maps. Ask without marks.")
+    return model.marker
+
+
+def _seen(answer: Answer, model: LoadedModel, decoded: _Decoded, start: float) -> Seen:
+    photo, predictor = decoded.photo, decoded.predictor
+    marks = predictor.find_marks(answer, width_px=photo.width_px, height_px=photo.height_px) if predictor.bundle.has_maps else None
+    return Seen(answer, model, photo, marks, decoded.decode_s, time.perf_counter() - start)

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from carinspect.core.programs import die_with_parent
-from carinspect.images.decode import PhotoError, load_image, open_photo
+from carinspect.images.decode import PhotoError, open_photo
+from carinspect.images.upright import load_with_size
 from carinspect.serving.refusals import RefusalError
 
 LIGHT_PIXELS = 16_000_000
@@ -25,6 +27,8 @@ TOGETHER = 4
 """Heavy photos of a request, and those that wait in a worker."""
 _WIDE_MODES = {"I": 4, "F": 4, "I;16": 4, "I;16B": 4, "I;16L": 4, "RGBA": 2, "LA": 2, "PA": 2}
 _REFUSED = 3
+_SIZE = struct.Struct("=II")
+"""Before the pixels: the upright photo's width and height."""
 _TOO_COSTLY = (
     f"Refused: to decode the photo takes more than {CPU_S} s or {MEMORY_BYTES // 1_000_000} MB. Save it again, smaller, as a JPEG."
 )
@@ -56,8 +60,8 @@ def _scans(photo: Image.Image, content: bytes) -> int:
     return content.count(b"\xff\xda")
 
 
-def decode_apart(content: bytes, side_px: int) -> np.ndarray:
-    """`load_image` in a process with limits; it waits for that process. Raises `PhotoError`, and `RefusalError` beyond the limits."""
+def decode_apart(content: bytes, side_px: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """`load_with_size` in a process with limits; it waits for that process. Raises `PhotoError`, and `RefusalError` beyond the limits."""
     command = [sys.executable, "-m", "carinspect.serving.heavy_photos", str(side_px), str(os.getpid())]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
     try:
@@ -66,9 +70,10 @@ def decode_apart(content: bytes, side_px: int) -> np.ndarray:
         raise RefusalError(413, _TOO_COSTLY) from None
     if done.returncode == _REFUSED:
         raise PhotoError(done.stderr.decode(errors="replace"))
-    if done.returncode != 0 or len(done.stdout) != side_px * side_px * 3:
+    if done.returncode != 0 or len(done.stdout) != _SIZE.size + side_px * side_px * 3:
         raise RefusalError(413, _TOO_COSTLY)
-    return np.frombuffer(done.stdout, np.uint8).reshape(side_px, side_px, 3)
+    width_px, height_px = _SIZE.unpack_from(done.stdout)
+    return np.frombuffer(done.stdout, np.uint8, offset=_SIZE.size).reshape(side_px, side_px, 3), (width_px, height_px)
 
 
 def _main() -> None:
@@ -84,7 +89,7 @@ def _main() -> None:
         # The service has read this header already, so only memory was missing (WebP takes it when it is opened).
         sys.exit(1)
     try:
-        pixels = load_image(photo, side_px)
+        pixels, size_px = load_with_size(photo, side_px)
     except PhotoError as error:
         # Pillow says in many ways that it got no memory.
         if isinstance(error.__context__, MemoryError):
@@ -93,7 +98,7 @@ def _main() -> None:
         sys.exit(_REFUSED)
     except MemoryError:
         sys.exit(1)
-    sys.stdout.buffer.write(pixels.tobytes())
+    sys.stdout.buffer.write(_SIZE.pack(*size_px) + pixels.tobytes())
 
 
 def _limit() -> None:

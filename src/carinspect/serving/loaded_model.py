@@ -1,6 +1,6 @@
 """What is served: one model file, opened, checked against the settings and proven to answer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ class LoadedModel:
     """A predictor that has answered at least once."""
 
     predictor: Predictor
+    marker: Predictor | None
+    """The same with its maps, for photos whose marks are asked for; None: the model has none."""
 
     @property
     def version(self) -> str:
@@ -54,6 +56,7 @@ class LoadedModel:
                 ]
                 for name, cars in self.car_rules.items()
             },
+            "marks": {name: rule.model_dump() for name, rule in bundle.thresholds.marks.items()},
             "gate": bundle.thresholds.gate.model_dump() | {"mode": self.predictor.gate},
             "lineage": info["lineage"],
             "metrics": info["metrics"],
@@ -72,6 +75,14 @@ def _describe(rule: DecisionRule) -> dict[str, Any]:
 
 def load_model(path: Path, config: ServiceConfig) -> LoadedModel:
     """The model in the file, with the operator's thresholds. Raises `UserError` when it is not fit to serve under `config`."""
+    predictor = _open(path, config)
+    bundle = predictor.bundle
+    loaded = LoadedModel(predictor, replace(predictor, bundle=bundle.with_maps()) if bundle.thresholds.marks else None)
+    _prove(loaded.marker or predictor, path)
+    return loaded
+
+
+def _open(path: Path, config: ServiceConfig) -> Predictor:
     # One thread a run: photos are answered side by side, and a pool inside onnxruntime would spin on the same cores.
     bundle = open_bundle(path, device=config.device, threads=1)
     side_px = bundle.image_side_px
@@ -82,9 +93,7 @@ def load_model(path: Path, config: ServiceConfig) -> LoadedModel:
         predictor = override_lead(make_predictor(bundle), T_label=config.thresh, T_low=config.t_low, T_high=config.t_high)
     except UserError as error:
         raise UserError(f"THRESH, T_LOW, T_HIGH: {error}") from None
-    loaded = LoadedModel(open_gate(predictor, config.gate))
-    _prove(loaded.predictor, path)
-    return loaded
+    return open_gate(predictor, config.gate)
 
 
 def _prove(predictor: Predictor, path: Path) -> None:

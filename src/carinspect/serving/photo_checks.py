@@ -31,7 +31,7 @@ class DecodedPhoto:
     pixels: np.ndarray
     """uint8 (side, side, 3)."""
     width_px: int
-    """Of the file, as its header says."""
+    """Upright, as a person sees it."""
     height_px: int
 
 
@@ -74,15 +74,15 @@ def _open(content: bytes, config: ServiceConfig) -> Image.Image:
 
 def decode_checked(checked: CheckedPhoto, predictor: Predictor) -> DecodedPhoto:
     """The model's input. Raises `RefusalError` with 413 or 422 for a photo that is too costly or not sound."""
-    # Before it is decoded, which may change it.
-    width_px, height_px = checked.opened.size
     try:
         if checked.heavy:
-            return DecodedPhoto(decode_apart(checked.content, predictor.image_side_px), width_px, height_px)
-        return DecodedPhoto(predictor.load(checked.opened), width_px, height_px)
+            pixels, (width_px, height_px) = decode_apart(checked.content, predictor.image_side_px)
+        else:
+            pixels, (width_px, height_px) = predictor.load_with_size(checked.opened)
     except PhotoError:
         # The decoder's own words are for developers.
         raise RefusalError(422, "Refused: the photo is damaged or cut short, and cannot be decoded.") from None
+    return DecodedPhoto(pixels, width_px, height_px)
 
 
 def _check_shape(width_px: int, height_px: int, config: ServiceConfig) -> None:

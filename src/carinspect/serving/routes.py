@@ -20,7 +20,7 @@ from carinspect.serving.heavy_photos import TOGETHER
 from carinspect.serving.middleware import DirectRoute
 from carinspect.serving.refusals import RefusalBody, RefusalError
 from carinspect.serving.service import Service
-from carinspect.serving.uploads import read_form_photos, read_json_body
+from carinspect.serving.uploads import Reservation, read_form_photos, read_json_body
 
 _PHOTO = {"type": "string", "format": "binary"}
 _REASONS = {
@@ -80,8 +80,9 @@ def _switch(name: str, about: str) -> dict[str, Any]:
     return {"parameters": [parameter]}
 
 
-_EXPLAIN = _switch("explain", "Add an occlusion map: where the model looks.")
-_CAR = _switch("car", "All photos show one car: add a verdict on it.")
+_FILES = _form("files", {"type": "array", "items": _PHOTO, "minItems": 1})
+_MARKS = _switch("marks", "Add the marked places of the photo, where the model has maps.")
+_CAR_AND_MARKS = {"parameters": _switch("car", "All photos show one car: add a verdict on it.")["parameters"] + _MARKS["parameters"]}
 
 
 def _flag(request: Request, name: str) -> bool:
@@ -101,17 +102,19 @@ def _json(answer: dict[str, Any] | BatchAnswer) -> Response:
     "/predict/file",
     response_model=PhotoAnswer,
     responses=_refusals({*_TAKING, 403}),
-    openapi_extra=_EXPLAIN | _form("file", _PHOTO),
+    openapi_extra=_MARKS | _form("file", _PHOTO),
     tags=["answers"],
 )
 async def predict_file(request: Request) -> Response:
     """One photo's answers."""
     service = _service(request)
-    explain = _flag(request, "explain")
+    marked = _flag(request, "marks")
+    if marked:
+        service.engine.require_maps()
     with service.upload() as reservation:
         (photo,) = await read_form_photos(request, field_name="file", max_files=1, config=service.config, reservation=reservation)
         with service.admission(1):
-            return _json((await service.answer(photo, explained=explain))[1])
+            return _json((await service.answer(photo, marked=marked))[1])
 
 
 class PhotoUrl(BaseModel):
@@ -126,13 +129,15 @@ class PhotoUrl(BaseModel):
     "/predict/url",
     response_model=PhotoAnswer,
     responses=_refusals({*_TAKING, 403}),
-    openapi_extra=_EXPLAIN | {"requestBody": {"required": True, "content": {"application/json": {"schema": PhotoUrl.model_json_schema()}}}},
+    openapi_extra=_MARKS | {"requestBody": {"required": True, "content": {"application/json": {"schema": PhotoUrl.model_json_schema()}}}},
     tags=["answers"],
 )
 async def predict_url(request: Request) -> Response:
     """The answers for a photo on the public internet. Off unless the operator allows it."""
     service = _service(request)
-    explain = _flag(request, "explain")
+    marked = _flag(request, "marks")
+    if marked:
+        service.engine.require_maps()
     with service.upload() as reservation:
         body = await read_json_body(request, config=service.config, reservation=reservation)
         try:
@@ -141,36 +146,45 @@ async def predict_url(request: Request) -> Response:
             raise RefusalError(422, 'Send {"url": "https://…"} and nothing else.') from None
         photo = await service.fetcher.fetch(url, reservation)
         with service.admission(1):
-            return _json((await service.answer(photo, explained=explain))[1])
+            return _json((await service.answer(photo, marked=marked))[1])
 
 
 @photo_routes.post(
     "/predict/batch",
     response_model=BatchAnswer,
-    responses=_refusals(_TAKING),
-    openapi_extra=_CAR | _form("files", {"type": "array", "items": _PHOTO, "minItems": 1}),
+    responses=_refusals({*_TAKING, 403}),
+    openapi_extra=_CAR_AND_MARKS | _FILES,
     tags=["answers"],
 )
 async def predict_batch(request: Request) -> Response:
     """Several photos' answers, each with an answer or an error of its own."""
     service = _service(request)
-    car = _flag(request, "car")
+    car, marked = _flag(request, "car"), _flag(request, "marks")
+    if marked:
+        service.engine.require_maps()
     with service.upload() as reservation:
-        photos = await read_form_photos(
-            request, field_name="files", max_files=service.config.max_batch_files, config=service.config, reservation=reservation
-        )
+        photos = await _read_several(request, service, reservation)
         with service.admission(len(photos)):
-            if await service.engine.count_heavy(photos) > TOGETHER:
-                raise RefusalError(413, f"More than {TOGETHER} photos of this request are costly to decode. Send them one by one.")
-            found = await asyncio.gather(*(_batch_item(service, photo) for photo in photos))
+            await _refuse_too_costly(service, photos)
+            found = await asyncio.gather(*(_batch_item(service, photo, marked=marked) for photo in photos))
     model = service.engine.model
     verdict = form_verdict([answer for answer, _ in found], model.car_rules) if car else None
     return _json(BatchAnswer(photos=[item for _, item in found], car=verdict, model_version=model.version))
 
 
-async def _batch_item(service: Service, photo: bytes) -> tuple[Answer | None, BatchItem]:
+async def _read_several(request: Request, service: Service, reservation: Reservation) -> list[bytes]:
+    most = service.config.max_batch_files
+    return await read_form_photos(request, field_name="files", max_files=most, config=service.config, reservation=reservation)
+
+
+async def _refuse_too_costly(service: Service, photos: list[bytes]) -> None:
+    if await service.engine.count_heavy(photos) > TOGETHER:
+        raise RefusalError(413, f"More than {TOGETHER} photos of this request are costly to decode. Send them one by one.")
+
+
+async def _batch_item(service: Service, photo: bytes, *, marked: bool) -> tuple[Answer | None, BatchItem]:
     try:
-        answer, form = await service.answer(photo, explained=False)
+        answer, form = await service.answer(photo, marked=marked)
     except RefusalError as refusal:
         return None, BatchItem(answer=None, error=refusal.reason, status=refusal.status)
     return answer, BatchItem(answer=form, error=None, status=200)
@@ -198,6 +212,10 @@ _REMARK = {
 }
 
 
+def _remark_in(request: Request) -> dict[str, str]:
+    return {name: request.query_params.get(name, "") for name in ("question", "verdict", "model_version")}
+
+
 @photo_routes.post(
     "/feedback",
     response_model=Kept,
@@ -209,12 +227,41 @@ async def feedback(request: Request) -> Response:
     """Keep a photo and what a person says of its answer. Off unless the operator names a folder."""
     service = _service(request)
     service.require_inbox()
-    given = {name: request.query_params.get(name, "") for name in ("question", "verdict", "model_version")}
     with service.upload() as reservation:
         (photo,) = await read_form_photos(request, field_name="file", max_files=1, config=service.config, reservation=reservation)
         with service.admission(1):
-            remark = await service.remark(photo, given["question"], given["verdict"], model_version=given["model_version"])
+            (remark,) = await service.remark([photo], **_remark_in(request))
     return Response(to_json(Kept(remark.photo_sha256, remark.question, remark.word, remark.verdict)), media_type="application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class KeptOfCar:
+    """What was kept of a remark on a car."""
+
+    photo_sha256s: list[str]
+    question: str
+    word: Annotated[str, Field(description="What the model says of the car.")]
+    verdict: str
+
+
+@photo_routes.post(
+    "/feedback/car",
+    response_model=KeptOfCar,
+    responses=_refusals({*_TAKING, 403, 409}),
+    openapi_extra=_REMARK | _FILES,
+    tags=["feedback"],
+)
+async def feedback_on_car(request: Request) -> Response:
+    """Keep all photos of a car and what a person says of its verdict. Off unless the operator names a folder."""
+    service = _service(request)
+    service.require_inbox()
+    with service.upload() as reservation:
+        photos = await _read_several(request, service, reservation)
+        with service.admission(len(photos)):
+            await _refuse_too_costly(service, photos)
+            remarks = await service.remark(photos, **_remark_in(request))
+    kept = KeptOfCar([remark.photo_sha256 for remark in remarks], remarks[0].question, remarks[0].word, remarks[0].verdict)
+    return Response(to_json(kept), media_type="application/json")
 
 
 @protected_routes.get("/feedback", responses=_refusals({403}), tags=["feedback"])
@@ -275,14 +322,15 @@ async def healthz() -> dict[str, str]:
 
 @open_routes.head("/readyz", include_in_schema=False)
 @open_routes.get("/readyz", responses=_refusals({503}), tags=["state"])
-async def readyz(request: Request) -> dict[str, str]:
+async def readyz(request: Request) -> dict[str, str | bool]:
     """A photo sent now would be taken."""
     service = _service(request)
     if service.engine.full:
         raise RefusalError(503, "Too many photos are waiting.")
     if service.engine.stuck:
         raise RefusalError(503, "Photos are waiting, and none is being answered.")
-    return {"status": "ready", "model_version": service.engine.model.version}
+    model = service.engine.model
+    return {"status": "ready", "model_version": model.version, "marks": model.marker is not None}
 
 
 @protected_routes.get("/metrics", response_class=Response, tags=["state"])

@@ -1,5 +1,6 @@
 """What the routes share: the settings, the engine, its figures and its log of answers."""
 
+import asyncio
 import logging
 import os
 import time
@@ -13,6 +14,7 @@ from carinspect.audit.inbox import FullError, Inbox, Remark
 from carinspect.audit.ledger import read_ledger
 from carinspect.audit.state import audit_promises
 from carinspect.core.errors import UserError
+from carinspect.inference.car import judge_car
 from carinspect.inference.drift_log import DriftLog, check_writable
 from carinspect.inference.predictor import Answer, BinaryAnswer
 from carinspect.serving.answers import form_answer
@@ -76,10 +78,10 @@ class Service:
         self.engine.waiting += more
         self.monitor.waiting.set(self.engine.waiting)
 
-    async def answer(self, content: bytes, *, explained: bool) -> tuple[Answer, dict[str, Any]]:
+    async def answer(self, content: bytes, *, marked: bool) -> tuple[Answer, dict[str, Any]]:
         """The answer to one admitted photo, and its form; both are counted and logged. Raises `RefusalError` where there is none."""
         start = time.perf_counter()
-        seen = await self.engine.answer(content, explained=explained)
+        seen = await self.engine.answer(content, marked=marked)
         total_s = time.perf_counter() - start
         self.monitor.note_answer(seen)
         # A photo that the model before answered belongs to no line of this one.
@@ -87,22 +89,27 @@ class Service:
             await self._remember(self.drift_log, seen)
         return seen.answer, form_answer(seen, total_s=total_s)
 
-    async def remark(self, photo: bytes, question: str, verdict: str, *, model_version: str) -> Remark:
-        """Keep what a person says of the answer to one admitted photo. Raises `RefusalError`.
+    async def remark(self, photos: list[bytes], question: str, verdict: str, *, model_version: str) -> list[Remark]:
+        """Keep what a person says of the answer to one admitted photo, or of the car that several of them show. Raises `RefusalError`.
 
-        The photo is answered again, so that what is kept as the model's word is its word.
+        The photos are answered again, so that what is kept as the model's word is its word.
         """
         inbox, model = self.require_inbox(), self.engine.model
         asked = next((asked for asked in model.predictor.questions if asked.name == question and asked.has_classes), None)
         if asked is None or verdict not in asked.classes:
             raise RefusalError(422, "question must be one that has classes, and verdict one of them: see /model.")
-        seen = await self.engine.answer(photo, explained=False)
-        if seen.model.version != model_version:
-            raise RefusalError(409, f"That was the answer of another model than {seen.model.version}. Send the photo again, and look.")
-        answer = seen.answer[question]
+        if len(photos) > 1 and question not in model.car_rules:
+            raise RefusalError(422, "question must be one that is decided about cars: see /model.")
+        found = await asyncio.gather(*(self.engine.answer(photo) for photo in photos))
+        model = found[0].model
+        if any(seen.model.version != model_version for seen in found):
+            raise RefusalError(409, f"That was the answer of another model than {model.version}. Send the photo again, and look.")
+        answer = found[0].answer[question]
         word = (answer.decision or answer.label or "") if isinstance(answer, BinaryAnswer) else str(answer.value)
-        digest = seen.model.predictor.bundle.sha256
-        keep = partial(inbox.add, photo, model_sha256=digest, question=question, word=word, verdict=verdict)
+        if len(photos) > 1:
+            word = judge_car([seen.answer for seen in found], model.car_rules)[question].decision or ""
+        digest = model.predictor.bundle.sha256
+        keep = partial(inbox.add_car, photos, model_sha256=digest, question=question, word=word, verdict=verdict)
         try:
             return await self._measurer.run(keep)
         except FullError:

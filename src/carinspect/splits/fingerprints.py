@@ -79,7 +79,7 @@ FINGERPRINT = np.dtype([
 
 def read_fingerprints(paths: Sequence[Path]) -> Fingerprints:
     """Read each photo once, or recall what was read. Raises `UserError` that names a photo which cannot be read."""
-    memory = Memory("fingerprints", FINGERPRINT, code=[__file__, *decode.CODE], libraries=_LIBRARIES)
+    memory = Memory("fingerprints", FINGERPRINT, code=[__file__, *decode.CODE], libraries=LIBRARIES)
     found = read_photos(paths, memory, fingerprint_photo)
     for path, problem in zip(paths, found.problems, strict=True):
         if problem:
@@ -87,7 +87,8 @@ def read_fingerprints(paths: Sequence[Path]) -> Fingerprints:
     return Fingerprints(found.records["thumbnail"], found.records["layout"], np.ascontiguousarray(found.records["hashes"]))
 
 
-_LIBRARIES = (*decode.LIBRARIES, "opencv-python-headless", "scipy")
+LIBRARIES = (*decode.LIBRARIES, "opencv-python-headless", "scipy")
+"""What a fingerprint may depend on besides the code."""
 
 
 def fingerprint_photo(content: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from PIL import Image
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from carinspect.core.errors import UserError, did_you_mean, shorten
@@ -68,7 +69,8 @@ def find_same_scenes(
     """
     pairs, cosines = _find_neighbours(pooled_NxP, labels_N, apart)
     used = sorted({row for pair in pairs for row in pair})
-    with ThreadPoolExecutor(usable_cores()) as pool:
+    # Each thread multiplies small matrices, so a BLAS with threads of its own would take turns with itself.
+    with ThreadPoolExecutor(usable_cores()) as pool, threadpool_limits(1, user_api="blas"):
         read = tqdm(pool.map(lambda row: read_key_points(paths[row]), used), total=len(used), desc="local features", disable=None)
         points = dict(zip(used, read, strict=True))
         count = partial(_count_pair, points)
@@ -138,14 +140,10 @@ def count_inliers(first: KeyPoints, second: KeyPoints) -> int:
     """Local features that one affine map takes from the first photo to the second; 0 for a map that no camera or editor makes."""
     if min(len(first.places), len(second.places)) < LEAST_INLIERS:
         return 0
-    matches = cv2.BFMatcher(cv2.NORM_L2).knnMatch(first.descriptors.astype(np.float32), second.descriptors.astype(np.float32), k=2)
-    good = [best for best, next_best in matches if best.distance < _RATIO * next_best.distance]
-    # Many points of a plain texture that match one and the same say nothing.
-    good = list({match.trainIdx: match for match in sorted(good, key=lambda match: -match.distance)}.values())
-    if len(good) < LEAST_INLIERS:
+    queries, trained = _match(first.descriptors, second.descriptors)
+    if len(queries) < LEAST_INLIERS:
         return 0
-    here = first.places[[match.queryIdx for match in good]]
-    there = second.places[[match.trainIdx for match in good]]
+    here, there = first.places[queries], second.places[trained]
     matrix, inside = cv2.estimateAffine2D(here, there, method=cv2.RANSAC, ransacReprojThreshold=_STRAY_PX, maxIters=2000, confidence=0.995)
     if matrix is None or not _is_plausible(matrix):
         return 0
@@ -154,6 +152,24 @@ def count_inliers(first: KeyPoints, second: KeyPoints) -> int:
         cv2.contourArea(cv2.convexHull(side[kept])) / photo.area_px for side, photo in ((here, first), (there, second)) if kept.sum() >= 3
     ]
     return int(kept.sum()) if spans and min(spans) >= _LEAST_SPREAD else 0
+
+
+def _match(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the descriptors of two photos, uint8 (K, 128), that match; of several that match one of the second photo, the nearest.
+
+    As `cv2.BFMatcher` with Lowe's ratio finds them, in a fifth of its time. Sums of squares of whole numbers up to 255 stay below 2^24, so
+    that float32 is exact, whatever the order of the sums.
+    """
+    first, second = first.astype(np.float32), second.astype(np.float32)
+    squares = (first * first).sum(axis=1)[:, None] + (second * second).sum(axis=1) - 2 * (first @ second.T)
+    rows, nearest = np.arange(len(first)), squares.argmin(axis=1)
+    best = squares[rows, nearest]
+    squares[rows, nearest] = np.inf
+    good = np.flatnonzero(best < _RATIO**2 * squares.min(axis=1))
+    # Many points of a plain texture that match one and the same say nothing.
+    good = good[np.lexsort((best[good], nearest[good]))]
+    trained, firsts = np.unique(nearest[good], return_index=True)
+    return good[firsts], trained
 
 
 def _is_plausible(matrix: np.ndarray) -> bool:

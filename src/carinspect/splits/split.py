@@ -17,7 +17,7 @@ from carinspect.splits.config import SplitParams
 from carinspect.splits.fingerprints import read_fingerprints
 from carinspect.splits.groups import Link, label_groups, link_equal, name_groups
 from carinspect.splits.ledger import Ledger, extend_ledger
-from carinspect.splits.near_duplicates import find_near_duplicates
+from carinspect.splits.near_duplicates import comparison_memory, find_near_duplicates
 from carinspect.splits.placement import assign_splits, count_moved
 from carinspect.splits.scenes import PlacedVerdicts, Suspicion, Verdict, find_same_scenes, place_verdicts
 
@@ -129,7 +129,7 @@ def find_links(table: pd.DataFrame, root: Path, params: SplitParams) -> list[Lin
     ]
     fingerprints = read_fingerprints([root / path for path in table["image_path"]])
     bits, correlation = params.near_duplicate_bits, params.near_duplicate_correlation
-    return links + find_near_duplicates(fingerprints, links, bits=bits, correlation=correlation)
+    return links + find_near_duplicates(fingerprints, links, bits=bits, correlation=correlation, memory=comparison_memory())
 
 
 def _require_labels(table: pd.DataFrame, questions: Sequence[Question]) -> None:

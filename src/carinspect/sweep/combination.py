@@ -1,5 +1,6 @@
-"""Trains and scores one combination of a sweep: a backbone and a seed, trained as in the pipeline."""
+"""Trains and scores one recipe as the pipeline does, of a sweep or a search."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,23 @@ def score_combination(recipe: Recipe, table: pd.DataFrame, params: dict[str, Any
 
     table: the dataset. params: all of params.yaml. A combination that was trained before is not trained again.
     """
-    backbone, seed, questions = recipe.model.backbone, recipe.train.seed, recipe.questions
+    backbone, seed = recipe.model.backbone, recipe.train.seed
+    predictions = train_and_answer(recipe, table, params, what=f"the training of {backbone} with the seed {seed}", splits=SPLITS)
+    scores: dict[str, Any] = {"backbone": backbone, "seed": seed}
+    for split in SPLITS:
+        scores[split] = {}
+        for question in recipe.questions:
+            known, (name, metric) = answered(predictions[predictions["split"] == split], question), headline(question)
+            scores[split][f"{question.name} {name}"] = point(metric, numbers(known, question.column), answers_to(known, question))
+    return scores
+
+
+def train_and_answer(recipe: Recipe, table: pd.DataFrame, params: dict[str, Any], *, what: str, splits: Sequence[str]) -> pd.DataFrame:
+    """The calibrated answers to the photos of some splits, val among them, by the network of `recipe`.
+
+    table: the dataset. params: all of params.yaml. what: names the training in errors. What was trained before is not trained again.
+    """
+    questions = recipe.questions
     start = Checkpoint(
         questions=questions,
         model=recipe.model,
@@ -49,16 +66,9 @@ def score_combination(recipe: Recipe, table: pd.DataFrame, params: dict[str, Any
         weights={},
         lineage={"recipe": recipe.model_dump(mode="json"), "code_revision": code_revision()},
     )
-    trained = retrain(start, table, questions=questions, params=params, what=f"the training of {backbone} with the seed {seed}")
-    scored = table[table["split"].isin(SPLITS)].reset_index(drop=True)
+    trained = retrain(start, table, questions=questions, params=params, what=what).checkpoint
+    scored = table[table["split"].isin(splits)].reset_index(drop=True)
     root: Path = read_section("data", DataParams, params).root_path
     network, evaluation = build_network(trained), read_section("evaluate", EvaluateParams, params)
     raw = predict(network, scored, root=root, reading=reading_of(trained, network, evaluation)).table
-    predictions = add_probabilities(raw, questions, fit_calibration(raw, questions, priors=trained.lineage["priors"]))
-    scores: dict[str, Any] = {"backbone": backbone, "seed": seed}
-    for split in SPLITS:
-        scores[split] = {}
-        for question in questions:
-            known, (name, metric) = answered(predictions[predictions["split"] == split], question), headline(question)
-            scores[split][f"{question.name} {name}"] = point(metric, numbers(known, question.column), answers_to(known, question))
-    return scores
+    return add_probabilities(raw, questions, fit_calibration(raw, questions, priors=trained.lineage["priors"]))

@@ -8,6 +8,14 @@ from carinspect.core.params import Section
 from carinspect.core.questions import Share
 
 
+class MarksTarget(Section):
+    """What is to be proved about the marks of damage and of dirt."""
+
+    target_precision: Share
+    """Share of the marks that touch what they point at."""
+    confidence: Share
+
+
 class SelectThresholdParams(Section):
     """How thresholds are chosen."""
 
@@ -39,6 +47,7 @@ class SelectThresholdParams(Section):
     """Columns of the predictions: each of their values is a group of photos for which a promise of its own is asked. Empty: none."""
     coverage: Share | None
     """Each question of several classes gets a set of classes that has the true one with this probability. None: no sets."""
+    marks: MarksTarget
 
     @field_validator("car_photos")
     @classmethod

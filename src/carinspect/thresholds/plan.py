@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -74,10 +75,9 @@ def foretold_power(foretold: Evidence, target: Target, *, side: Side) -> Floats:
     level, wrong_rate = target.level_of_one_start, target.wrong_rate(side)
     if wrong_rate is None:
         accepted, groups = foretold.right + foretold.wrong, foretold.right_class + foretold.wrong_class
-        # accepted_MQ: how many get the word; of these so many may be wrong, at most, for a proof.
+        # accepted_MQ: how many get the word.
         accepted_MQ = binom.ppf(_QUANTILES, round(groups), np.minimum(1.0, accepted / groups)[:, None])
-        most_wrong_MQ = binom.ppf(level, accepted_MQ, 1 - target.precision)
-        most_wrong_MQ -= binom.cdf(most_wrong_MQ, accepted_MQ, 1 - target.precision) > level
+        most_wrong_MQ = _most_wrong(round(groups), level, 1 - target.precision)[accepted_MQ.astype(int)]
         return binom.cdf(most_wrong_MQ, accepted_MQ, 1 - _precision(foretold)[:, None]).mean(axis=1)
     right_MQ, wrong_MQ = (
         binom.ppf(_QUANTILES, round(whole), np.clip(part / max(whole, 1e-9), 0, 1)[:, None])
@@ -85,6 +85,14 @@ def foretold_power(foretold: Evidence, target: Target, *, side: Side) -> Floats:
     )
     pairs = Evidence(right_MQ[:, :, None], wrong_MQ[:, None, :], round(foretold.right_class), round(foretold.wrong_class))
     return (highest_wrong_rate(pairs, target=target.precision, level=level) >= wrong_rate).mean(axis=(1, 2))
+
+
+@lru_cache(maxsize=64)
+def _most_wrong(groups: int, level: float, wrong_rate: float) -> Floats:
+    """How many of 0, 1, …, `groups` may be wrong, at most, for a proof; -1: not even none."""
+    counts = np.arange(groups + 1)
+    most = binom.ppf(level, counts, wrong_rate)
+    return np.asarray(most - (binom.cdf(most, counts, wrong_rate) > level))
 
 
 def fit_forecast(score: Floats, good: Floats) -> Callable[[Floats], Floats]:

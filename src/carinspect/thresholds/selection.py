@@ -14,6 +14,7 @@ from carinspect.inference.rules import (
     Alternative,
     FieldRates,
     GroupPromise,
+    MarkRule,
     Needed,
     Pair,
     Promise,
@@ -71,11 +72,14 @@ def collect_thresholds(
     gate: GateRule,
     predictions_sha256: str,
     sets: dict[str, SetRule] | None = None,
+    marks: dict[str, MarkRule] | None = None,
 ) -> Thresholds:
-    """The content of models/threshold.json. sets: see `choose_sets`."""
+    """The content of models/threshold.json. sets: see `choose_sets`; marks: see `choose_marks`."""
     asked = [question.asked for question in questions]
     rules = {name: one.rules for name, one in selected.items()}
-    return Thresholds(format=FORMAT, questions=asked, gate=gate, rules=rules, sets=sets or {}, predictions_sha256=predictions_sha256)
+    return Thresholds(
+        format=FORMAT, questions=asked, gate=gate, rules=rules, sets=sets or {}, predictions_sha256=predictions_sha256, marks=marks or {}
+    )
 
 
 def select(problem: Problem, params: SelectThresholdParams, groups: Sequence[Problem] = ()) -> tuple[Rule, CostMap | None]:

@@ -37,7 +37,14 @@ class Augmentation:
         varied = self._vary(photo, epoch, image_path, sky_label, turn)
         return varied["image"], [name for name, _ in varied.get("applied_transforms", [])]
 
-    def _vary(self, photo: np.ndarray, epoch: int, image_path: str, sky_label: float, turn: int) -> dict[str, Any]:
+    def with_maps(
+        self, photo: np.ndarray, maps: list[np.ndarray], *, epoch: int, image_path: str, sky_label: float
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The same pixels, and `maps` of the photo, uint8 (side, side) each, cropped, turned and mirrored with it."""
+        varied = self._vary(photo, epoch, image_path, sky_label, 0, masks=maps)
+        return varied["image"], varied["masks"]
+
+    def _vary(self, photo: np.ndarray, epoch: int, image_path: str, sky_label: float, turn: int, **maps: Any) -> dict[str, Any]:
         seed = self._train.seed
         weather = self._sky.effect(self._train.augment, seed=seed, epoch=epoch, image_path=image_path, label=sky_label)
         if weather is not None:
@@ -45,11 +52,11 @@ class Augmentation:
             photo = apply_weather(photo, weather)
         compose = self._open_sky if weather is None and self._sky.is_open(sky_label) else self._covered_sky
         if not compose.transforms:
-            return {"image": photo}
+            return {"image": photo, **maps}
         drawn = derive_seed(derive_seed(seed, "turn", turn) if turn else seed, "augment", epoch, image_path)
         # `set_random_seed` would give every transform the same random numbers: all would apply to the same photos.
         compose.set_random_state(np.random.default_rng(drawn), random.Random(drawn))
-        return compose(image=photo)
+        return compose(image=photo, **maps)
 
 
 def build_augmentation(params: AugmentParams, *, side_px: int, names_effects: bool = False) -> Any:

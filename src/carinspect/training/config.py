@@ -93,7 +93,6 @@ class TrainKnobs(Section):
     """The fields that both `TrainParams` and `TrainRecipe` have."""
 
     seed: int
-    epochs: int = Field(ge=1)
     sampler: Literal["none", "weighted", "oversample"]
     """How often a photo is drawn in an epoch, by its label of `sampler_question`; the rates are in `training.balance`."""
     sampler_question: str
@@ -113,16 +112,10 @@ class TrainKnobs(Section):
     optimiser: Literal["adamw", "sgd"]
     momentum: Number = Field(ge=0, lt=1)
     """For sgd: Nesterov momentum."""
-    lr: Number = Field(gt=0)
-    """Highest learning rate, for one step on the effective batch."""
-    backbone_lr_factor: Number = Field(ge=0)
-    """The backbone's learning rate is `lr` times this; 0 freezes it, batch-norm statistics included."""
     layer_decay: Number = Field(gt=0, le=1)
     """Factor of the learning rate from each layer of the backbone to the one before it; 1 gives all layers the same rate."""
     freeze_backbone_epochs: int = Field(ge=0)
     """Number of first epochs in which only the new layers learn."""
-    freeze_norm: bool
-    """Keep the batch-norm statistics of the weights that training starts from, also where the backbone learns."""
     schedule: Literal["cosine", "plateau"]
     """After the warm-up: along a cosine to 0, or times `plateau_factor` when the validation score stops rising."""
     warmup_fraction: Number = Field(ge=0, lt=1)
@@ -173,6 +166,10 @@ class TrainParams(TrainKnobs):
     norm_batch_size: int | None = Field(ge=1)
     image_side_px: int | None = Field(ge=32)
     precision: Precision | None
+    epochs: int | None = Field(ge=1)
+    lr: Number | None = Field(gt=0)
+    backbone_lr_factor: Number | None = Field(ge=0)
+    freeze_norm: bool | None
     resume: str | None
     """Path of a checkpoint whose weights this training starts from; None starts as `model.pretrained` says."""
 
@@ -183,11 +180,9 @@ class TrainParams(TrainKnobs):
         return None if precision == "auto" else precision
 
 
-class ProfileRecipe(Section):
-    """The part of a profile that changes the result."""
+class ProfileKnobs(Section):
+    """The fields of the training that a profile states and `TrainParams` may replace."""
 
-    backbone: str
-    """Name of a timm model."""
     batch_size: int = Field(ge=1)
     """Photos in one forward and backward pass, over all processes together."""
     accumulate_steps: int = Field(ge=1)
@@ -198,6 +193,22 @@ class ProfileRecipe(Section):
     image_side_px: int = Field(ge=32)
     """Side of the square that every photo is resized to."""
     precision: Precision
+    epochs: int = Field(ge=1)
+    lr: Number = Field(gt=0)
+    """Highest learning rate, for one step on the effective batch."""
+    backbone_lr_factor: Number = Field(ge=0)
+    """The backbone's learning rate is `lr` times this; 0 freezes it, batch-norm statistics included."""
+    freeze_norm: bool
+    """Keep the batch-norm statistics of the weights that training starts from, also where the backbone learns."""
+
+
+class ProfileRecipe(ProfileKnobs):
+    """The part of a profile that changes the result."""
+
+    backbone: str
+    """Name of a timm model."""
+    pretrained: bool
+    """True takes its weights from timm's hub, unless `model.pretrained` names a file; False trains from scratch."""
 
 
 class Runtime(Section):
@@ -232,16 +243,11 @@ class Profile(Section):
     runtime: Runtime
 
 
-class TrainRecipe(TrainKnobs):
+class TrainRecipe(TrainKnobs, ProfileKnobs):
     """The values that the training uses."""
 
     losses: dict[str, LossKnobs]
     """By question."""
-    batch_size: int
-    accumulate_steps: int
-    norm_batch_size: int
-    image_side_px: int
-    precision: Precision
     resume: str
     """`none` or `sha256:<digest of the checkpoint>`."""
 

@@ -5,33 +5,29 @@ from typing import Any
 
 import yaml
 
-from carinspect.core.errors import UserError, did_you_mean
+from carinspect.core.errors import UserError
 from carinspect.core.files import sha256_of, write_bytes
 from carinspect.core.params import RECIPE_FILE, load_yaml, parse_section, read_section, recipe_parts
 from carinspect.core.questions import dump_questions, read_questions
+from carinspect.model.backbones import FROM_RANDOM_WEIGHTS
 from carinspect.model.checkpoint import check_fits, load_checkpoint
 from carinspect.model.config import ModelParams
 from carinspect.model.features import PRETRAINED_STAGES
-from carinspect.training.config import Profile, Recipe, TrainParams
+from carinspect.training.config import Recipe, TrainParams
+from carinspect.training.profiles import read_pretrained, read_profiles
 
 CHECKPOINT_FILE = Path("models/best.pt")
 
 
-def read_profiles(params: dict[str, Any]) -> tuple[str, dict[str, Profile]]:
-    """The name of the chosen profile, and all profiles, checked. Raises `UserError` for an unknown name."""
-    profiles = params.get("profiles")
-    if not isinstance(profiles, dict) or not profiles:
-        raise UserError("params.yaml has no section 'profiles'. Restore it from git.")
-    chosen = str(params.get("hardware"))
-    if chosen not in profiles:
-        raise UserError(f"hardware: no profile is called '{chosen}'. {did_you_mean(chosen, profiles)}")
-    return chosen, {name: parse_section(f"profiles.{name}", Profile, values) for name, values in profiles.items()}
+def resolve_recipe(params: dict[str, Any], *, pretrained: str | None, resume: str) -> Recipe:
+    """The recipe of the chosen profile; values set in `model` and `train` replace its own. `pretrained`, `resume`: as in the recipe.
 
-
-def resolve_recipe(params: dict[str, Any], *, pretrained: str, resume: str) -> Recipe:
-    """The recipe of the chosen profile; values set in `model` and `train` replace its own. `pretrained`, `resume`: as in the recipe."""
+    pretrained None: the weights that params name are not read yet. Raises `UserError` for values that contradict each other.
+    """
     chosen, profiles = read_profiles(params)
     defaults = profiles[chosen].recipe.model_dump()
+    if pretrained is None:
+        pretrained = "none" if read_pretrained(params) is False else "not read yet"
     model = read_section("model", ModelParams, params).model_dump()
     train = read_section("train", TrainParams, params).model_dump()
     model |= {"backbone": model["backbone"] or defaults.pop("backbone"), "pretrained": pretrained}
@@ -42,6 +38,11 @@ def resolve_recipe(params: dict[str, Any], *, pretrained: str, resume: str) -> R
     if model["feature_stages"] is None:
         model["feature_stages"] = PRETRAINED_STAGES if pretrained != "none" else 0
     train |= {key: train[key] if train[key] is not None else value for key, value in defaults.items() if key in train}
+    if train["freeze_norm"] and pretrained == resume == "none":
+        raise UserError(
+            "train.freeze_norm keeps the batch-norm statistics of pretrained weights, and model.pretrained is false. "
+            f"Set model.pretrained to true or to a file of weights, or set {FROM_RANDOM_WEIGHTS}."
+        )
     train["resume"] = resume
     questions = read_questions(params)
     train["losses"] = {question.name: {"loss": question.loss, "weight": question.loss_weight} for question in questions}

@@ -39,7 +39,7 @@ class Job:
     root: Path
     """Data root that `image_path` in the table is relative to."""
     table: Path
-    pretrained: bool | str
+    pretrained: bool | str | None
     """As in params.yaml. Only a path is used from it; the digest of the weights is in the recipe."""
     resume: Path | None
     """The checkpoint whose weights the training starts from; None: none."""
