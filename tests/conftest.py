@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     from carinspect.model.gate import GateFit
     from carinspect.model.network import CarInspectionNetwork
 
+WANDB = Path(sys.prefix) / "wandb"
+"""Where `make test-slow` installs tests/requirements-wandb.txt."""
+
 QUESTIONS: tuple[Question, ...] = tuple(one.asked for one in read_questions(load_params(Path(__file__).parents[1] / "params.yaml")))
 """The shipped questions, as data and model files know them."""
 

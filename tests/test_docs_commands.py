@@ -17,7 +17,7 @@ from PIL import Image
 from carinspect.audit.inbox import Inbox
 from carinspect.core.tables import write_table
 from carinspect.inference.bundle import open_bundle
-from conftest import free_port
+from conftest import WANDB, free_port
 from test_docs import BLOCK, PAGES
 from test_pipeline import ROOT, clone, dvc_environment, run, set_param, small_demo
 
@@ -193,13 +193,17 @@ curl() {
     set +x
     if type -P curl > /dev/null; then command curl --fail --silent --show-error "$@"; else python -c "$CURL" "$@"; fi
 }
+pip() {
+    PYTHONPATH="$WANDB" command pip "$@"
+}
 make() {
     command make VENV="$VENV" --assume-old="$VENV/installed" "$@"
 }
 set -euxo pipefail
 """
 """`carinspect` of this clone, whose service is ready when it returns and ends with the block, and whose model is too poor for `drift` to
-tell anything (status 2); `curl` that fails when it is told no; `make` with this environment instead of one of its own."""
+tell anything (status 2); `curl` that fails when it is told no; `make` with this environment instead of one of its own; `pip` that sees
+wandb, which has a folder of its own here, as installed."""
 
 CURL = """
 import sys, httpx
@@ -278,7 +282,8 @@ def execute(block: list[str], stage: Path, storage: Path) -> subprocess.Complete
         "CODE": str(stage / "project" / "src"),
         "PORT": str(port),
         "CURL": CURL,
-        "VENV": str(Path(sys.executable).parent.parent),
+        "VENV": sys.prefix,
+        "WANDB": str(WANDB),
         # pip resolves and looks, installs nothing and asks no registry.
         "PIP_DRY_RUN": "1",
         "PIP_NO_INDEX": "1",

@@ -24,7 +24,7 @@ from carinspect.training import tracking
 from carinspect.training.config import Recipe, TrackingParams
 from carinspect.training.pictures import confusion_counts, draw_confusions, draw_curves, tile_batch
 from carinspect.training.tracking import Tracker, check_tracking, group_rates, open_sinks, run_folder
-from conftest import QUESTIONS
+from conftest import QUESTIONS, WANDB
 from test_engine import ROOT, final_files, finish_training, make_workspace, start_training
 
 ASKED = [by_name(QUESTIONS)[name] for name in ("clean", "weather")]
@@ -228,10 +228,6 @@ def read_wandb_records(folder: Path) -> dict[str, list]:
                 contents = [entry.path for entry in record.artifact.manifest.contents]
                 found["artifact"].append((record.artifact.name, record.artifact.type, contents))
     return found
-
-
-WANDB = Path(sys.prefix) / "wandb"
-"""Where `make test-slow` installs tests/requirements-wandb.txt."""
 
 
 @pytest.mark.slow
