@@ -6,8 +6,8 @@
 FOLDER, or the environment variable CARINSPECT_REAL_DATA, holds the photos; it is only read. Every copy is a new JPEG under a random name.
 A copy counts when one group holds it and its original, among the originals and the copies of that kind. "tied strangers" are pairs of
 originals that this search ties; --sheet shows those that the whole folder's photos have, for a person to judge. With a backbone's weights
-the look for same scenes comes too: "listed" is the recall with it, and the last column counts pairs of strangers that it lists. The
-sheet then shows those among the drawn photos.
+the look for same scenes comes too, among all photos of the folder: "listed" is the recall with it, and the last column counts pairs of
+strangers that it lists among originals and copies. The sheet then shows those among the drawn photos.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from carinspect.core.params import read_section
 from carinspect.images.decode import decode_photo
 from carinspect.images.pixel_cache import load_photos
 from carinspect.model.backbones import build_backbone
-from carinspect.model.features import StageFeatures, frozen_features
+from carinspect.model.features import WINDOWS, StageFeatures, frozen_features
 from carinspect.model.learned import SIDE_PX
 from carinspect.splits.config import SplitParams
 from carinspect.splits.contact_sheet import write_contact_sheet
@@ -176,14 +176,16 @@ class ThirdLook:
 
     def __init__(self, backbone: str, weights: Path) -> None:
         self.network = build_backbone(backbone, image_side_px=SIDE_PX, pretrained=weights)
+        self.channels = self.network.feature_info[-1]["num_chs"]
         self.known: dict[Path, np.ndarray] = {}
 
     def find(self, paths: Sequence[Path], labels: np.ndarray) -> list[Suspicion]:
         """The pairs that it lists among photos with these groups."""
         new = [path for path in paths if path not in self.known]
         photos = list(load_photos(Path("/"), [str(path.resolve()) for path in new], side_px=SIDE_PX))
-        pooled = frozen_features(StageFeatures(self.network, stages=0, mirror=True), photos) if new else []
-        self.known |= dict(zip(new, pooled, strict=True))
+        stages = StageFeatures(self.network, stages=1, mirror=True, windows=True)
+        seen = frozen_features(stages, photos) if new else []
+        self.known |= {path: row[-WINDOWS * self.channels :].reshape(WINDOWS, -1) for path, row in zip(new, seen, strict=True)}
         return find_same_scenes(paths, np.stack([self.known[path] for path in paths]), labels, [])
 
 
@@ -231,7 +233,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             everyone = [*originals, *copy_photos(originals, kind, Path(folder), seed=args.seed, others=others)]
             groups, _ = tie(everyone, params)
-            suspicions = third.find(everyone, groups) if third else []
+            # All others are rivals for the nearest places. They share one group, so that no pair of them is compared.
+            rivals = np.full(len(others), groups.max() + 1)
+            found_scenes = third.find([*everyone, *others], np.concatenate([groups, rivals])) if third else []
+            suspicions = [one for one in found_scenes if one.second < len(everyone)]
         half = len(originals)
         found = groups[:half] == groups[half:]
         line = f"{kind:>16} {found.mean():7.3f} {int((~found).sum()):7} {half - len(np.unique(groups[:half])):15}"

@@ -44,7 +44,7 @@ def main() -> None:
         params=params,
         questions=questions,
         ledger=read_ledger(LEDGER, params),
-        pooled=None if learned is None else learned.pooled_NxP,
+        windows=None if learned is None else learned.windows_NxWxC,
         verdicts=read_verdicts(),
     )
     pairs = describe_links(result.table, result.links)

@@ -33,7 +33,7 @@ from carinspect.model.backbones import build_backbone
 from carinspect.model.calibration import logit_offsets
 from carinspect.model.checkpoint import Checkpoint, save_checkpoint
 from carinspect.model.ensemble import EnsembleFit, join, load_ensemble, save_ensemble
-from carinspect.model.features import StageFeatures, frozen_features
+from carinspect.model.features import WINDOWS, StageFeatures, frozen_features
 from carinspect.model.network import CarInspectionNetwork, begin_with_probe
 from carinspect.model.probe import PENALTIES, answer_left_out, draw_groups, fit_probe
 from carinspect.training.recipe import resolve_recipe, write_parts, write_recipe
@@ -95,6 +95,31 @@ def test_a_photo_and_its_mirror_image_have_the_same_features_when_both_are_avera
     mean_NF = (frozen_features(plain, photos) + frozen_features(plain, mirrored)) / 2
     np.testing.assert_allclose(frozen_features(averaged, photos), mean_NF, rtol=1e-3, atol=1e-5)
     assert np.abs(frozen_features(plain, photos) - frozen_features(plain, mirrored)).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_convnext", "test_vit"])
+def test_windows_are_the_means_of_parts_of_the_last_map_and_change_no_other_feature(name: str) -> None:
+    photos = np.random.default_rng(3).integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
+    torch.manual_seed(0)
+    backbone = build_backbone(name, image_side_px=224)
+    features = StageFeatures(backbone, stages=1, mirror=False, windows=True)
+    plain_NF = frozen_features(StageFeatures(backbone, stages=1, mirror=False), photos)
+    found_NF = frozen_features(features, photos)
+    width = plain_NF.shape[1]
+    assert np.array_equal(found_NF[:, :width], plain_NF)
+    with torch.no_grad():
+        images = (torch.from_numpy(photos).permute(0, 3, 1, 2).float() - features.mean_C11) / features.std_C11
+        map_NCHW = backbone.forward_intermediates(images, indices=1, output_fmt="NCHW", intermediates_only=True)[0].numpy()
+    windows_NxWxC = found_NF[:, width:].reshape(2, WINDOWS, map_NCHW.shape[1])
+    np.testing.assert_allclose(windows_NxWxC[:, 0], map_NCHW.mean(axis=(2, 3)), rtol=1e-4, atol=1e-5)
+    if map_NCHW.shape[2:] == (7, 7):
+        expected = [map_NCHW[:, :, top : top + 3, left : left + 3].mean(axis=(2, 3)) for top in (0, 2, 4) for left in (0, 2, 4)]
+        np.testing.assert_allclose(windows_NxWxC[:, 1:], np.stack(expected, axis=1), rtol=1e-4, atol=1e-5)
+    # With both averaged, the left of a photo is the right of its mirror image.
+    averaged = StageFeatures(backbone, stages=1, mirror=True, windows=True)
+    one, other = (frozen_features(averaged, some)[:, width:].reshape(windows_NxWxC.shape) for some in (photos, photos[:, :, ::-1].copy()))
+    np.testing.assert_allclose(one, other[:, [0, 3, 2, 1, 6, 5, 4, 9, 8, 7]], rtol=1e-3, atol=1e-4)
+    assert np.abs(one - other).max() > 1e-3
 
 
 def test_the_features_repeat_and_change_nothing_in_the_backbone() -> None:

@@ -607,14 +607,25 @@ def write_scenes(folder: Path) -> list[Path]:
 
 def test_of_two_groups_the_pair_that_is_most_alike_is_listed_and_none_once_a_person_said_no(tmp_path: Path) -> None:
     paths = write_scenes(tmp_path)
-    pooled, groups = np.array([[1, 0.0], [0, 1], [1, 0.1], [1, 0.2]]), np.array([0, 1, 2, 2])
-    (found,) = find_same_scenes(paths, pooled, groups, [])
+    whole, groups = np.array([[1, 0.0], [0, 1], [1, 0.1], [1, 0.2]])[:, None], np.array([0, 1, 2, 2])
+    (found,) = find_same_scenes(paths, whole, groups, [])
     assert (found.first, found.second) == (0, 2)
     assert found.cosine == pytest.approx(1 / np.sqrt(1.01), abs=1e-3)
-    assert find_same_scenes(paths, pooled, groups, [(3, 0)]) == []
+    assert find_same_scenes(paths, whole, groups, [(3, 0)]) == []
     # Far from each other in the features, they are not compared; in one group, they need not be.
-    assert find_same_scenes(paths, np.eye(4), groups, []) == []
-    assert find_same_scenes(paths, pooled, np.array([0, 1, 0, 0]), []) == []
+    assert find_same_scenes(paths, np.eye(4)[:, None], groups, []) == []
+    assert find_same_scenes(paths, whole, np.array([0, 1, 0, 0]), []) == []
+
+
+@pytest.mark.parametrize("crop_row", [0, 2])
+def test_a_crop_is_compared_with_a_photo_of_which_a_window_is_like_it(tmp_path: Path, crop_row: int) -> None:
+    """Whole, no two of these photos are alike; nor does it count that a window of one is like a window of another."""
+    paths = write_scenes(tmp_path)[:3]
+    windows = np.repeat(np.eye(6)[[0, 1, 2], None], 3, axis=1)
+    windows[2 - crop_row, 2] = windows[crop_row, 0]
+    windows[1, 1] = windows[2, 1] = np.eye(6)[5]
+    (found,) = find_same_scenes(paths, windows, np.arange(3), [])
+    assert (found.first, found.second, found.cosine) == (0, 2, 1.0)
 
 
 def test_verdicts_are_read_and_those_of_absent_photos_counted(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def _compare_photos(table: pd.DataFrame, root: Path) -> tuple[list[str], list[st
     table = table.sort_values("image_path").reset_index(drop=True)
     paths, splits = table["image_path"], table["split"]
     params, learned = read_section("split", SplitParams), read_learned(root, table)
-    ties = find_ties(table, root, params, pooled=None if learned is None else learned.pooled_NxP, verdicts=read_verdicts())
+    ties = find_ties(table, root, params, windows=None if learned is None else learned.windows_NxWxC, verdicts=read_verdicts())
     leaks = [
         f"2 photos show the same {'picture' if link.correlation is not None else 'scene'} but lie in {splits[link.first]} and "
         f"{splits[link.second]}: {paths[link.first]}, {paths[link.second]}"

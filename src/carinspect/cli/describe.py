@@ -77,8 +77,8 @@ def _describe(
         raise UserError(f"--out is {str(out)!r}, a folder. Name the page to write, e.g. {out / 'data_report.html'}.")
     table = table.sort_values("image_path").reset_index(drop=True)
     params, learned = read_section("split", SplitParams), read_learned(data.root_path, table)
-    pooled = None if learned is None else learned.pooled_NxP
-    links, suspicions, _ = find_ties(table, data.root_path, params, pooled=pooled, verdicts=read_verdicts())
+    windows = None if learned is None else learned.windows_NxWxC
+    links, suspicions, _ = find_ties(table, data.root_path, params, windows=windows, verdicts=read_verdicts())
     finished = bool((table["split"] != "").all())
     if not finished:
         table = table.assign(group=name_groups(label_groups(len(table), links), table["image_path"]))

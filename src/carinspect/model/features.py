@@ -3,7 +3,7 @@
 The last stage knows what ImageNet's classes need; dirt, scratches and rain are textures, which earlier stages still have. Each stage is
 averaged over the photo, so that the features do not depend on its side.
 
-Shapes: B or N photos, H and W pixels, F features.
+Shapes: B or N photos, H and W pixels, F features, C channels of the last stage.
 """
 
 from collections.abc import Sequence
@@ -14,11 +14,15 @@ import numpy.typing as npt
 import timm
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from carinspect.core.errors import UserError
 
 BATCH = 32
+
+WINDOWS = 10
+"""The whole photo, and nine squares of three sevenths of its side, which overlap: what a crop or a part of a collage shows."""
 
 PRETRAINED_STAGES = 3
 """Stages before the backbone's own pooled features. On photos held out within train of a real pack, these beat none and all alike."""
@@ -56,26 +60,36 @@ class StageFeatures(nn.Module):
     mean_C11: torch.Tensor
     std_C11: torch.Tensor
 
-    def __init__(self, backbone: nn.Module, *, stages: int, mirror: bool) -> None:
+    def __init__(self, backbone: nn.Module, *, stages: int, mirror: bool, windows: bool = False) -> None:
         """stages: the last so many stages stand before the backbone's own pooled features; 0 gives these alone.
 
-        mirror: average the features of each photo and of its mirror image. Raises `UserError` when the backbone has fewer stages.
+        mirror: average the features of each photo and of its mirror image. windows: after all others, the means of the last stage's map
+        in each of the `WINDOWS`, which needs `stages`. Raises `UserError` when the backbone has fewer stages.
         """
         super().__init__()
-        self.backbone, self.stages, self.mirror = backbone, last_stages(backbone, stages), mirror
+        self.backbone, self.stages, self.mirror, self.windows = backbone, last_stages(backbone, stages), mirror, windows
         config = timm.data.resolve_data_config({}, model=backbone)
         self.register_buffer("mean_C11", torch.tensor(config["mean"]).view(-1, 1, 1) * 255)
         self.register_buffer("std_C11", torch.tensor(config["std"]).view(-1, 1, 1) * 255)
 
     def forward(self, photos_BHWC: torch.Tensor) -> torch.Tensor:
-        """Float32, (B, F): the mean of each stage's maps, the earliest stage first, then the backbone's own pooled features."""
+        """Float32, (B, F): the mean of each stage's maps, the earliest stage first, the backbone's own pooled features, the windows."""
         images_BCHW = (photos_BHWC.permute(0, 3, 1, 2).float() - self.mean_C11) / self.std_C11
-        features_BF = self._pool(images_BCHW)
-        return (features_BF + self._pool(images_BCHW.flip(3))) / 2 if self.mirror else features_BF
+        features_BF = self._pool(images_BCHW, mirrored=False)
+        return (features_BF + self._pool(images_BCHW.flip(3), mirrored=True)) / 2 if self.mirror else features_BF
 
-    def _pool(self, images_BCHW: torch.Tensor) -> torch.Tensor:
-        of_stages, last_BF = pool_stages(self.backbone, images_BCHW, self.stages)
-        return torch.cat([*of_stages, last_BF], dim=1).float()
+    def _pool(self, images_BCHW: torch.Tensor, *, mirrored: bool) -> torch.Tensor:
+        maps, last_BF = map_stages(self.backbone, images_BCHW, self.stages)
+        parts = [*(one.mean(dim=(2, 3)) for one in maps), last_BF]
+        if self.windows:
+            parts.append(_window_means(maps[-1].flip(3) if mirrored else maps[-1]))
+        return torch.cat(parts, dim=1).float()
+
+
+def _window_means(map_BCHW: torch.Tensor) -> torch.Tensor:
+    """(B, WINDOWS * C), the whole photo first."""
+    parts_BCK = F.avg_pool2d(F.adaptive_avg_pool2d(map_BCHW, 7), 3, stride=2).flatten(2)
+    return torch.cat([map_BCHW.mean(dim=(2, 3))[:, :, None], parts_BCK], dim=2).transpose(1, 2).flatten(1)
 
 
 @torch.inference_mode()

@@ -24,9 +24,9 @@ class LearnedFeatures(NamedTuple):
     """Of N photos, float32."""
 
     stages_NxF: npt.NDArray[np.float32]
-    """Means of the maps of several stages, then `pooled_NxP`."""
-    pooled_NxP: npt.NDArray[np.float32]
-    """The backbone's own pooled features: what the photo shows, and where it hardly matters."""
+    """Means of the maps of several stages, then the backbone's own pooled features."""
+    windows_NxWxC: npt.NDArray[np.float32]
+    """Means of the last stage's map in each of the `features.WINDOWS`, the whole photo first: what is seen there."""
 
 
 def read_learned_features(
@@ -51,11 +51,11 @@ def read_learned_features(
     path = cache_folder() / "features" / f"{key}.npy"
     if not path.exists():
         photos = open_pixel_cache(root, image_paths, digests, side_px=SIDE_PX)
-        stages = features.StageFeatures(network, stages=features.PRETRAINED_STAGES, mirror=True)
+        stages = features.StageFeatures(network, stages=features.PRETRAINED_STAGES, mirror=True, windows=True)
         _keep(path, features.frozen_features(stages, photos))
     found = np.load(path)
-    # Of some networks what the head makes of the last maps is wider than these.
-    return LearnedFeatures(found, found[:, -getattr(network, "head_hidden_size", network.num_features) :])
+    of_windows = features.WINDOWS * network.feature_info[-1]["num_chs"]
+    return LearnedFeatures(found[:, :-of_windows], found[:, -of_windows:].reshape(len(found), features.WINDOWS, -1))
 
 
 def _keep(path: Path, found: np.ndarray) -> None:

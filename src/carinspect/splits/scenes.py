@@ -4,7 +4,10 @@ Large crops, turns, cut-outs, collages and screenshots keep no layout that a has
 other, and enough local features lie in the same places of both photos, up to one affine map. So do the walls of one studio behind two cars:
 this is a suspicion. It ties photos only where `split.same_scene` is `merge`, or where a person confirmed it in data/same_scene.csv.
 
-Shapes: N photos; P features; K key points of a photo.
+A crop is like a part of its photo, and one photo of a collage is a part of it: so each whole photo is compared with the windows of the
+others, by regional means as in Tolias, Sicre and Jégou (2016), "Particular object retrieval with integral max-pooling of CNN activations".
+
+Shapes: N photos; W windows, the whole photo first; C features; K key points of a photo.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,14 +29,15 @@ from carinspect.core.machine import usable_cores
 from carinspect.core.tables import SPLITS
 from carinspect.images.decode import PhotoError, decode_photo
 
-LEAST_COSINE = 0.35
-"""Of the pooled features of two photos. Low, for a crop of a sixth of a photo has 0.34 to 0.8; the geometry tells strangers apart."""
+LEAST_COSINE = 0.25
+"""Of the features of a photo and of a window of another. Low, for a crop of a sixth of a photo has 0.27 to 0.9; the geometry tells
+strangers apart."""
 
 LEAST_INLIERS = 20
 """Local features that lie in the same places of both photos."""
 
-_NEIGHBOURS = 50
-"""Of each photo, outside its group. Among many thousand photos of cars a collage has others that are nearer: then it is missed."""
+_NEIGHBOURS = 100
+"""Of each photo, outside its group. Among many thousand photos of cars a copy has others that are nearer: then it is missed."""
 
 _SIDE_PX = 480  # of the longer side; a collage or screenshot shows the photo at half its size
 _KEY_POINTS = 1000
@@ -60,14 +64,14 @@ class Suspicion(NamedTuple):
 
 
 def find_same_scenes(
-    paths: Sequence[Path], pooled_NxP: np.ndarray, labels_N: np.ndarray, apart: Sequence[tuple[int, int]]
+    paths: Sequence[Path], windows_NxWxC: np.ndarray, labels_N: np.ndarray, apart: Sequence[tuple[int, int]]
 ) -> list[Suspicion]:
     """Pairs of photos of different groups that may show one scene: of two groups the pair that is most alike.
 
-    pooled_NxP: features of a pretrained backbone. labels_N: the group of each photo. apart: rows of pairs that a person called different;
+    windows_NxWxC: see `model.learned`. labels_N: the group of each photo. apart: rows of pairs that a person called different;
     their groups are not compared. Raises `UserError` for a photo that cannot be read.
     """
-    pairs, cosines = _find_neighbours(pooled_NxP, labels_N, apart)
+    pairs, cosines = _find_neighbours(windows_NxWxC, labels_N, apart)
     used = sorted({row for pair in pairs for row in pair})
     # Each thread multiplies small matrices, so a BLAS with threads of its own would take turns with itself.
     with ThreadPoolExecutor(usable_cores()) as pool, threadpool_limits(1, user_api="blas"):
@@ -83,13 +87,13 @@ def find_same_scenes(
 
 
 def _find_neighbours(
-    pooled_NxP: np.ndarray, labels_N: np.ndarray, apart: Sequence[tuple[int, int]]
+    windows_NxWxC: np.ndarray, labels_N: np.ndarray, apart: Sequence[tuple[int, int]]
 ) -> tuple[list[tuple[int, int]], list[float]]:
     """The pairs to compare, each the nearest of its two groups, and their cosines; sorted by rows."""
-    units_NxP = pooled_NxP / np.maximum(np.linalg.norm(pooled_NxP, axis=1, keepdims=True), 1e-12)
+    units_WxNxC = np.moveaxis(windows_NxWxC / np.maximum(np.linalg.norm(windows_NxWxC, axis=2, keepdims=True), 1e-12), 1, 0)
     best: dict[tuple[int, int], tuple[float, int, int]] = {}
-    for start in range(0, len(units_NxP), _ROWS):
-        cosines = units_NxP[start : start + _ROWS] @ units_NxP.T
+    for start in range(0, len(labels_N), _ROWS):
+        cosines = _most_alike(units_WxNxC[:, start : start + _ROWS], units_WxNxC)
         cosines[labels_N[start : start + _ROWS, None] == labels_N] = -1.0
         nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :_NEIGHBOURS]
         for offset, row in enumerate(nearest):
@@ -104,6 +108,15 @@ def _find_neighbours(
         best.pop((min(groups), max(groups)), None)
     found = sorted((-first, -second, cosine) for cosine, first, second in best.values())
     return [(first, second) for first, second, _ in found], [cosine for _, _, cosine in found]
+
+
+def _most_alike(some_WxRxC: np.ndarray, all_WxNxC: np.ndarray) -> np.ndarray:
+    """(R, N): the largest cosine of one photo, whole, and any window of the other, either way."""
+    cosines = some_WxRxC[0] @ all_WxNxC[0].T
+    for some_RxC, all_NxC in zip(some_WxRxC[1:], all_WxNxC[1:], strict=True):
+        np.maximum(cosines, some_WxRxC[0] @ all_NxC.T, out=cosines)
+        np.maximum(cosines, some_RxC @ all_WxNxC[0].T, out=cosines)
+    return cosines
 
 
 class KeyPoints(NamedTuple):

@@ -45,16 +45,16 @@ def split_photos(
     params: SplitParams,
     questions: Sequence[Question],
     ledger: Ledger,
-    pooled: np.ndarray | None = None,
+    windows: np.ndarray | None = None,
     verdicts: Sequence[Verdict] = (),
 ) -> Split:
     """Split the photos of a table with `annotation_columns`, sorted by `image_path`, that lie under `root`, keeping what `ledger` says.
 
-    pooled, verdicts: see `find_ties`.
+    windows, verdicts: see `find_ties`.
     Raises `UserError` for a photo that cannot be read, for too few groups, for a question that some split could not answer for, for a leak.
     """
     table = table.sort_values("image_path").reset_index(drop=True)
-    links, suspicions, placed = find_ties(table, root, params, pooled=pooled, verdicts=verdicts)
+    links, suspicions, placed = find_ties(table, root, params, windows=windows, verdicts=verdicts)
     table = table.assign(group=name_groups(label_groups(len(table), links), table["image_path"]))
     table, kept = place_photos(table, params=params, questions=questions, ledger=ledger)
     links, suspicions = renumber(links, kept), renumber(suspicions, kept)
@@ -64,7 +64,7 @@ def split_photos(
     ledger = extend_ledger(ledger, dict(zip(table["sha256"], table["split"], strict=True)))
     moved, left_out = count_moved(table, params, ledger), int((~kept).sum())
     certificate = certify_split(table, links, questions=questions, moved=moved, left_out=left_out)
-    certificate |= certify_scenes(table, suspicions, placed, looked=pooled is not None, policy=params.same_scene)
+    certificate |= certify_scenes(table, suspicions, placed, looked=windows is not None, policy=params.same_scene)
     return Split(table, links, suspicions, certificate, ledger)
 
 
@@ -78,19 +78,19 @@ class Ties(NamedTuple):
     verdicts: PlacedVerdicts
 
 
-def find_ties(table: pd.DataFrame, root: Path, params: SplitParams, *, pooled: np.ndarray | None, verdicts: Sequence[Verdict]) -> Ties:
+def find_ties(table: pd.DataFrame, root: Path, params: SplitParams, *, windows: np.ndarray | None, verdicts: Sequence[Verdict]) -> Ties:
     """`find_links`, what people said, and the look for same scenes.
 
-    pooled: learned features of the rows' photos, (rows, features); None leaves the last look out. verdicts: a pair called different is
-    no suspicion any more, nor is any other pair of the two groups.
+    windows: learned features of the rows' photos, (rows, windows, features); None leaves the last look out. verdicts: a pair
+    called different is no suspicion any more, nor is any other pair of the two groups.
     """
     links = find_links(table, root, params)
     placed = place_verdicts(verdicts, table["image_path"].tolist())
     links += [Link("confirmed", first, second) for first, second in placed.same]
-    if pooled is None:
+    if windows is None:
         return Ties(links, [], placed)
     paths = [root / path for path in table["image_path"]]
-    found = find_same_scenes(paths, pooled, label_groups(len(table), links), placed.different)
+    found = find_same_scenes(paths, windows, label_groups(len(table), links), placed.different)
     if params.same_scene == "report":
         return Ties(links, found, placed)
     return Ties([*links, *(Link("same-scene", one.first, one.second) for one in found)], [], placed)
