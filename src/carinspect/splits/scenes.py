@@ -36,8 +36,9 @@ strangers apart."""
 LEAST_INLIERS = 20
 """Local features that lie in the same places of both photos."""
 
-_NEIGHBOURS = 100
-"""Of each photo, outside its group. Among many thousand photos of cars a copy has others that are nearer: then it is missed."""
+_NEIGHBOURS = 50
+"""Of each photo, outside its group. Among many thousand photos of cars a copy has others that are nearer: then it is missed. With 100, more
+cut-outs and collages are listed (docs/labels.md), and the look takes twice as long."""
 
 _SIDE_PX = 480  # of the longer side; a collage or screenshot shows the photo at half its size
 _KEY_POINTS = 1000
