@@ -26,7 +26,7 @@ from carinspect.core.params import read_section
 from carinspect.images.decode import decode_photo
 from carinspect.images.pixel_cache import load_photos
 from carinspect.model.backbones import build_backbone
-from carinspect.model.features import WINDOWS, StageFeatures, frozen_features
+from carinspect.model.features import StageFeatures, frozen_features
 from carinspect.model.learned import SIDE_PX
 from carinspect.splits.config import SplitParams
 from carinspect.splits.contact_sheet import write_contact_sheet
@@ -175,17 +175,16 @@ class ThirdLook:
     """The look for same scenes, with the features of the originals read once."""
 
     def __init__(self, backbone: str, weights: Path) -> None:
-        self.network = build_backbone(backbone, image_side_px=SIDE_PX, pretrained=weights)
-        self.channels = self.network.feature_info[-1]["num_chs"]
+        network = build_backbone(backbone, image_side_px=SIDE_PX, pretrained=weights)
+        self.stages = StageFeatures(network, stages=1, mirror=True, windows=True)
         self.known: dict[Path, np.ndarray] = {}
 
     def find(self, paths: Sequence[Path], labels: np.ndarray) -> list[Suspicion]:
         """The pairs that it lists among photos with these groups."""
         new = [path for path in paths if path not in self.known]
         photos = list(load_photos(Path("/"), [str(path.resolve()) for path in new], side_px=SIDE_PX))
-        stages = StageFeatures(self.network, stages=1, mirror=True, windows=True)
-        seen = frozen_features(stages, photos) if new else []
-        self.known |= {path: row[-WINDOWS * self.channels :].reshape(WINDOWS, -1) for path, row in zip(new, seen, strict=True)}
+        if new:
+            self.known |= dict(zip(new, self.stages.part(frozen_features(self.stages, photos))[1], strict=True))
         return find_same_scenes(paths, np.stack([self.known[path] for path in paths]), labels, [])
 
 

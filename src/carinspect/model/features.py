@@ -85,6 +85,12 @@ class StageFeatures(nn.Module):
             parts.append(_window_means(maps[-1].flip(3) if mirrored else maps[-1]))
         return torch.cat(parts, dim=1).float()
 
+    def part(self, found_NF: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Of what a module with `windows` gave: the features of the whole photos, and the windows, (N, WINDOWS, C)."""
+        described: Any = self.backbone
+        of_windows = WINDOWS * described.feature_info[self.stages[-1]]["num_chs"]
+        return found_NF[:, :-of_windows], found_NF[:, -of_windows:].reshape(len(found_NF), WINDOWS, -1)
+
 
 def _window_means(map_BCHW: torch.Tensor) -> torch.Tensor:
     """(B, WINDOWS * C), the whole photo first."""

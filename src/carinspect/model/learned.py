@@ -49,13 +49,11 @@ def read_learned_features(
     libraries = [version(name) for name in ("timm", "torch", "opencv-python-headless", "pillow")]
     key = sha256(repr((backbone, identity, SIDE_PX, code, libraries, list(digests))).encode()).hexdigest()[:24]
     path = cache_folder() / "features" / f"{key}.npy"
+    stages = features.StageFeatures(network, stages=features.PRETRAINED_STAGES, mirror=True, windows=True)
     if not path.exists():
         photos = open_pixel_cache(root, image_paths, digests, side_px=SIDE_PX)
-        stages = features.StageFeatures(network, stages=features.PRETRAINED_STAGES, mirror=True, windows=True)
         _keep(path, features.frozen_features(stages, photos))
-    found = np.load(path)
-    of_windows = features.WINDOWS * network.feature_info[-1]["num_chs"]
-    return LearnedFeatures(found[:, :-of_windows], found[:, -of_windows:].reshape(len(found), features.WINDOWS, -1))
+    return LearnedFeatures(*stages.part(np.load(path)))
 
 
 def _keep(path: Path, found: np.ndarray) -> None:
