@@ -115,9 +115,9 @@ def draw_hashes(random: np.random.Generator, photos: int) -> tuple[np.ndarray, n
 def _check_sample(hashes: np.ndarray, candidates: Candidates, random: np.random.Generator) -> None:
     """Raises `AssertionError` unless the pairs of a few photos are those of comparing them with all."""
     sample = random.choice(len(hashes), _SAMPLE, replace=False)
-    pairs = set(
-        zip(np.minimum(candidates.first, candidates.second).tolist(), np.maximum(candidates.first, candidates.second).tolist(), strict=True)
-    )
+    low, high = np.minimum(candidates.first, candidates.second), np.maximum(candidates.first, candidates.second)
+    sampled = np.isin(low, sample) | np.isin(high, sample)
+    pairs = set(zip(low[sampled].tolist(), high[sampled].tolist(), strict=True))
     for row in sample.tolist():
         as_query = np.bitwise_count(hashes[row][:, None] ^ hashes[:, 0]).min(axis=0)
         as_word = np.bitwise_count(hashes ^ hashes[row, 0]).min(axis=1)

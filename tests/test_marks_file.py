@@ -14,7 +14,11 @@ import pytest
 from PIL import ExifTags, Image
 from pycocotools.coco import COCO
 
+from carinspect.inference.bundle import open_bundle
 from carinspect.inference.journal import journal_path
+from carinspect.inference.marks import PhotoMarks
+from carinspect.inference.marks_file import cell_of, write_marks
+from carinspect.inference.predictor import make_predictor
 from carinspect.labelling.coco import read_marks
 from carinspect.labelling.records import Words
 from test_cli import carinspect
@@ -59,9 +63,12 @@ def test_the_file_is_coco_and_says_where_and_what(photos: Path, marking_file: Pa
     assert f"{tmp_path / 'marks.json'}: 10 marks on 9 photos" in done.stdout
     assert "at least 0.9 of the marks touch damage" in done.stderr
     words = Words({}, {"damage": "damage", "dirt": "dirt"})
-    assert sum(map(len, read_marks(tmp_path / "marks.json", words).values())) == 10  # as `labels export --marks` reads it
+    marks = read_marks(tmp_path / "marks.json", words)  # as `labels export --marks` reads it
+    assert sum(map(len, marks.values())) == 10
+    assert set(marks) == {str(photos / f"{number}.png") for number in range(10) if number != 6}
     coco = COCO(tmp_path / "marks.json")
-    names = {image["id"]: Path(image["file_name"]).name for image in coco.dataset["images"]}
+    assert coco.dataset["info"]["folder"] == str(photos)
+    names = {image["id"]: image["file_name"] for image in coco.dataset["images"]}
     # The one that could not be read has no size, and keeps its number.
     assert names == {number + 1: f"{number}.png" for number in range(10) if number != 6}
     assert {category["name"]: category["supercategory"] for category in coco.dataset["categories"]} == {
@@ -77,6 +84,45 @@ def test_the_file_is_coco_and_says_where_and_what(photos: Path, marking_file: Pa
     dirt, damage = coco.imgToAnns[6]
     assert [coco.cats[mark["category_id"]]["name"] for mark in (dirt, damage)] == ["dirt", "damage"]
     assert (dirt["bbox"], dirt["attributes"]["proved"]) == ([480, 360, 160, 120], False)
+
+
+@pytest.mark.parametrize(
+    ("names", "folder", "within"),
+    [
+        (["a/b/1.jpg", "a/c/2.jpg"], "a", ["b/1.jpg", "c/2.jpg"]),
+        (["/x/y/1.jpg", "/x/y/2.jpg"], "/x/y", ["1.jpg", "2.jpg"]),
+        (["../a/1.jpg", "../a/b/2.jpg"], "../a", ["1.jpg", "b/2.jpg"]),
+        (["1.jpg", "b/2.jpg"], "", ["1.jpg", "b/2.jpg"]),
+        (["ab/1.jpg", "a/2.jpg"], "", ["ab/1.jpg", "a/2.jpg"]),
+        (["/x/1.jpg", "b/2.jpg"], "", ["/x/1.jpg", "b/2.jpg"]),
+        ([], "", []),
+    ],
+)
+def test_a_photo_is_named_from_the_folder_of_all(
+    marking_content: bytes, tmp_path: Path, names: list[str], folder: str, within: list[str]
+) -> None:
+    cells = [(name, cell_of(PhotoMarks([], 0), width_px=4, height_px=3)) for name in names]
+    write_marks(lambda: cells, tmp_path / "marks.json", make_predictor(open_bundle(marking_content, marks=True)))
+    coco = json.loads((tmp_path / "marks.json").read_text())
+    assert (coco["info"]["folder"], [image["file_name"] for image in coco["images"]]) == (folder, within)
+
+
+@pytest.mark.slow
+def test_datumaro_reads_the_file_as_cvat_does(photos: Path, marking_file: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datumaro.components.dataset")
+    root = tmp_path / "root"
+    (root / "annotations").mkdir(parents=True)
+    score(photos, marking_file, tmp_path / "scores.csv", "--marks", root / "annotations" / "instances_default.json")
+    (root / "images").symlink_to(photos)
+    dataset = datasets.Dataset.import_from(str(root), "coco_instances")
+    names = [category.name for category in next(iter(dataset.categories().values()))]
+    found = {
+        item.id: [(names[mark.label], mark.attributes["proved"], mark.points) for mark in item.annotations if mark.type.name == "polygon"]
+        for item in dataset
+    }
+    # An item's name is the photo's within its folder, by which CVAT finds it in a task.
+    assert found["4"] == [("damage", True, [360, 0, 480, 0, 480, 160, 360, 160])]
+    assert sorted(mark[:2] for mark in found["5"]) == [("damage", True), ("dirt", False)]
 
 
 def test_the_table_is_the_same_with_and_without_marks(photos: Path, marking_file: Path, tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ class _Image(_Entry):
     file_name: str = Field(min_length=1)
     width: int = Field(gt=0, le=MAX_SIDE_PX)
     height: int = Field(gt=0, le=MAX_SIDE_PX)
+    image_path: Any = None
 
 
 class _Category(_Entry):
@@ -62,6 +63,8 @@ class CocoImage(NamedTuple):
     file_name: str
     width: int
     height: int
+    image_path: str | None = None
+    """In a file of `score --marks`: the photo's name in the table."""
 
 
 class CocoAnnotation(NamedTuple):
@@ -103,7 +106,8 @@ class CocoFile:
                 if image.width * image.height > MAX_PIXELS:
                     size = f"{image.width} x {image.height}"
                     raise UserError(f"{path}: {image.file_name!r} is said to be {size}: more than {MAX_PIXELS:,} pixels.")
-                self.images.append(CocoImage(image.id, image.file_name, image.width, image.height))
+                image_path = image.image_path if isinstance(image.image_path, str) else None
+                self.images.append(CocoImage(image.id, image.file_name, image.width, image.height, image_path))
             case "categories":
                 category = _Category.model_validate(entry)
                 if category.id in self.category_names:

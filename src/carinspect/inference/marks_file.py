@@ -1,9 +1,11 @@
 """Writes the marks of many photos as one COCO file, without holding them in memory.
 
-Format: https://cocodataset.org/#format-data, with `score` as in its results, which CVAT, Label Studio and FiftyOne keep.
+Format: https://cocodataset.org/#format-data, with `score` as in its results. `file_name` is relative to the folder of all photos:
+CVAT, Label Studio and FiftyOne look for it in a folder that a person names, and CVAT refuses a name that leads out of it.
 """
 
 import json
+import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -42,10 +44,11 @@ def write_marks(cells: Cells, path: Path, predictor: Predictor) -> None:
     """Write the COCO file. The number of an image is its place among all photos, from 1 on; one that could not be read has none."""
     categories = _categories(predictor)
     by_question = {category["supercategory"]: category["id"] for category in categories}
-    info = {"description": "Marks of carinspect score", "model_sha256": predictor.bundle.sha256}
+    folder = _folder_of_all(name for _, name, _ in _read(cells()))
+    info = {"description": "Marks of carinspect score", "model_sha256": predictor.bundle.sha256, "folder": folder}
     with path.open("w", encoding="utf-8") as file:
         file.write(f'{{"info": {json.dumps(info)},\n"licenses": [],\n"categories": {json.dumps(categories)},\n"images": [')
-        file.writelines(_listed(_image(*one) for one in _read(cells())))
+        file.writelines(_listed(_image(*one, folder=folder) for one in _read(cells())))
         file.write('],\n"annotations": [')
         file.writelines(_listed(_numbered(cells(), by_question)))
         file.write("]}\n")
@@ -72,8 +75,17 @@ def _read(cells: Iterable[tuple[str, str | None]]) -> Iterator[tuple[int, str, d
             yield number, name, json.loads(cell)
 
 
-def _image(number: int, name: str, cell: dict[str, Any]) -> dict[str, Any]:
-    return {"id": number, "file_name": name, "width": cell["width"], "height": cell["height"]}
+def _folder_of_all(names: Iterable[str]) -> str:
+    """The deepest folder in which all photos lie; empty where there is none."""
+    folders = dict.fromkeys(posixpath.dirname(name) for name in names)
+    if len({folder.startswith("/") for folder in folders}) != 1:
+        return ""
+    return posixpath.commonpath(folders)
+
+
+def _image(number: int, name: str, cell: dict[str, Any], *, folder: str) -> dict[str, Any]:
+    within = posixpath.relpath(name, folder) if folder else name
+    return {"id": number, "file_name": within, "image_path": name, "width": cell["width"], "height": cell["height"]}
 
 
 def _numbered(cells: Iterable[tuple[str, str | None]], by_question: dict[str, int]) -> Iterator[dict[str, Any]]:

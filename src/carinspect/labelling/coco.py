@@ -55,7 +55,7 @@ def read_marks(path: Path, words: Words) -> dict[str, tuple[Outline, ...]]:
             kind = coco.category_names.get(annotation.category_id, "").split(" ")[-1]
             words.check_outline(kind, where=where)
             outlines += [Outline(kind, points) for points in _read_lines(annotation, where)]
-        found[image.file_name] = tuple(outlines)
+        found[image.image_path or image.file_name] = tuple(outlines)
     return found
 
 
