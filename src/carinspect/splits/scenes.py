@@ -33,12 +33,12 @@ LEAST_COSINE = 0.25
 """Of the features of a photo and of a window of another. Low, for a crop of a sixth of a photo has 0.27 to 0.9; the geometry tells
 strangers apart."""
 
-LEAST_INLIERS = 20
-"""Local features that lie in the same places of both photos."""
+LEAST_INLIERS, LEAST_SIMILAR = 20, 10
+"""Local features that lie in the same places of both photos, up to an affine map (6 numbers) or a turn, scale and shift (4): a map that
+is less free fits fewer by chance."""
 
-_NEIGHBOURS = 50
-"""Of each photo, outside its group. Among many thousand photos of cars a copy has others that are nearer: then it is missed. With 100, more
-cut-outs and collages are listed (docs/labels.md), and the look takes twice as long."""
+_NEIGHBOURS = 100
+"""Of each photo, outside its group. Among many thousand photos of cars a copy has others that are nearer: then it is missed."""
 
 _SIDE_PX = 480  # of the longer side; a collage or screenshot shows the photo at half its size
 _KEY_POINTS = 1000
@@ -83,7 +83,7 @@ def find_same_scenes(
     return [
         Suspicion(first, second, round(cosine, 3), inliers)
         for (first, second), cosine, inliers in zip(pairs, cosines, counted, strict=True)
-        if inliers >= LEAST_INLIERS
+        if inliers
     ]
 
 
@@ -151,29 +151,30 @@ def _count_pair(points: Mapping[int, KeyPoints], pair: tuple[int, int]) -> int:
 
 
 def count_inliers(first: KeyPoints, second: KeyPoints) -> int:
-    """Local features that one affine map takes from the first photo to the second; 0 for a map that no camera or editor makes."""
-    if min(len(first.places), len(second.places)) < LEAST_INLIERS:
-        return 0
+    """Local features that one map takes from the first photo to the second; 0 where they are too few to say anything."""
     queries, trained = _match(first.descriptors, second.descriptors)
-    if len(queries) < LEAST_INLIERS:
-        return 0
-    here, there = first.places[queries], second.places[trained]
-    matrix, inside = cv2.estimateAffine2D(here, there, method=cv2.RANSAC, ransacReprojThreshold=_STRAY_PX, maxIters=2000, confidence=0.995)
-    if matrix is None or not _is_plausible(matrix):
-        return 0
-    kept = inside.ravel() > 0
-    spans = [
-        cv2.contourArea(cv2.convexHull(side[kept])) / photo.area_px for side, photo in ((here, first), (there, second)) if kept.sum() >= 3
-    ]
-    return int(kept.sum()) if spans and min(spans) >= _LEAST_SPREAD else 0
+    for estimate, least in ((cv2.estimateAffine2D, LEAST_INLIERS), (cv2.estimateAffinePartial2D, LEAST_SIMILAR)):
+        if len(queries) < least:
+            continue
+        here, there = first.places[queries], second.places[trained]
+        matrix, inside = estimate(here, there, method=cv2.RANSAC, ransacReprojThreshold=_STRAY_PX, maxIters=2000, confidence=0.995)
+        kept = np.zeros(len(queries), bool) if matrix is None else inside.ravel() > 0
+        if kept.sum() < least or not _is_plausible(matrix):
+            continue
+        sides = ((here, first), (there, second))
+        if min(cv2.contourArea(cv2.convexHull(side[kept])) / photo.area_px for side, photo in sides) >= _LEAST_SPREAD:
+            return int(kept.sum())
+    return 0
 
 
 def _match(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows of the descriptors of two photos, uint8 (K, 128), that match; of several that match one of the second photo, the nearest.
 
-    As `cv2.BFMatcher` with Lowe's ratio finds them, in a tenth of its time. One product gives all squares of distances: a row (-2 a, |a|^2, 1)
-    times a column (b, 1, |b|^2). Its sums of whole numbers stay below 2^24, so that float32 is exact, whatever the order of the sums.
+    As `cv2.BFMatcher` with Lowe's ratio finds them, in a tenth of its time. One product gives all squares of distances: rows
+    (-2 a, |a|^2, 1) times columns (b, 1, |b|^2). Its sums of whole numbers stay below 2^24, so that float32 is exact, whatever their order.
     """
+    if min(len(first), len(second)) < LEAST_SIMILAR:
+        return np.zeros(0, int), np.zeros(0, int)
     first, second = first.astype(np.float32), second.astype(np.float32)
     rows, columns = np.ones((len(first), 130), np.float32), np.ones((len(second), 130), np.float32)
     rows[:, :128], rows[:, 128] = -2 * first, (first * first).sum(axis=1)
