@@ -291,6 +291,16 @@ def test_candidates_are_those_of_comparing_all_with_all(seed: int, photos: int, 
         assert column.tolist() == wanted.tolist()
 
 
+def test_chunks_as_wide_as_a_million_photos_want_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = [Chunk(0, 20, 4), Chunk(20, 22, 3), Chunk(42, 22, 3)]
+    monkeypatch.setattr("carinspect.splits.candidates.plan_chunks", lambda **_: plan)
+    hashes = draw_hashes(np.random.default_rng(1), 60, 3, flips=12)
+    found, expected = find_candidates(hashes, at_most_bits=12), compare_all_with_all(hashes, 12)
+    assert len(expected[0]) > 20
+    for column, wanted in zip(found, expected, strict=True):
+        assert column.tolist() == wanted.tolist()
+
+
 @pytest.mark.parametrize("photos", [1, 1_000, 10_000, 70_000, 2_000_000])
 @pytest.mark.parametrize("bits", [0, 5, 12, 20])
 def test_near_words_nearly_agree_in_a_chunk_whatever_the_number_of_photos(photos: int, bits: int) -> None:

@@ -67,12 +67,12 @@ class _Index:
         self.chunk, self.near_zero = chunk, chunk.near_zero
         flat, upright = hashes.reshape(-1), np.ascontiguousarray(hashes[:, 0])
         values = chunk.values(flat)
-        self.query_order = np.argsort(values, kind="stable").astype(np.uint32)
-        self.queries = flat[self.query_order]
-        self.values, starts = np.unique(values[self.query_order], return_index=True)
-        self.query_edges = np.append(starts, len(flat))
+        self.query_order = _order(values)
+        self.queries, values = flat[self.query_order], values[self.query_order]
+        starts = np.flatnonzero(np.append(True, values[1:] != values[:-1]))
+        self.values, self.query_edges = values[starts], np.append(starts, len(flat))
         values = chunk.values(upright)
-        self.rows = np.argsort(values, kind="stable").astype(np.uint32)
+        self.rows = _order(values)
         self.words = upright[self.rows]
         self.word_edges = np.searchsorted(values[self.rows], np.arange(2**chunk.width + 1, dtype=np.uint32)).astype(np.uint32)
 
@@ -83,6 +83,13 @@ class _Index:
         lengths = (ends - starts).astype(np.int64)
         shifts = starts.astype(np.int64) - (np.cumsum(lengths) - lengths)
         return np.repeat(shifts, lengths) + np.arange(lengths.sum())
+
+
+def _order(values: np.ndarray) -> np.ndarray:
+    """Where each of the sorted values, uint32, was, uint32. numpy sorts 16 bits by counting, 32 by comparing."""
+    order = np.argsort(values.astype(np.uint16), kind="stable").astype(np.uint32)
+    high = (values >> np.uint32(16)).astype(np.uint16)
+    return order[np.argsort(high[order], kind="stable")] if high.any() else order
 
 
 def _search_part(index: _Index, at_most_bits: int, part: int) -> np.ndarray:

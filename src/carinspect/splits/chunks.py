@@ -17,8 +17,12 @@ WORD_BITS = 64
 _COUNTS = range(3, 17)
 """Chunks to choose from. Fewer than three would have more values than memory has places."""
 
-_LOOKUP_COST = 15_000.0
-"""What finding the words near one value costs, in comparisons of two words. It decides the speed alone."""
+_WIDEST = 24
+"""Bits of a chunk: its table of values has 2^24 places."""
+
+_VALUE_COST, _LOOKUP_COST = 85_000.0, 17.0
+"""What one value costs, and what each value near it costs, in comparisons of two words, as measured with a million photos. They decide the
+speed alone."""
 
 
 class Chunk(NamedTuple):
@@ -39,19 +43,32 @@ class Chunk(NamedTuple):
         return np.array([sum(few) for count in range(self.radius + 1) for few in combinations(bits, count)], dtype=np.uint32)
 
     @property
+    def nearby(self) -> int:
+        """How many values are near one."""
+        return sum(comb(self.width, count) for count in range(self.radius + 1))
+
+    @property
     def share(self) -> float:
         """Of evenly spread words, how many are near one of them in this chunk: 0..1."""
-        return sum(comb(self.width, count) for count in range(self.radius + 1)) / 2**self.width
+        return self.nearby / 2**self.width
 
 
 def plan_chunks(*, queries: int, words: int, at_most_bits: int) -> list[Chunk]:
     """The chunks that find every pair of a query and a word within `at_most_bits` soonest, were the words spread evenly."""
-    plans = [_cut(count, at_most_bits) for count in _COUNTS]
-    return min(plans, key=lambda plan: sum(queries * words * chunk.share + _LOOKUP_COST * min(2**chunk.width, queries) for chunk in plan))
+
+    def cost(plan: list[Chunk]) -> float:
+        return sum(
+            queries * words * chunk.share + min(2**chunk.width, queries) * (_VALUE_COST + _LOOKUP_COST * chunk.nearby) for chunk in plan
+        )
+
+    widths = [(count, first) for count in _COUNTS for first in range(WORD_BITS // count, _WIDEST + 1)]
+    return min((_cut(count, first, at_most_bits) for count, first in widths), key=cost)
 
 
-def _cut(count: int, at_most_bits: int) -> list[Chunk]:
-    edges = [WORD_BITS * number // count for number in range(count + 1)]
+def _cut(count: int, first: int, at_most_bits: int) -> list[Chunk]:
+    """`count` chunks, of which the first has `first` bits and may take a larger radius; the others share the rest."""
+    rest = WORD_BITS - first
+    edges = [0, *(first + rest * number // (count - 1) for number in range(count))]
     chunks = [Chunk(low, high - low, -1) for low, high in zip(edges, edges[1:], strict=False)]
     for _ in range(at_most_bits + 1):
         # Each step of a radius goes where it adds the fewest comparisons.
