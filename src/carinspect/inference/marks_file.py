@@ -44,7 +44,7 @@ def write_marks(cells: Cells, path: Path, predictor: Predictor) -> None:
     """Write the COCO file. The number of an image is its place among all photos, from 1 on; one that could not be read has none."""
     categories = _categories(predictor)
     by_question = {category["supercategory"]: category["id"] for category in categories}
-    folder = _folder_of_all(name for _, name, _ in _read(cells()))
+    folder = _folder_of_all(name for name, cell in cells() if cell is not None)
     info = {"description": "Marks of carinspect score", "model_sha256": predictor.bundle.sha256, "folder": folder}
     with path.open("w", encoding="utf-8") as file:
         file.write(f'{{"info": {json.dumps(info)},\n"licenses": [],\n"categories": {json.dumps(categories)},\n"images": [')

@@ -153,15 +153,15 @@ def _count_pair(points: Mapping[int, KeyPoints], pair: tuple[int, int]) -> int:
 def count_inliers(first: KeyPoints, second: KeyPoints) -> int:
     """Local features that one map takes from the first photo to the second; 0 where they are too few to say anything."""
     queries, trained = _match(first.descriptors, second.descriptors)
+    here, there = first.places[queries], second.places[trained]
+    sides = ((here, first), (there, second))
     for estimate, least in ((cv2.estimateAffine2D, LEAST_INLIERS), (cv2.estimateAffinePartial2D, LEAST_SIMILAR)):
         if len(queries) < least:
             continue
-        here, there = first.places[queries], second.places[trained]
         matrix, inside = estimate(here, there, method=cv2.RANSAC, ransacReprojThreshold=_STRAY_PX, maxIters=2000, confidence=0.995)
         kept = np.zeros(len(queries), bool) if matrix is None else inside.ravel() > 0
         if kept.sum() < least or not _is_plausible(matrix):
             continue
-        sides = ((here, first), (there, second))
         if min(cv2.contourArea(cv2.convexHull(side[kept])) / photo.area_px for side, photo in sides) >= _LEAST_SPREAD:
             return int(kept.sum())
     return 0
